@@ -1,0 +1,39 @@
+//! What the user side tells the kernel side: load-time constants and the set of traced processes.
+
+/// The default of `--min-size`, in bytes: Go (since 1.22) treats every object above this as large,
+/// the lowest such threshold among the supported allocators.
+pub const DEFAULT_MIN_SIZE: u64 = 32_760;
+
+/// The most processes that slots can be given to, whatever `--max-processes` says: a slot is 16 bits
+/// of an address space's number.
+pub const MAX_SLOTS: u32 = 65_536;
+
+/// Places for open calls and open faults; a power of two.
+pub const INFLIGHT_SLOTS: u32 = 65_536;
+
+/// A traced process, keyed by its tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Where its counters are.
+    pub slot: u32,
+    /// How often it has called exec since it got the slot.
+    pub exec_count: u32,
+    /// [`FOLLOW_CHILDREN`], [`OWN_HEAP`].
+    pub flags: u32,
+    /// Grows whenever a live range ends or changes, so that a cached range can be told stale.
+    pub range_generation: u32,
+    /// Granule classes in use, a bit each.
+    pub range_classes: u64,
+    /// The program break after the last `brk`; 0 where not known yet.
+    pub brk: u64,
+}
+
+/// Flag of a [`Target`]: children get a slot as they are forked.
+pub const FOLLOW_CHILDREN: u32 = 1;
+
+/// Flag of a [`Target`]: its runtime manages its own heap (Go) and its large objects are probed, so
+/// anonymous mappings are heap memory and not large ranges.
+pub const OWN_HEAP: u32 = 2;
+
+const _: () = assert!(size_of::<Target>() == 32);

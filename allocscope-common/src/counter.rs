@@ -1,0 +1,125 @@
+//! Values of the kernel maps: what is counted, and a name for everything that can be lost.
+
+use crate::key::named;
+use core::fmt;
+
+/// Totals of one series.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Events.
+    pub count: u64,
+    /// Bytes asked for (call), released (release) or of the released range (touch); 0 for faults.
+    pub bytes: u64,
+    /// Nanoseconds, summed.
+    pub time_ns: u64,
+    /// The longest, in nanoseconds.
+    pub max_ns: u64,
+}
+
+/// A kind of probe, as its price is told: what one hit costs the traced process.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProbeClass {
+    /// A uprobe on an instruction that the kernel emulates.
+    UprobeEmulated = 0,
+    /// A uprobe on an instruction that the kernel single-steps.
+    UprobeStepped = 1,
+    /// A memory system call: its enter and exit tracepoints together.
+    Syscall = 2,
+    /// A page fault: its start and its end together.
+    PageFault = 3,
+}
+
+named!(ProbeClass {
+    UprobeEmulated => "uprobe_emulated", UprobeStepped => "uprobe_stepped", Syscall => "syscall",
+    PageFault => "page_fault",
+});
+
+/// Number of [`ProbeClass`] values.
+pub const PROBE_CLASSES: usize = 4;
+
+/// What is counted for each process beside its series.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCounters {
+    /// Probe hits by [`ProbeClass`].
+    pub hits: [u64; PROBE_CLASSES],
+    /// Faults whose start was not seen (minor, major): counted in the series without a duration.
+    pub untimed_faults: [u64; 2],
+    /// Ranges filed as live.
+    pub ranges_filed: u64,
+    /// Ranges released, replaced or given up.
+    pub ranges_ended: u64,
+    /// Releases of a part of a range.
+    pub partial_releases: u64,
+    /// Nanoseconds spent in them.
+    pub partial_release_ns: u64,
+}
+
+/// Everything the kernel side can lose. Each reason has a counter that reaches metrics and reports.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LossReason {
+    /// An open call's slot was taken by another thread or goroutine before it was closed.
+    CallOverwritten = 0,
+    /// A probe at an exit found no open call: it began before tracing did, or its slot was taken.
+    ExitUnmatched = 1,
+    /// The result of a Go allocation could not be read: the call is counted, its range is not filed.
+    ResultUnreadable = 2,
+    /// The map of series is full.
+    SeriesFull = 3,
+    /// The map of histogram buckets is full: the event is in the totals, not in the histogram.
+    BucketsFull = 4,
+    /// The map of live ranges is full: faults in the range count as other.
+    RangesFull = 5,
+    /// A live range of 16 TiB or more, or shorter than a page: not filed.
+    RangeNotFiled = 6,
+    /// A filed range overlapped a new one and was given up: its release was not seen.
+    RangeReplaced = 7,
+    /// An unmapping cut a hole into a live range: the upper part is no longer attributed.
+    RangeSplit = 8,
+    /// A call unmapped more ranges than one event follows (eight).
+    UnmapTooMany = 9,
+    /// A page fault's start slot was taken by another thread: counted, not timed.
+    FaultOverwritten = 10,
+    /// The ring of process events was full.
+    EventRingFull = 11,
+    /// No slot was left for a new process.
+    SlotsExhausted = 12,
+}
+
+named!(LossReason {
+    CallOverwritten => "call_overwritten", ExitUnmatched => "exit_unmatched",
+    ResultUnreadable => "result_unreadable", SeriesFull => "series_full",
+    BucketsFull => "buckets_full", RangesFull => "ranges_full",
+    RangeNotFiled => "range_not_filed", RangeReplaced => "range_replaced",
+    RangeSplit => "range_split", UnmapTooMany => "unmap_too_many",
+    FaultOverwritten => "fault_overwritten", EventRingFull => "event_ring_full",
+    SlotsExhausted => "slots_exhausted",
+});
+
+/// Number of [`LossReason`] values.
+pub const LOSS_REASONS: usize = 13;
+
+/// A live large range: what an allocation returned and has not been released.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveRange {
+    /// One past its last address.
+    pub end: u64,
+    /// Bytes that were asked for.
+    pub size: u64,
+    /// Time of its page faults so far, in nanoseconds.
+    pub touch_ns: u64,
+    /// Its page faults so far.
+    pub faults: u64,
+    /// [`crate::key::Allocator`] as a number.
+    pub allocator: u64,
+}
+
+const _: () = assert!(size_of::<Totals>() == 32);
+const _: () = assert!(size_of::<ProcessCounters>() == 80);
+const _: () = assert!(size_of::<LiveRange>() == 40);
+const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
+const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

@@ -1,0 +1,125 @@
+//! (function, role, price, where the result is) to the 64-bit BPF cookie of a probe and back.
+
+/// A probed function of an allocator's large-object path.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Function {
+    /// Go's `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`.
+    GoAllocLarge = 1,
+}
+
+/// What a probe does when it fires.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Opens a call.
+    Entry = 1,
+    /// Closes a call.
+    Exit = 2,
+}
+
+/// How the kernel runs the probed instruction, which decides what a hit costs.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StepClass {
+    /// The kernel emulates it: one trap.
+    Emulated = 1,
+    /// The kernel single-steps a copy of it: two traps, some twenty times dearer in a VM.
+    Stepped = 2,
+}
+
+/// Where the function's result is when an exit probe fires.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResultPlace {
+    /// Not known at this site: the call is timed, its address is not learned.
+    Unknown = 0,
+    /// In the first result register (rax).
+    Register = 1,
+    /// In memory, `offset` bytes above the stack pointer.
+    Stack = 2,
+}
+
+/// The identity of one probe, as the kernel side gets it from the attach cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SiteId {
+    /// The probed function.
+    pub function: Function,
+    /// What the probe does.
+    pub role: Role,
+    /// How the kernel runs the instruction.
+    pub step: StepClass,
+    /// Where the result is, for an exit.
+    pub result: ResultPlace,
+    /// Bytes from the stack pointer at the site to the stack pointer at function entry: what the
+    /// prologue has taken so far. Makes the stack depth at entry and exit the same number.
+    pub frame_bytes: u16,
+    /// Bytes above the stack pointer at the site, for [`ResultPlace::Stack`].
+    pub result_offset: u16,
+}
+
+impl SiteId {
+    /// The attach cookie.
+    pub const fn to_cookie(self) -> u64 {
+        self.function as u64
+            | (self.role as u64) << 8
+            | (self.step as u64) << 16
+            | (self.result as u64) << 24
+            | (self.frame_bytes as u64) << 32
+            | (self.result_offset as u64) << 48
+    }
+}
+
+/// The role in a cookie, as a raw number: 1 entry, 2 exit.
+#[inline(always)]
+pub const fn role_of(cookie: u64) -> u8 {
+    (cookie >> 8) as u8
+}
+
+/// The step class in a cookie, as a raw number: 1 emulated, 2 stepped.
+#[inline(always)]
+pub const fn step_of(cookie: u64) -> u8 {
+    (cookie >> 16) as u8
+}
+
+/// The result place in a cookie, as a raw number.
+#[inline(always)]
+pub const fn result_of(cookie: u64) -> u8 {
+    (cookie >> 24) as u8
+}
+
+/// Bytes from the stack pointer at the site to the stack pointer at function entry.
+#[inline(always)]
+pub const fn frame_bytes_of(cookie: u64) -> u64 {
+    (cookie >> 32) & 0xffff
+}
+
+/// Bytes above the stack pointer where the result is kept.
+#[inline(always)]
+pub const fn result_offset_of(cookie: u64) -> u64 {
+    cookie >> 48
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_carries_every_field() {
+        let id = SiteId {
+            function: Function::GoAllocLarge,
+            role: Role::Exit,
+            step: StepClass::Stepped,
+            result: ResultPlace::Stack,
+            frame_bytes: 0x1234,
+            result_offset: 0xfff8,
+        };
+        let cookie = id.to_cookie();
+        assert_eq!(cookie & 0xff, Function::GoAllocLarge as u64);
+        assert_eq!(role_of(cookie), Role::Exit as u8);
+        assert_eq!(step_of(cookie), StepClass::Stepped as u8);
+        assert_eq!(result_of(cookie), ResultPlace::Stack as u8);
+        assert_eq!(frame_bytes_of(cookie), 0x1234);
+        assert_eq!(result_offset_of(cookie), 0xfff8);
+    }
+}

@@ -1,0 +1,17 @@
+//! `aya::Pod` for every type that crosses the boundary.
+
+use crate::config::Target;
+use crate::counter::{LiveRange, ProcessCounters, Totals};
+use crate::event::ProcessEvent;
+use crate::key::{BucketKey, RangeKey, SeriesKey};
+use crate::range::Granule;
+
+macro_rules! pod {
+    ($($type:ty),* $(,)?) => {
+        // SAFETY: each type is repr(C), Copy, without padding (sizes asserted beside it), and every
+        // bit pattern is a valid value of its integer fields.
+        $(unsafe impl aya::Pod for $type {})*
+    };
+}
+
+pod!(BucketKey, Granule, LiveRange, ProcessCounters, ProcessEvent, RangeKey, SeriesKey, Target, Totals);

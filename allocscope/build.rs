@@ -1,0 +1,2 @@
+//! Builds the kernel side from source, for its own target.
+fn main() {}

@@ -1,0 +1,4 @@
+//! Readings into a [`Snapshot`].
+
+mod snapshot;
+pub use snapshot::{Coverage, ProcessSnapshot, Snapshot, Tier, ToolSnapshot};

@@ -1,0 +1,101 @@
+//! What every exporter gets.
+
+use crate::intake::SeriesReading;
+use crate::site::Miss;
+use crate::target::ProcessInfo;
+use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
+use allocscope_common::key::Series;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Everything there is to tell at one moment. Histograms are whole: viewers compute percentiles.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Time since tracing began.
+    pub elapsed: Duration,
+    /// Traced processes, by pid and start; those that ended are kept until they were scraped once more.
+    pub processes: Vec<ProcessSnapshot>,
+    /// What the kernel side lost; every reason is present.
+    pub lost: BTreeMap<LossReason, u64>,
+    /// About allocscope itself.
+    pub tool: ToolSnapshot,
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct ProcessSnapshot {
+    /// Who it is.
+    pub info: ProcessInfo,
+    /// What of it is traced.
+    pub coverage: Coverage,
+    /// Whether it was running when last heard of.
+    pub alive: bool,
+    /// Its counters.
+    pub counters: ProcessCounters,
+    /// Its series.
+    pub series: BTreeMap<Series, SeriesReading>,
+}
+
+/// Which of a process' allocations are seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// The allocator or runtime it uses, such as `go1.22.10` or `glibc`; bounded by what is known to exist.
+    pub allocator: String,
+    /// The best tier that is attached.
+    pub tier: Tier,
+    /// Sites attached.
+    pub sites_attached: usize,
+    /// Sites planned.
+    pub sites_planned: usize,
+    /// What is not seen.
+    pub misses: Vec<Miss>,
+}
+
+/// How much of an allocator is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Memory system calls and page faults.
+    Kernel,
+    /// The allocator's own large-object path as well.
+    LargePath,
+}
+
+impl Tier {
+    /// The name in metrics, JSON and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::LargePath => "large-path",
+        }
+    }
+}
+
+/// About allocscope itself.
+#[derive(Clone, Debug, Default)]
+pub struct ToolSnapshot {
+    /// What one hit of each probe class costs the traced process, in nanoseconds, measured at start-up;
+    /// a class that could not be measured is absent.
+    pub probe_price_ns: BTreeMap<ProbeClass, f64>,
+    /// Processes not traced because `--max-processes` was reached.
+    pub processes_over_limit: u64,
+    /// CPU time that allocscope has used, in seconds.
+    pub cpu_seconds: f64,
+    /// Its resident memory, in bytes.
+    pub resident_bytes: u64,
+    /// Bytes of kernel memory held by its maps, as far as the kernel tells.
+    pub map_bytes: u64,
+}
+
+impl ProcessSnapshot {
+    /// What tracing has cost the process so far, in seconds: hits times price, of the classes whose
+    /// price is known.
+    pub fn probe_cost_seconds(&self, tool: &ToolSnapshot) -> f64 {
+        ProbeClass::ALL
+            .iter()
+            .filter_map(|class| {
+                let price_ns = tool.probe_price_ns.get(class)?;
+                Some(self.counters.hits[*class as usize] as f64 * price_ns / 1e9)
+            })
+            .sum()
+    }
+}

@@ -1,0 +1,1 @@
+//! ELF bytes into the allocators and runtimes in use and the functions of their large-object paths.

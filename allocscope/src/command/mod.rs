@@ -1,0 +1,6 @@
+//! One file a subcommand.
+
+/// Runs the program.
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

@@ -1,0 +1,4 @@
+//! Kernel maps and the ring buffer into a [`Reading`].
+
+mod reading;
+pub use reading::{Reading, SeriesReading, SlotReading};
