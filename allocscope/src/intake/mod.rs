@@ -1,4 +1,6 @@
 //! Kernel maps and the ring buffer into a [`Reading`].
 
+mod maps;
 mod reading;
+pub use maps::{Events, Maps, decode_event};
 pub use reading::{Reading, SeriesReading, SlotReading};

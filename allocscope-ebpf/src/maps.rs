@@ -1,0 +1,77 @@
+//! Every map on one screen: who writes it, who reads it, why it is of that type.
+//!
+//! Sizes of the maps that grow with the number of processes are set by the loader.
+
+use crate::inflight::{FaultStart, GoCall, SystemCall};
+use crate::ranges::CachedRange;
+use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Target};
+use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
+use allocscope_common::range::Granule;
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf};
+
+/// Smallest size in bytes that counts as large. Set at load time.
+#[unsafe(no_mangle)]
+pub static MIN_SIZE: Global<u64> = Global::new(DEFAULT_MIN_SIZE);
+
+/// 1 where every new process is to be traced. Set at load time.
+#[unsafe(no_mangle)]
+pub static FOLLOW_ALL: Global<u32> = Global::new(0);
+
+/// 1 where exec events of untraced processes are wanted too. Set at load time.
+#[unsafe(no_mangle)]
+pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
+
+/// Traced processes by tgid. Written by the user side and, for forks, by the kernel side.
+#[map]
+pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(1024, 0);
+
+/// Slots that no process has. Filled by the user side; both sides take from it.
+#[map]
+pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1024, 0);
+
+/// Counters of each process, by slot: 1.5 ns a look-up, so it holds what every event counts.
+#[map]
+pub static PROCESSES: PerCpuArray<ProcessCounters> = PerCpuArray::with_max_entries(1024, 0);
+
+/// Totals of each series. Per CPU, so that threads of one process do not contend.
+#[map]
+pub static SERIES: PerCpuHashMap<SeriesKey, Totals> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// Histogram counts. Sparse: only buckets that were hit take memory.
+#[map]
+pub static BUCKETS: PerCpuHashMap<BucketKey, u64> = PerCpuHashMap::with_max_entries(16384, 0);
+
+/// Live large ranges by first address: the truth about a range.
+#[map]
+pub static RANGES: HashMap<RangeKey, LiveRange> = HashMap::with_max_entries(16384, 0);
+
+/// Which ranges overlap a granule: the index over [`RANGES`] by any address.
+#[map]
+pub static GRANULES: HashMap<RangeKey, Granule> = HashMap::with_max_entries(32768, 0);
+
+/// The last range that a fault on this CPU fell into: first touches mostly walk one range.
+#[map]
+pub static LAST_RANGE: PerCpuArray<CachedRange> = PerCpuArray::with_max_entries(1, 0);
+
+/// Open system calls by thread, tag-checked.
+#[map]
+pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+
+/// Open page faults by thread, tag-checked.
+#[map]
+pub static FAULTS: Array<FaultStart> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+
+/// Open Go allocations by (tgid, g, depth), tag-checked.
+#[map]
+pub static GO_CALLS: Array<GoCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+
+/// What was lost, by reason.
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_REASONS as u32, 0);
+
+/// Process events, in order.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);

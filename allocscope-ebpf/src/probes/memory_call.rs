@@ -1,0 +1,296 @@
+//! Memory system calls: `mmap`, `munmap`, `mremap`, `madvise`, `brk`, by their enter and exit tracepoints.
+//!
+//! Arguments begin at byte 16 of an enter event and the result is at byte 16 of an exit event
+//! (`events/syscalls/*/format`, the same for every system call on 64-bit kernels).
+
+use crate::atomic::add;
+use crate::filter::{Traced, is_large};
+use crate::inflight::{SystemCall, close_system_call, open_system_call};
+use crate::ranges::{self, Unmapped};
+use crate::record::{counters, hit, record};
+use allocscope_common::config::OWN_HEAP;
+use allocscope_common::counter::{LiveRange, ProbeClass};
+use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+
+const FIRST_ARGUMENT: usize = 16;
+const RESULT: usize = 16;
+/// The last 4095 values are errors (linux/err.h, MAX_ERRNO).
+const LAST_ADDRESS: u64 = u64::MAX - 4095;
+const PAGE_MASK: u64 = 4095;
+
+// include/uapi/asm-generic/mman-common.h and mman.h, the values of x86-64 and arm64.
+const PROT_NONE: u64 = 0;
+const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_STACK: u64 = 0x20000;
+const MADV_DONTNEED: u64 = 4;
+const MADV_FREE: u64 = 8;
+
+#[inline(always)]
+fn argument(ctx: &TracePointContext, index: usize) -> Option<u64> {
+    // SAFETY: within the event's record, as its format file tells.
+    unsafe { ctx.read_at::<u64>(FIRST_ARGUMENT + 8 * index) }.ok()
+}
+
+#[inline(always)]
+fn result(ctx: &TracePointContext) -> Option<u64> {
+    // SAFETY: within the event's record, as its format file tells.
+    unsafe { ctx.read_at::<u64>(RESULT) }.ok()
+}
+
+/// The current thread, whose process is traced; the call is counted as a hit.
+#[inline(always)]
+fn enter() -> Option<Traced> {
+    let traced = Traced::current()?;
+    hit(&traced, ProbeClass::Syscall);
+    Some(traced)
+}
+
+/// Remembers the call. The clock is read last, so that the time measured is the call's.
+#[inline(always)]
+fn open(traced: &Traced, args: [u64; 3]) -> Option<u32> {
+    // SAFETY: a helper without arguments.
+    let start_ns = unsafe { bpf_ktime_get_ns() };
+    open_system_call(SystemCall { tag: traced.pid_tgid, start_ns, args });
+    None
+}
+
+/// The call that ends here, and how long it took.
+#[inline(always)]
+fn close() -> Option<(Traced, SystemCall, u64)> {
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let traced = Traced::current()?;
+    let call = close_system_call(traced.pid_tgid)?;
+    Some((traced, call, now_ns.saturating_sub(call.start_ns)))
+}
+
+#[inline(always)]
+fn page_end(start: u64, len: u64) -> u64 {
+    start.wrapping_add(len.wrapping_add(PAGE_MASK) & !PAGE_MASK)
+}
+
+#[inline(always)]
+fn stage(traced: &Traced, allocator: Allocator, stage: Stage, bytes: u64) -> SeriesKey {
+    SeriesKey::stage(traced.slot, allocator, stage, size_class(bytes))
+}
+
+/// `mmap(addr, len, prot, flags, fd, off)`
+#[tracepoint]
+fn mmap_enter(ctx: TracePointContext) -> u32 {
+    try_mmap_enter(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
+    let traced = enter()?;
+    let (len, prot, flags) = (argument(ctx, 1)?, argument(ctx, 2)?, argument(ctx, 3)?);
+    if !is_large(len) || flags & MAP_ANONYMOUS == 0 {
+        return None;
+    }
+    open(&traced, [len, prot, flags])
+}
+
+/// The end of `mmap`: the address, or an error.
+#[tracepoint]
+fn mmap_exit(ctx: TracePointContext) -> u32 {
+    try_mmap_exit(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
+    let (traced, call, ns) = close()?;
+    let start = result(ctx)?;
+    let [len, prot, flags] = call.args;
+    if start > LAST_ADDRESS {
+        return None;
+    }
+    let allocator = if flags & MAP_STACK != 0 {
+        Allocator::Stack
+    } else if prot == PROT_NONE {
+        Allocator::Reserve
+    } else {
+        Allocator::Mmap
+    };
+    record(stage(&traced, allocator, Stage::Call, len), ns, len);
+    if !traced.has(OWN_HEAP) {
+        let range =
+            LiveRange { end: page_end(start, len), size: len, touch_ns: 0, faults: 0, allocator: allocator as u64 };
+        ranges::file(&traced, start, range);
+    }
+    None
+}
+
+/// `munmap(addr, len)`
+#[tracepoint]
+fn munmap_enter(ctx: TracePointContext) -> u32 {
+    try_munmap_enter(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
+    // Of any size: a small unmapping may cut a large range.
+    let traced = enter()?;
+    open(&traced, [argument(ctx, 0)?, argument(ctx, 1)?, 0])
+}
+
+/// The end of `munmap`: 0, or an error.
+#[tracepoint]
+fn munmap_exit(ctx: TracePointContext) -> u32 {
+    try_munmap_exit(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
+    let (traced, call, ns) = close()?;
+    let [start, len, _] = call.args;
+    if result(ctx)? != 0 {
+        return None;
+    }
+    let unmapped = ranges::unmap(&traced, start, page_end(start, len));
+    released(&traced, &unmapped, ns, len);
+    None
+}
+
+/// Records the release. A call that ended a range is that range's release and closes its touches;
+/// one that only cut ranges is a partial release; a large one that met no range released memory
+/// mapped before tracing began, or a runtime's own heap.
+#[inline(always)]
+fn released(traced: &Traced, unmapped: &Unmapped, ns: u64, len: u64) {
+    if let Some(range) = unmapped.first {
+        let class = size_class(range.size);
+        let allocator = range.allocator as u8;
+        let release = SeriesKey::stage_numbered(traced.slot, allocator, Stage::Release, class);
+        record(release, ns, len);
+        let touch = SeriesKey::stage_numbered(traced.slot, allocator, Stage::Touch, class);
+        record(touch, range.touch_ns, range.size);
+    } else if unmapped.cut > 0 {
+        if let Some(counters) = counters(traced) {
+            // SAFETY: a checked map value.
+            unsafe {
+                add(&raw mut (*counters).partial_releases, 1);
+                add(&raw mut (*counters).partial_release_ns, ns);
+            }
+        }
+    } else if is_large(len) {
+        record(stage(traced, Allocator::Mmap, Stage::Release, len), ns, len);
+    }
+}
+
+/// `mremap(old_addr, old_len, new_len, flags, new_addr)`
+#[tracepoint]
+fn mremap_enter(ctx: TracePointContext) -> u32 {
+    try_mremap_enter(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
+    let traced = enter()?;
+    let (start, old_len, new_len) = (argument(ctx, 0)?, argument(ctx, 1)?, argument(ctx, 2)?);
+    if !is_large(old_len) && !is_large(new_len) {
+        return None;
+    }
+    open(&traced, [start, old_len, new_len])
+}
+
+/// The end of `mremap`: the new address, or an error.
+#[tracepoint]
+fn mremap_exit(ctx: TracePointContext) -> u32 {
+    try_mremap_exit(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
+    let (traced, call, ns) = close()?;
+    let [old_start, old_len, new_len] = call.args;
+    let new_start = result(ctx)?;
+    if new_start > LAST_ADDRESS {
+        return None;
+    }
+    if is_large(new_len) {
+        record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
+    }
+    if traced.has(OWN_HEAP) {
+        return None;
+    }
+    let moved = ranges::find(&traced, old_start);
+    if let Some((range_start, range)) = moved {
+        // SAFETY: a checked map value; copied, because the entry is about to go.
+        let range = unsafe { *range };
+        // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
+        if range_start == old_start && range.end == page_end(old_start, old_len) {
+            ranges::end(&traced, range_start, range);
+            let end = page_end(new_start, new_len);
+            ranges::file(&traced, new_start, LiveRange { end, size: new_len, ..range });
+        }
+    }
+    None
+}
+
+/// `madvise(start, len, behavior)`
+#[tracepoint]
+fn madvise_enter(ctx: TracePointContext) -> u32 {
+    try_madvise_enter(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
+    let traced = enter()?;
+    let (len, behavior) = (argument(ctx, 1)?, argument(ctx, 2)? & 0xffff_ffff);
+    if !is_large(len) || (behavior != MADV_DONTNEED && behavior != MADV_FREE) {
+        return None;
+    }
+    open(&traced, [len, 0, 0])
+}
+
+/// The end of `madvise`: 0, or an error.
+#[tracepoint]
+fn madvise_exit(ctx: TracePointContext) -> u32 {
+    try_madvise_exit(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_madvise_exit(ctx: &TracePointContext) -> Option<u32> {
+    let (traced, call, ns) = close()?;
+    if result(ctx)? == 0 {
+        let len = call.args[0];
+        record(stage(&traced, Allocator::Madvise, Stage::Release, len), ns, len);
+    }
+    None
+}
+
+/// `brk(brk)`
+#[tracepoint]
+fn brk_enter(_ctx: TracePointContext) -> u32 {
+    try_brk_enter().unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_brk_enter() -> Option<u32> {
+    let traced = enter()?;
+    open(&traced, [0, 0, 0])
+}
+
+/// The end of `brk`: the new program break, or the old one where it could not be moved.
+#[tracepoint]
+fn brk_exit(ctx: TracePointContext) -> u32 {
+    try_brk_exit(&ctx).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
+    let (traced, _, ns) = close()?;
+    let new = result(ctx)?;
+    // SAFETY: a checked map value; the kernel serialises the brk calls of a process.
+    let old = unsafe { core::ptr::replace(&raw mut (*traced.target).brk, new) };
+    if old == 0 || old == new {
+        return None;
+    }
+    let (stage_of_call, bytes) = if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
+    if is_large(bytes) {
+        record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
+    }
+    None
+}

@@ -1,0 +1,245 @@
+//! Live large ranges: filed when an allocation returns, found by any address, ended at release.
+
+use crate::atomic::{add, increment, set_bits};
+use crate::filter::Traced;
+use crate::maps::{GRANULES, LAST_RANGE, RANGES};
+use crate::record::{counters, lost};
+use allocscope_common::counter::{LiveRange, LossReason};
+use allocscope_common::key::RangeKey;
+use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
+use aya_ebpf::bindings::BPF_NOEXIST;
+
+/// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
+const MAX_CLASSES: u32 = 32;
+
+/// The most ranges that one unmapping ends.
+const MAX_UNMAPPED: u32 = 8;
+
+/// A range that a fault fell into, good while its process' generation stays the same.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct CachedRange {
+    space: u32,
+    generation: u32,
+    span: Span,
+}
+
+/// Files a live range.
+#[inline(always)]
+pub fn file(traced: &Traced, start: u64, range: LiveRange) {
+    let space = traced.space();
+    let Some(class) = class_of(range.end.wrapping_sub(start)) else {
+        lost(LossReason::RangeNotFiled);
+        return;
+    };
+    let key = RangeKey { space, class: 0, index: start };
+    if RANGES.insert(key, range, 0).is_err() {
+        lost(LossReason::RangesFull);
+        return;
+    }
+    let replaced = index_range(u64::from(space), start, range.end);
+    use_class(traced, class);
+    if let Some(counters) = counters(traced) {
+        // SAFETY: a checked map value.
+        unsafe {
+            add(&raw mut (*counters).ranges_filed, 1);
+            add(&raw mut (*counters).ranges_ended, replaced);
+        }
+    }
+}
+
+#[inline(always)]
+fn use_class(traced: &Traced, class: u32) {
+    let bit = 1u64 << (class & 63);
+    // SAFETY: a checked map value; every writer of the field uses atomics.
+    unsafe {
+        if (*traced.target).range_classes & bit == 0 {
+            set_bits(&raw mut (*traced.target).range_classes, bit);
+        }
+    }
+}
+
+/// Enters a range into the granules that it overlaps; returns how many stale ranges gave way.
+///
+/// Like [`search_granules`] and [`unindex_range`] a function with global linkage and scalar arguments:
+/// the verifier checks such a function once and not at each of its calls. Inlined into a loop over
+/// ranges, the three are too much for it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn index_range(space: u64, start: u64, end: u64) -> u64 {
+    let Some(class) = class_of(end.wrapping_sub(start)) else { return 0 };
+    let (first, last) = granules(start, end, class);
+    let mut replaced = 0;
+    for step in 0..MAX_GRANULES {
+        if first + step <= last {
+            let key = RangeKey { space: space as u32, class, index: first + step };
+            replaced += index_in_granule(key, Span { start, end });
+        }
+    }
+    replaced
+}
+
+#[inline(always)]
+fn index_in_granule(key: RangeKey, span: Span) -> u64 {
+    if GRANULES.get_ptr_mut(key).is_none() {
+        let empty = Granule { spans: [Span { start: 0, end: 0 }; 2] };
+        let _ = GRANULES.insert(key, empty, u64::from(BPF_NOEXIST));
+    }
+    let Some(granule) = GRANULES.get_ptr_mut(key) else {
+        lost(LossReason::RangesFull);
+        return 0;
+    };
+    // SAFETY: a checked map value.
+    let Some(stale) = (unsafe { (*granule).insert(span) }) else { return 0 };
+    // Its other granules keep a stale word, which a search tells by the range being gone.
+    if RANGES.remove(RangeKey { space: key.space, class: 0, index: stale.start }).is_err() {
+        return 0;
+    }
+    lost(LossReason::RangeReplaced);
+    1
+}
+
+/// Takes a range out of the map of ranges and out of its granules. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unindex_range(space: u64, start: u64, end: u64) -> u64 {
+    let _ = RANGES.remove(RangeKey { space: space as u32, class: 0, index: start });
+    let Some(class) = class_of(end.wrapping_sub(start)) else { return 0 };
+    let (first, last) = granules(start, end, class);
+    for step in 0..MAX_GRANULES {
+        let key = RangeKey { space: space as u32, class, index: first + step };
+        if first + step <= last
+            && let Some(granule) = GRANULES.get_ptr_mut(key)
+            // SAFETY: a checked map value.
+            && unsafe { (*granule).remove(start) }
+        {
+            let _ = GRANULES.remove(key);
+        }
+    }
+    0
+}
+
+/// The live range that holds `address`; the smallest where ranges nest.
+#[inline(always)]
+pub fn find(traced: &Traced, address: u64) -> Option<(u64, *mut LiveRange)> {
+    let space = traced.space();
+    // SAFETY: a checked map value.
+    let (classes, generation) = unsafe { ((*traced.target).range_classes, (*traced.target).range_generation) };
+    if classes == 0 {
+        return None;
+    }
+    let cached = LAST_RANGE.get_ptr_mut(0)?;
+    // SAFETY: a checked map value of this CPU.
+    let last = unsafe { *cached };
+    if last.space == space && last.generation == generation && last.span.holds(address) {
+        return get(space, last.span.start);
+    }
+    let (start, range) = get(space, search_granules(u64::from(space), classes, address))?;
+    // SAFETY: checked map values.
+    unsafe {
+        let span = Span { start, end: (*range).end };
+        *cached = CachedRange { space, generation, span };
+    }
+    Some((start, range))
+}
+
+/// The first address of the live range that holds `address`, or 0: the smallest granules first.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search_granules(space: u64, mut classes: u64, address: u64) -> u64 {
+    for _ in 0..MAX_CLASSES {
+        if classes == 0 {
+            return 0;
+        }
+        let class = classes.trailing_zeros();
+        classes &= classes - 1;
+        let key = RangeKey { space: space as u32, class, index: address >> (class & 63) };
+        // SAFETY: a checked map value, read once.
+        let Some(granule) = (unsafe { GRANULES.get(key) }) else { continue };
+        let Some(span) = granule.find(address) else { continue };
+        // A granule's word is stale where the range is gone or ends elsewhere.
+        if let Some((start, range)) = get(space as u32, span.start)
+            // SAFETY: a checked map value.
+            && unsafe { (*range).end } == span.end
+        {
+            return start;
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn get(space: u32, start: u64) -> Option<(u64, *mut LiveRange)> {
+    RANGES.get_ptr_mut(RangeKey { space, class: 0, index: start }).map(|range| (start, range))
+}
+
+/// Takes a range out of the maps.
+#[inline(always)]
+pub fn end(traced: &Traced, start: u64, range: LiveRange) {
+    unindex_range(u64::from(traced.space()), start, range.end);
+    ended(traced);
+}
+
+#[inline(always)]
+fn ended(traced: &Traced) {
+    // SAFETY: a checked map value; every writer of the field uses atomics.
+    unsafe { increment(&raw mut (*traced.target).range_generation) };
+    if let Some(counters) = counters(traced) {
+        // SAFETY: a checked map value.
+        unsafe { add(&raw mut (*counters).ranges_ended, 1) };
+    }
+}
+
+/// What an unmapping of `start..end` did to live ranges, for those that it ended whole.
+pub struct Unmapped {
+    /// The first whole range that ended, if any.
+    pub first: Option<LiveRange>,
+    /// Whole ranges that ended.
+    pub whole: u32,
+    /// Ranges that lost a part.
+    pub cut: u32,
+}
+
+/// Ends or cuts the live ranges in `start..end`, at most eight.
+#[inline(always)]
+pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
+    let mut unmapped = Unmapped { first: None, whole: 0, cut: 0 };
+    let mut cursor = start;
+    for _ in 0..MAX_UNMAPPED {
+        if cursor >= end_of_unmap {
+            return unmapped;
+        }
+        let Some((range_start, found)) = find(traced, cursor) else { return unmapped };
+        // SAFETY: a checked map value; copied, because the entry is about to go.
+        let range = unsafe { *found };
+        cursor = range.end;
+        end(traced, range_start, range);
+        if range_start >= start && range.end <= end_of_unmap {
+            unmapped.whole += 1;
+            if unmapped.first.is_none() {
+                unmapped.first = Some(range);
+            }
+            continue;
+        }
+        unmapped.cut += 1;
+        keep_rest(traced, range_start, range, start, end_of_unmap);
+    }
+    if cursor < end_of_unmap {
+        lost(LossReason::UnmapTooMany);
+    }
+    unmapped
+}
+
+/// Files what is left of a range after `start..end` was cut out of it: the part below, or else the
+/// part above. Of a hole in the middle only the part below stays attributed.
+#[inline(always)]
+fn keep_rest(traced: &Traced, range_start: u64, range: LiveRange, start: u64, end_of_unmap: u64) {
+    if range_start < start {
+        file(traced, range_start, LiveRange { end: start, ..range });
+        if end_of_unmap < range.end {
+            lost(LossReason::RangeSplit);
+        }
+    } else if end_of_unmap < range.end {
+        file(traced, end_of_unmap, range);
+    }
+}

@@ -1,0 +1,213 @@
+//! The kernel maps: read into a [`Reading`], and the set of traced processes.
+
+use super::{Reading, SlotReading};
+use allocscope_common::config::Target;
+use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::event::ProcessEvent;
+use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space};
+use allocscope_common::range::Granule;
+use anyhow::{Context, Result, anyhow};
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
+use std::collections::BTreeSet;
+
+/// The maps of one tracing run.
+pub struct Maps {
+    targets: HashMap<MapData, u32, Target>,
+    free_slots: Queue<MapData, u32>,
+    processes: PerCpuArray<MapData, ProcessCounters>,
+    series: PerCpuHashMap<MapData, SeriesKey, Totals>,
+    buckets: PerCpuHashMap<MapData, BucketKey, u64>,
+    ranges: HashMap<MapData, RangeKey, LiveRange>,
+    granules: HashMap<MapData, RangeKey, Granule>,
+    lost: PerCpuArray<MapData, u64>,
+    /// Kernel memory that the maps hold, in bytes, as the kernel tells it.
+    pub held_bytes: u64,
+}
+
+/// The ring of process events.
+pub type Events = RingBuf<MapData>;
+
+impl Maps {
+    /// Takes the maps out of the loaded object and fills the queue of free slots.
+    ///
+    /// # Errors
+    /// Where the object lacks a map, or the kernel refuses a descriptor.
+    pub fn take(ebpf: &mut Ebpf, max_processes: u32) -> Result<(Self, Events)> {
+        let held_bytes = ebpf.maps().filter_map(|(_, map)| held_bytes(map)).sum();
+        let events = Events::try_from(map(ebpf, "EVENTS")?)?;
+        let mut maps = Self {
+            targets: HashMap::try_from(map(ebpf, "TARGETS")?)?,
+            free_slots: Queue::try_from(map(ebpf, "FREE_SLOTS")?)?,
+            processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
+            series: PerCpuHashMap::try_from(map(ebpf, "SERIES")?)?,
+            buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
+            ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
+            granules: HashMap::try_from(map(ebpf, "GRANULES")?)?,
+            lost: PerCpuArray::try_from(map(ebpf, "LOST")?)?,
+            held_bytes,
+        };
+        for slot in 0..max_processes {
+            maps.free_slots.push(slot, 0).context("the queue of free slots cannot be filled")?;
+        }
+        Ok((maps, events))
+    }
+
+    /// A slot for a new process, or `None` where every slot is taken.
+    pub fn take_slot(&mut self) -> Option<u32> {
+        self.free_slots.pop(0).ok()
+    }
+
+    /// Starts counting for process `tgid`.
+    ///
+    /// # Errors
+    /// Where the map of targets is full.
+    pub fn insert_target(&mut self, tgid: u32, target: Target) -> Result<()> {
+        self.targets.insert(tgid, target, 0).with_context(|| format!("process {tgid} cannot be traced"))
+    }
+
+    /// What the kernel side has for process `tgid`.
+    pub fn target(&self, tgid: u32) -> Option<Target> {
+        self.targets.get(&tgid, 0).ok()
+    }
+
+    /// Stops counting for process `tgid`, if `slot` is still its slot.
+    pub fn remove_target(&mut self, tgid: u32, slot: u32) {
+        if self.target(tgid).is_some_and(|target| target.slot == slot) {
+            // It may have gone in between; then it is gone as it should be.
+            let _ = self.targets.remove(&tgid);
+        }
+    }
+
+    /// Forgets everything counted for `slots` and makes them free.
+    ///
+    /// # Errors
+    /// Where the kernel refuses a map operation.
+    pub fn free_slots(&mut self, slots: &BTreeSet<u32>) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let series: Vec<_> = self.series.keys().flatten().filter(|key| slots.contains(&key.slot)).collect();
+        for key in series {
+            let _ = self.series.remove(&key);
+        }
+        let buckets: Vec<_> =
+            self.buckets.keys().flatten().filter(|key| slots.contains(&key.series.slot)).collect();
+        for key in buckets {
+            let _ = self.buckets.remove(&key);
+        }
+        self.forget_ranges(|key| slots.contains(&slot_of_space(key.space)));
+        for &slot in slots {
+            let zero = vec![ProcessCounters::default(); aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?];
+            self.processes.set(slot, PerCpuValues::try_from(zero)?, 0)?;
+            self.free_slots.push(slot, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets live ranges of address spaces that are gone: of a process' earlier images.
+    pub fn forget_ranges(&mut self, gone: impl Fn(&RangeKey) -> bool) {
+        let ranges: Vec<_> = self.ranges.keys().flatten().filter(&gone).collect();
+        for key in ranges {
+            let _ = self.ranges.remove(&key);
+        }
+        let granules: Vec<_> = self.granules.keys().flatten().filter(&gone).collect();
+        for key in granules {
+            let _ = self.granules.remove(&key);
+        }
+    }
+
+    /// Reads everything counted so far, for the processes in `slots`.
+    pub fn read(&self, slots: &BTreeSet<u32>) -> Reading {
+        let mut reading = Reading::default();
+        for &slot in slots {
+            reading.slots.insert(slot, SlotReading { counters: self.counters(slot), ..SlotReading::default() });
+        }
+        // Histograms first: an event in between is then in the totals and not yet in the histogram,
+        // never the other way round.
+        for (key, counts) in self.buckets.iter().flatten() {
+            let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.series.slot), key.series.decode()) else {
+                continue;
+            };
+            slot.series.entry(series).or_default().buckets.insert(key.bucket, counts.iter().sum());
+        }
+        for (key, totals) in self.series.iter().flatten() {
+            let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else { continue };
+            slot.series.entry(series).or_default().totals = sum_totals(&totals);
+        }
+        for reason in 0..LOSS_REASONS {
+            reading.lost[reason] = self.lost.get(&(reason as u32), 0).map_or(0, |counts| counts.iter().sum());
+        }
+        reading
+    }
+
+    fn counters(&self, slot: u32) -> ProcessCounters {
+        self.processes.get(&slot, 0).map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))
+    }
+}
+
+/// A process event out of a ring record; `None` where the record has another size.
+pub fn decode_event(record: &[u8]) -> Option<ProcessEvent> {
+    let word = |index: usize| -> Option<u32> {
+        Some(u32::from_ne_bytes(record.get(index * 4..index * 4 + 4)?.try_into().ok()?))
+    };
+    if record.len() != size_of::<ProcessEvent>() {
+        return None;
+    }
+    Some(ProcessEvent { kind: word(0)?, tgid: word(1)?, parent_tgid: word(2)?, slot: word(3)? })
+}
+
+fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"))
+}
+
+fn held_bytes(map: &Map) -> Option<u64> {
+    use std::os::fd::{AsFd, AsRawFd};
+    let data = match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data) => data,
+        _ => return None,
+    };
+    let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
+fn sum_totals(values: &PerCpuValues<Totals>) -> Totals {
+    values.iter().fold(Totals::default(), |sum, value| Totals {
+        count: sum.count + value.count,
+        bytes: sum.bytes + value.bytes,
+        time_ns: sum.time_ns + value.time_ns,
+        max_ns: sum.max_ns.max(value.max_ns),
+    })
+}
+
+fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {
+    let mut sum = ProcessCounters::default();
+    for value in values.iter() {
+        sum.hits.iter_mut().zip(value.hits).for_each(|(total, count)| *total += count);
+        sum.untimed_faults.iter_mut().zip(value.untimed_faults).for_each(|(total, count)| *total += count);
+        sum.ranges_filed += value.ranges_filed;
+        sum.ranges_ended += value.ranges_ended;
+        sum.partial_releases += value.partial_releases;
+        sum.partial_release_ns += value.partial_release_ns;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_size_is_refused() {
+        assert_eq!(decode_event(&[0; 15]), None);
+        assert_eq!(decode_event(&[0; 17]), None);
+        let bytes: Vec<u8> = [2u32, 42, 0, 7].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(decode_event(&bytes), Some(ProcessEvent { kind: 2, tgid: 42, parent_tgid: 0, slot: 7 }));
+    }
+}

@@ -1,0 +1,81 @@
+//! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
+
+use crate::failure::{Exit, Failure};
+use allocscope_common::config::MAX_SLOTS;
+use anyhow::Result;
+use aya::{Ebpf, EbpfError, EbpfLoader};
+
+/// The kernel side, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allocscope-ebpf"));
+
+/// What is fixed when the kernel side is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Sizes below this are not large, in bytes.
+    pub min_size_bytes: u64,
+    /// The most processes traced at once, 1 to 65,536.
+    pub max_processes: u32,
+    /// Trace every process that is forked.
+    pub follow_all: bool,
+    /// Report the exec of untraced processes too.
+    pub report_every_exec: bool,
+    /// Load the kernel side's diagnostics (`-v`).
+    pub log: bool,
+}
+
+/// The loaded kernel side: maps exist, programs are not attached.
+pub struct Loaded {
+    pub(super) ebpf: Ebpf,
+    /// The most processes traced at once.
+    pub max_processes: u32,
+}
+
+impl Loaded {
+    /// The maps and programs.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+/// Creates the maps. Programs are loaded as they are attached.
+///
+/// # Errors
+/// [`Exit::Kernel`] where the kernel lacks a map type, [`Exit::Privilege`] where it refuses.
+pub fn load(options: &LoadOptions) -> Result<Loaded> {
+    let processes = options.max_processes.clamp(1, MAX_SLOTS);
+    // For each process: four fault series and some ten of allocators' stages and size classes; forty
+    // buckets of each; bounded so that the whole stays in tens of megabytes.
+    let series = processes.saturating_mul(24).clamp(4_096, 65_536);
+    let buckets = processes.saturating_mul(256).clamp(16_384, 131_072);
+    let ranges = processes.saturating_mul(64).clamp(16_384, 65_536);
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries("TARGETS", processes)
+        .map_max_entries("FREE_SLOTS", processes)
+        .map_max_entries("PROCESSES", processes)
+        .map_max_entries("SERIES", series)
+        .map_max_entries("BUCKETS", buckets)
+        .map_max_entries("RANGES", ranges)
+        .map_max_entries("GRANULES", ranges * 2);
+    let follow_all = u32::from(options.follow_all);
+    let report_every_exec = u32::from(options.report_every_exec);
+    // aya-log's levels: 0 is off, 4 is debug.
+    let log_level: u8 = if options.log { 4 } else { 0 };
+    loader
+        .override_global("MIN_SIZE", &options.min_size_bytes, true)
+        .override_global("FOLLOW_ALL", &follow_all, true)
+        .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false);
+    let ebpf = loader.load(OBJECT).map_err(explain)?;
+    Ok(Loaded { ebpf, max_processes: processes })
+}
+
+fn explain(error: EbpfError) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    let exit = if text.contains("Operation not permitted") || text.contains("Permission denied") {
+        Exit::Privilege
+    } else {
+        Exit::Kernel
+    };
+    Failure::error(exit, format!("the kernel refused allocscope's maps ({text}); run `allocscope doctor`"))
+}

@@ -1,0 +1,67 @@
+//! A loaded program and a perf event into one link that a file descriptor owns.
+//!
+//! aya attaches tracepoints by looking for a mounted tracefs. allocscope reads tracepoint ids through
+//! [`super::Tracefs`], which needs no mount, and makes the link itself.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// linux/perf_event.h
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+const PERF_FLAG_FD_CLOEXEC: u64 = 8;
+/// Size of `struct perf_event_attr` in its fifth version, which every kernel since 4.1 takes.
+const PERF_ATTR_SIZE: usize = 112;
+/// linux/bpf.h
+const BPF_LINK_CREATE: i32 = 28;
+const BPF_PERF_EVENT: u32 = 41;
+
+/// `union bpf_attr`, its part for BPF_LINK_CREATE (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    bpf_cookie: u64,
+    unused: [u64; 5],
+}
+
+/// Attaches `program` to the tracepoint with this id, for all processes and CPUs.
+///
+/// # Errors
+/// What the kernel says: EPERM or EACCES without privileges, EINVAL before kernel 5.15.
+pub fn attach_tracepoint(program: BorrowedFd<'_>, tracepoint_id: u64) -> io::Result<OwnedFd> {
+    let event = open_tracepoint(tracepoint_id)?;
+    let attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: event.as_raw_fd() as u32,
+        attach_type: BPF_PERF_EVENT,
+        ..LinkCreate::default()
+    };
+    // SAFETY: the attribute is live for the call, its size is passed, and the result is checked.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attr, size_of::<LinkCreate>())
+    };
+    owned(fd)
+}
+
+fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
+    let mut attr = [0u8; PERF_ATTR_SIZE];
+    attr[0..4].copy_from_slice(&PERF_TYPE_TRACEPOINT.to_ne_bytes());
+    attr[4..8].copy_from_slice(&(PERF_ATTR_SIZE as u32).to_ne_bytes());
+    attr[8..16].copy_from_slice(&id.to_ne_bytes());
+    // SAFETY: as above. A BPF program on a tracepoint runs on every CPU, whichever the event names.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+    };
+    owned(fd)
+}
+
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
