@@ -1,0 +1,71 @@
+//! `attach`: one running process, a live table, a final report.
+
+use super::trace::{self, Live, Signals, Stop, Until};
+use crate::config::AttachConfig;
+use crate::failure::Exit;
+use crate::preflight;
+use crate::session::{Session, SessionOptions};
+use crate::target;
+use anyhow::Result;
+
+/// The most processes at once where children are followed.
+pub(super) const MAX_FOLLOWED: u32 = 1024;
+
+/// Traces until the process ends, `--duration` is over or a signal comes, then reports.
+///
+/// # Errors
+/// Each with its [`Exit`] code.
+pub fn run(config: AttachConfig) -> Result<u8> {
+    trace::block_on(attach(config))
+}
+
+async fn attach(config: AttachConfig) -> Result<u8> {
+    preflight::check()?;
+    // Before anything is loaded, so that a wrong pid is told at once.
+    let info = target::describe(config.pid)?;
+    let mut signals = Signals::install()?;
+    let mut server = trace::serve(config.trace.listen).await?;
+    let mut session = Session::start(session_options(&config))?;
+    session.trace(config.pid)?;
+    preflight::drop_privileges()?;
+    tell_start(&info.comm, config.pid, &session);
+    if let Some(server) = &server {
+        server.set_ready(true);
+    }
+    let until = Until { duration: config.duration, process: Some(config.pid), ignore_signals: false };
+    let live = Live::new(&config.trace);
+    let stop = trace::run(&mut session, &mut signals, until, live, &mut server).await?;
+    trace::end_at_the_next_signal();
+    if stop == Stop::ProcessEnded {
+        eprintln!("allocscope: process {} ended after {:.1} s", config.pid, session.elapsed().as_secs_f64());
+    }
+    trace::report(&session.snapshot(), config.trace.format)?;
+    if let Some(server) = server {
+        server.stop(&mut session).await;
+    }
+    let early = stop == Stop::ProcessEnded && config.duration.is_some();
+    Ok(if early { Exit::EndedEarly as u8 } else { 0 })
+}
+
+fn session_options(config: &AttachConfig) -> SessionOptions {
+    SessionOptions {
+        min_size_bytes: config.trace.min_size_bytes,
+        max_processes: if config.trace.follow_children { MAX_FOLLOWED } else { 8 },
+        follow_children: config.trace.follow_children,
+        selection: None,
+        log: log::log_enabled!(log::Level::Info),
+    }
+}
+
+fn tell_start(comm: &str, pid: u32, session: &Session) {
+    let rung = session.fault_rung().name();
+    eprintln!("allocscope: tracing {comm} ({pid}), page faults by {rung}; Ctrl-C ends it with a report");
+    if let Ok(binary) = target::executable(pid)
+        && (binary.deleted || binary.replaced)
+    {
+        eprintln!(
+            "allocscope: {} was deleted or replaced since the process started; the image that runs is traced",
+            binary.path.display()
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! The loop that `attach`, `run` and `daemon` share: events, reports and scrapes until something ends it.
+
+use crate::aggregate::Snapshot;
+use crate::config::{Format, TraceOptions};
+use crate::export::http::{self, ChannelSource, Request};
+use crate::export::{json, table};
+use crate::failure::{Exit, Failure};
+use crate::session::Session;
+use anyhow::{Context, Result};
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+
+/// Between redraws of the live table, unless `--interval` says otherwise.
+const LIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs a command's future on one thread: the work is waiting.
+pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the runtime cannot be started")?.block_on(future)
+}
+
+/// Why tracing stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// `--duration` is over.
+    Time,
+    /// The process that was asked for ended.
+    ProcessEnded,
+    /// SIGINT or SIGTERM.
+    Signal,
+}
+
+/// When tracing stops.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Until {
+    /// After this time.
+    pub duration: Option<Duration>,
+    /// When this process ends.
+    pub process: Option<u32>,
+    /// Not on SIGINT and SIGTERM: they are the traced command's business, which got them as well.
+    pub ignore_signals: bool,
+}
+
+/// Handles events until something of `until` happens.
+///
+/// # Errors
+/// Where the kernel's events can no longer be read.
+pub async fn run(
+    session: &mut Session,
+    signals: &mut Signals,
+    until: Until,
+    mut live: Live,
+    server: &mut Option<Server>,
+) -> Result<Stop> {
+    let deadline = until.duration.map(|duration| Instant::now() + duration);
+    loop {
+        if until.process.is_some_and(|pid| !session.is_tracing(pid)) {
+            return Ok(Stop::ProcessEnded);
+        }
+        tokio::select! {
+            wakeup = session.wait() => session.handle(wakeup?),
+            () = live.tick() => live.show(&session.snapshot()),
+            request = next_request(server) => answer(session, request),
+            () = signals.next(), if !until.ignore_signals => return Ok(Stop::Signal),
+            () = until_deadline(deadline) => return Ok(Stop::Time),
+        }
+    }
+}
+
+fn answer(session: &mut Session, request: Request) {
+    match request {
+        // Whoever asked may have gone; then nobody misses the answer.
+        Request::Snapshot(answer) => drop(answer.send(session.snapshot())),
+        Request::Scraped(sequence) => session.scraped(sequence),
+    }
+}
+
+async fn until_deadline(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_request(server: &mut Option<Server>) -> Request {
+    match server {
+        Some(server) => match server.requests.recv().await {
+            Some(request) => request,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// SIGINT and SIGTERM. After the first, a second one ends the program at once with exit code 130.
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Takes both signals over.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn install() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        end_at_the_next_signal();
+    }
+}
+
+/// From here on the program only reports and detaches. A user who does not want to wait for that
+/// signals again; the kernel detaches everything when the process is gone.
+pub fn end_at_the_next_signal() {
+    extern "C" fn leave(_signal: libc::c_int) {
+        // SAFETY: _exit may be called in a signal handler.
+        unsafe { libc::_exit(Exit::Interrupted as i32) };
+    }
+    let handler: extern "C" fn(libc::c_int) = leave;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler calls nothing but _exit.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
+/// Reports while tracing runs.
+pub struct Live {
+    ticks: Option<Interval>,
+    format: Format,
+    redraw: bool,
+    lines: usize,
+}
+
+impl Live {
+    /// A table that is redrawn where standard error is a terminal, blocks of it where `--interval` was
+    /// given, JSON lines on standard output for `--format json`; else nothing until the end.
+    pub fn new(options: &TraceOptions) -> Self {
+        let redraw = options.format == Format::Table && std::io::stderr().is_terminal();
+        let period = options.interval.or(redraw.then_some(LIVE_INTERVAL));
+        let ticks = period.map(|period| {
+            let mut ticks = interval_at(Instant::now() + period, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        Self { ticks, format: options.format, redraw, lines: 0 }
+    }
+
+    /// Never anything.
+    pub fn silent() -> Self {
+        Self { ticks: None, format: Format::Table, redraw: false, lines: 0 }
+    }
+
+    async fn tick(&mut self) {
+        match &mut self.ticks {
+            Some(ticks) => drop(ticks.tick().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn show(&mut self, snapshot: &Snapshot) {
+        // A report that cannot be written is no reason to stop tracing; the final one tells.
+        let _ = match self.format {
+            Format::Json => std::io::stdout().write_all(json::line(snapshot, false).as_bytes()),
+            Format::Table => self.draw(&table::live(snapshot)),
+        };
+    }
+
+    fn draw(&mut self, text: &str) -> std::io::Result<()> {
+        let mut screen = std::io::stderr().lock();
+        if self.redraw && self.lines > 0 {
+            // ANSI X3.64: cursor up, erase to the end of the screen.
+            write!(screen, "\x1b[{}A\x1b[J", self.lines)?;
+        }
+        self.lines = text.lines().count();
+        write!(screen, "{text}")?;
+        screen.flush()
+    }
+}
+
+/// Writes the final report on standard output.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn report(snapshot: &Snapshot, format: Format) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match format {
+        Format::Json => out.write_all(json::line(snapshot, true).as_bytes())?,
+        Format::Table => {
+            for process in &snapshot.processes {
+                writeln!(out, "{}", table::report(process, snapshot))?;
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// The HTTP server, in a task of its own.
+pub struct Server {
+    requests: mpsc::Receiver<Request>,
+    ready: watch::Sender<bool>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Binds and serves; not ready until [`Self::set_ready`].
+    ///
+    /// # Errors
+    /// [`Exit::PortInUse`] where the address cannot be bound.
+    pub async fn start(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let message = format!("cannot listen on {address}: {error}; choose another one with --listen");
+            Failure::error(Exit::PortInUse, message)
+        })?;
+        let address = listener.local_addr()?;
+        let (source, requests, ready) = ChannelSource::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(http::serve(listener, source, async move {
+            // A sender that is gone means the same.
+            let _ = stopped.await;
+        }));
+        Ok(Self { requests, ready, stop: Some(stop), task, address })
+    }
+
+    /// Tells whether tracing is attached.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.send_replace(ready);
+    }
+
+    /// Stops serving; scrapes that are under way are still answered.
+    pub async fn stop(mut self, session: &mut Session) {
+        self.set_ready(false);
+        drop(self.stop.take());
+        loop {
+            tokio::select! {
+                _ = &mut self.task => return,
+                Some(request) = self.requests.recv() => answer(session, request),
+            }
+        }
+    }
+}
+
+/// Starts the server where one is asked for and says where.
+///
+/// # Errors
+/// As [`Server::start`].
+pub async fn serve(listen: Option<SocketAddr>) -> Result<Option<Server>> {
+    let Some(address) = listen else { return Ok(None) };
+    let server = Server::start(address).await?;
+    eprintln!("allocscope: metrics at http://{}/metrics", server.address);
+    Ok(Some(server))
+}

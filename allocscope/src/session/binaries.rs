@@ -1,0 +1,116 @@
+//! Binaries and their probes: one set of probes for each file, shared by the processes that run it.
+
+use crate::aggregate::{Coverage, Tier};
+use crate::allocator::examine;
+use crate::probe::{AttachedSites, Loaded, Scope};
+use crate::site::{Miss, Plan};
+use crate::target::{self, OpenedBinary};
+use std::collections::BTreeMap;
+use std::io::Read;
+
+/// A file, whatever its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BinaryId {
+    dev: u64,
+    ino: u64,
+}
+
+/// Executables larger than this are not examined, in bytes.
+const MAX_BINARY_BYTES: u64 = 1 << 30;
+
+/// The binaries of the traced processes.
+#[derive(Default)]
+pub struct Binaries {
+    known: BTreeMap<BinaryId, Binary>,
+}
+
+struct Binary {
+    users: usize,
+    coverage: Coverage,
+    // Kept for its drop, which detaches.
+    _sites: AttachedSites,
+}
+
+impl Binaries {
+    /// Examines the binary that process `pid` runs and attaches its sites, once for each file.
+    pub fn attach(&mut self, loaded: &mut Loaded, pid: u32, scope: Scope) -> (Option<BinaryId>, Coverage) {
+        let opened = match target::executable(pid) {
+            Ok(opened) => opened,
+            Err(error) => return (None, uncovered("binary_unreadable", error.to_string())),
+        };
+        let id = BinaryId { dev: opened.dev, ino: opened.ino };
+        if let Some(binary) = self.known.get_mut(&id) {
+            binary.users += 1;
+            return (Some(id), binary.coverage.clone());
+        }
+        let (label, plan) = examine_binary(pid, &opened);
+        let sites = AttachedSites::attach(loaded, &opened.file, &plan.sites, scope);
+        let coverage = coverage(label, plan, &sites);
+        self.known.insert(id, Binary { users: 1, coverage: coverage.clone(), _sites: sites });
+        (Some(id), coverage)
+    }
+
+    /// Tells that a process no longer runs the binary; the last one detaches its probes.
+    pub fn release(&mut self, id: Option<BinaryId>) {
+        let Some(id) = id else { return };
+        if let Some(binary) = self.known.get_mut(&id) {
+            binary.users -= 1;
+            if binary.users == 0 {
+                self.known.remove(&id);
+            }
+        }
+    }
+}
+
+/// What allocator the process uses, and where to probe it.
+fn examine_binary(pid: u32, opened: &OpenedBinary) -> (String, Plan) {
+    let unreadable = |detail: String| {
+        let miss = Miss { reason: "binary_unreadable", detail };
+        ("unknown".to_owned(), Plan { sites: Vec::new(), misses: vec![miss] })
+    };
+    let bytes = match read_all(opened) {
+        Ok(bytes) => bytes,
+        Err(error) => return unreadable(format!("{}: {error}", opened.path.display())),
+    };
+    let libraries: Vec<String> = target::mapped_files(pid)
+        .unwrap_or_default()
+        .iter()
+        .map(|mapped| mapped.path.display().to_string())
+        .collect();
+    match examine(&bytes, &libraries) {
+        Ok(examination) => (examination.allocator, examination.plan),
+        Err(error) => unreadable(format!("{}: {error}", opened.path.display())),
+    }
+}
+
+/// The whole file, through the descriptor that the probes will go through as well.
+pub(crate) fn read_all(opened: &OpenedBinary) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    (&opened.file).take(MAX_BINARY_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BINARY_BYTES {
+        return Err(std::io::Error::other("larger than 1 GiB; not examined"));
+    }
+    Ok(bytes)
+}
+
+fn coverage(allocator: String, plan: Plan, sites: &AttachedSites) -> Coverage {
+    let mut misses = plan.misses;
+    misses.extend(sites.misses.iter().cloned());
+    Coverage {
+        allocator,
+        tier: if sites.is_empty() { Tier::Kernel } else { Tier::LargePath },
+        sites_attached: sites.len(),
+        sites_planned: plan.sites.len(),
+        misses,
+    }
+}
+
+fn uncovered(reason: &'static str, detail: String) -> Coverage {
+    Coverage {
+        allocator: "unknown".to_owned(),
+        tier: Tier::Kernel,
+        sites_attached: 0,
+        sites_planned: 0,
+        misses: vec![Miss { reason, detail }],
+    }
+}

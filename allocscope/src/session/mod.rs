@@ -1,0 +1,345 @@
+//! One tracing run: what is traced, attached and read. The wiring between the stages, nothing else.
+//!
+//! Construction is in order: maps, shared probes, then processes one by one. Process events come back
+//! here and lead to discovery again.
+
+mod binaries;
+mod selfmon;
+mod watch;
+
+use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
+use crate::config::Selection;
+use crate::failure::{Exit, Failure};
+use crate::intake::{Events, Maps, decode_event};
+use crate::probe::{FaultRung, LoadOptions, Loaded, Prices, Scope, SystemProbes, load};
+use crate::target::{self, ProcessId, ProcessInfo};
+use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
+use allocscope_common::counter::LossReason;
+use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
+use allocscope_common::key::{slot_of_space, space};
+use anyhow::Result;
+use binaries::{Binaries, BinaryId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+use watch::Watches;
+
+/// What a session is told at its start.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Sizes below this are not large, in bytes.
+    pub min_size_bytes: u64,
+    /// The most processes traced at once.
+    pub max_processes: u32,
+    /// Whether the children of a traced process are traced from their fork on.
+    pub follow_children: bool,
+    /// Which processes are traced as they appear; `None` where only those asked for by pid are.
+    pub selection: Option<Selection>,
+    /// Whether the kernel side's diagnostics are read.
+    pub log: bool,
+}
+
+/// A tracing run. Dropping it detaches everything.
+pub struct Session {
+    options: SessionOptions,
+    started: Instant,
+    // Dropped in this order: uprobes, then the shared probes, then maps.
+    binaries: Binaries,
+    system: SystemProbes,
+    loaded: Loaded,
+    maps: Maps,
+    events: AsyncFd<Events>,
+    _kernel_log: Option<watch::KernelLog>,
+    watches: Watches,
+    aggregator: Aggregator,
+    tracked: BTreeMap<u32, Tracked>,
+    slots: BTreeSet<u32>,
+    prices: Prices,
+    over_limit: u64,
+}
+
+struct Tracked {
+    slot: u32,
+    id: ProcessId,
+    binary: Option<BinaryId>,
+    info: ProcessInfo,
+    coverage: Coverage,
+}
+
+/// What woke the session.
+#[derive(Clone, Copy, Debug)]
+pub enum Wakeup {
+    /// Something happened to a process.
+    Process(ProcessEvent),
+    /// A traced process ended.
+    Ended(u32),
+}
+
+impl Session {
+    /// Loads and attaches what every process shares.
+    ///
+    /// # Errors
+    /// [`Exit::Privilege`] or [`Exit::Kernel`], with one sentence.
+    pub fn start(options: SessionOptions) -> Result<Self> {
+        let follow_all = matches!(options.selection, Some(Selection::All));
+        let by_name = matches!(options.selection, Some(Selection::Comm(_) | Selection::Exe(_)));
+        let mut prices = Prices::before_attaching();
+        let mut loaded = load(&LoadOptions {
+            min_size_bytes: options.min_size_bytes,
+            max_processes: options.max_processes,
+            follow_all,
+            report_every_exec: by_name || follow_all,
+            log: options.log,
+        })?;
+        let kernel_log = if options.log { watch::KernelLog::start(loaded.ebpf_mut()) } else { None };
+        let (mut maps, events) = Maps::take(loaded.ebpf_mut(), options.max_processes)?;
+        let system = SystemProbes::attach(&mut loaded)?;
+        prices.measure_shared(&mut maps);
+        Ok(Self {
+            started: Instant::now(),
+            binaries: Binaries::default(),
+            system,
+            loaded,
+            maps,
+            events: AsyncFd::new(events)?,
+            _kernel_log: kernel_log,
+            watches: Watches::new(),
+            aggregator: Aggregator::new(Retirement::default()),
+            tracked: BTreeMap::new(),
+            slots: BTreeSet::new(),
+            prices,
+            over_limit: 0,
+            options,
+        })
+    }
+
+    /// How the start of page faults is seen.
+    pub fn fault_rung(&self) -> FaultRung {
+        self.system.fault_rung()
+    }
+
+    /// Starts tracing process `pid`; does nothing where it is traced already.
+    ///
+    /// # Errors
+    /// The failures of [`target::describe`], and [`Exit::Internal`] where no slot is free.
+    pub fn trace(&mut self, pid: u32) -> Result<()> {
+        let info = target::describe(pid)?;
+        if self.tracked.get(&pid).is_some_and(|known| known.id == info.id) {
+            return Ok(());
+        }
+        let Some(slot) = self.maps.take_slot() else {
+            self.over_limit += 1;
+            return Err(Failure::error(
+                Exit::Internal,
+                format!("process {pid} is not traced: {} are traced already (--max-processes)", self.tracked.len()),
+            ));
+        };
+        self.slots.insert(slot);
+        let brk = target::heap_end(pid).ok().flatten().unwrap_or(0);
+        let (binary, coverage) = self.discover(&info);
+        let target = Target { slot, flags: self.flags(&coverage), brk, ..Target::default() };
+        self.maps.insert_target(pid, target)?;
+        self.track(slot, info, binary, coverage);
+        Ok(())
+    }
+
+    /// Starts tracing every running process that the selection names; those that vanish or cannot be
+    /// traced are passed over with a log line.
+    pub fn trace_selected(&mut self) -> Result<()> {
+        let Some(selection) = self.options.selection.clone() else { return Ok(()) };
+        let own = std::process::id();
+        for pid in target::list()?.filter(|&pid| pid != own) {
+            let wanted = target::describe(pid).is_ok_and(|info| target::matches(&selection, &info));
+            if wanted && let Err(error) = self.trace(pid) {
+                log::info!("{error:#}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for something to handle. Cancel-safe.
+    pub async fn wait(&mut self) -> Result<Wakeup> {
+        loop {
+            tokio::select! {
+                guard = self.events.readable_mut() => {
+                    let mut guard = guard?;
+                    let event = guard.get_inner_mut().next().and_then(|record| decode_event(&record));
+                    match event {
+                        Some(event) => return Ok(Wakeup::Process(event)),
+                        None => guard.clear_ready(),
+                    }
+                }
+                pid = self.watches.ended() => return Ok(Wakeup::Ended(pid)),
+            }
+        }
+    }
+
+    /// Takes in what [`Self::wait`] returned.
+    pub fn handle(&mut self, wakeup: Wakeup) {
+        match wakeup {
+            Wakeup::Ended(pid) => self.end(pid),
+            Wakeup::Process(event) => {
+                let Some(kind) = u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) else { return };
+                match kind {
+                    ProcessEventKind::Fork => self.forked(&event),
+                    ProcessEventKind::Exec => self.executed(&event),
+                    ProcessEventKind::Exit => self.watches.check(event.tgid),
+                }
+            }
+        }
+    }
+
+    /// How many traced processes are running.
+    pub fn running(&self) -> usize {
+        self.tracked.len()
+    }
+
+    /// Whether process `pid` is traced and running.
+    pub fn is_tracing(&self, pid: u32) -> bool {
+        self.tracked.contains_key(&pid)
+    }
+
+    /// Reads the maps and tells the state.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let reading = self.maps.read(&self.slots);
+        let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
+        self.aggregator.describe_tool(ToolSnapshot {
+            probe_price_ns: self.prices.by_class(),
+            processes_over_limit: self.over_limit + kernel_over_limit,
+            map_bytes: self.maps.held_bytes,
+            cpu_seconds: selfmon::cpu_seconds(),
+            resident_bytes: selfmon::resident_bytes(),
+        });
+        let snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        self.free_retired();
+        snapshot
+    }
+
+    /// Tells that a scrape that showed snapshot `sequence` was answered.
+    pub fn scraped(&mut self, sequence: u64) {
+        self.aggregator.scraped(sequence);
+    }
+
+    fn free_retired(&mut self) {
+        let retired: BTreeSet<u32> = self.aggregator.take_retired().into_iter().collect();
+        if let Err(error) = self.maps.free_slots(&retired) {
+            log::warn!("slots of ended processes cannot be freed: {error:#}");
+            return;
+        }
+        for slot in retired {
+            self.slots.remove(&slot);
+            self.aggregator.freed(slot);
+        }
+    }
+
+    fn flags(&self, coverage: &Coverage) -> u32 {
+        let follow = if self.options.follow_children { FOLLOW_CHILDREN } else { 0 };
+        let own_heap = if coverage.tier == Tier::LargePath { OWN_HEAP } else { 0 };
+        follow | own_heap
+    }
+
+    /// Examines a process' binary and attaches its sites.
+    fn discover(&mut self, info: &ProcessInfo) -> (Option<BinaryId>, Coverage) {
+        let everyone = self.options.follow_children || self.options.selection.is_some();
+        let scope = if everyone { Scope::Everyone } else { Scope::Process(info.id.pid) };
+        let found = self.binaries.attach(&mut self.loaded, info.id.pid, scope);
+        if found.1.sites_attached > 0 {
+            self.prices.measure_uprobes(&mut self.loaded);
+        }
+        found
+    }
+
+    fn track(&mut self, slot: u32, info: ProcessInfo, binary: Option<BinaryId>, coverage: Coverage) {
+        let pid = info.id.pid;
+        self.aggregator.admit(slot, info.clone(), coverage.clone());
+        self.watches.watch(info.id);
+        self.tracked.insert(pid, Tracked { slot, id: info.id, binary, info, coverage });
+    }
+
+    /// A child of a traced process, which the kernel side has given a slot already.
+    fn forked(&mut self, event: &ProcessEvent) {
+        if event.slot == NO_SLOT || self.tracked.get(&event.tgid).is_some_and(|known| known.slot == event.slot) {
+            return;
+        }
+        self.end(event.tgid);
+        self.slots.insert(event.slot);
+        let parent = self.tracked.get(&event.parent_tgid).map(|parent| (parent.info.clone(), parent.coverage.clone()));
+        match target::describe(event.tgid) {
+            Ok(info) => {
+                let (binary, coverage) = self.discover(&info);
+                self.set_flags(event.tgid, &coverage);
+                self.track(event.slot, info, binary, coverage);
+            }
+            // It lived too shortly to be looked at: it was its parent's image until then.
+            Err(error) => {
+                log::debug!("{error}");
+                if let Some((mut info, coverage)) = parent {
+                    info.id = ProcessId { pid: event.tgid, start_ticks: 0 };
+                    self.aggregator.admit(event.slot, info, coverage);
+                }
+                self.maps.remove_target(event.tgid, event.slot);
+                self.aggregator.ended(event.slot);
+            }
+        }
+    }
+
+    /// A process has a new image: everything known of the old one is void.
+    fn executed(&mut self, event: &ProcessEvent) {
+        let pid = event.tgid;
+        let described = target::describe(pid);
+        let wanted = match (&self.options.selection, &described) {
+            (Some(selection), Ok(info)) => target::matches(selection, info) && pid != std::process::id(),
+            _ => true,
+        };
+        let Some(known) = self.tracked.remove(&pid) else {
+            if wanted && self.options.selection.is_some() && let Err(error) = self.trace(pid) {
+                log::debug!("{error:#}");
+            }
+            return;
+        };
+        let Ok(info) = described else {
+            self.tracked.insert(pid, known);
+            return;
+        };
+        if !wanted {
+            self.tracked.insert(pid, known);
+            self.end(pid);
+            return;
+        }
+        self.binaries.release(known.binary);
+        let (binary, coverage) = self.discover(&info);
+        self.set_flags(pid, &coverage);
+        let slot = known.slot;
+        let space = self.maps.target(pid).map(|target| space(slot, target.exec_count));
+        self.maps.forget_ranges(|key| slot_of_space(key.space) == slot && Some(key.space) != space);
+        self.track(slot, info, binary, coverage);
+    }
+
+    /// Tells the kernel side that a process manages its own heap. The process runs meanwhile: what the
+    /// kernel side wrote in these microseconds is overwritten, so its ranges start afresh.
+    fn set_flags(&mut self, pid: u32, coverage: &Coverage) {
+        let flags = self.flags(coverage);
+        if flags & OWN_HEAP == 0 {
+            return;
+        }
+        if let Some(target) = self.maps.target(pid) {
+            let fresh = Target { flags, exec_count: target.exec_count + 1, range_classes: 0, ..target };
+            if let Err(error) = self.maps.insert_target(pid, fresh) {
+                log::debug!("{error:#}");
+            }
+        }
+    }
+
+    fn end(&mut self, pid: u32) {
+        let Some(known) = self.tracked.remove(&pid) else { return };
+        self.maps.remove_target(pid, known.slot);
+        self.watches.forget(pid);
+        self.binaries.release(known.binary);
+        self.aggregator.ended(known.slot);
+    }
+
+    /// Time since tracing began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
