@@ -48,10 +48,7 @@ pub struct Failure {
 impl Failure {
     /// A failure as an [`anyhow::Error`], which keeps the exit code.
     pub fn error(exit: Exit, message: impl Into<String>) -> anyhow::Error {
-        anyhow::Error::new(Self {
-            exit,
-            message: message.into(),
-        })
+        anyhow::Error::new(Self { exit, message: message.into() })
     }
 }
 
@@ -65,7 +62,5 @@ impl std::error::Error for Failure {}
 
 /// The exit code that an error carries, or [`Exit::Internal`].
 pub fn exit_of(error: &anyhow::Error) -> Exit {
-    error
-        .downcast_ref::<Failure>()
-        .map_or(Exit::Internal, |failure| failure.exit)
+    error.downcast_ref::<Failure>().map_or(Exit::Internal, |failure| failure.exit)
 }
