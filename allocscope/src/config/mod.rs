@@ -1,0 +1,472 @@
+//! A parsed command line into a validated [`Config`]: what the core works from, free of clap.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use allocscope_common::config::MAX_SLOTS;
+use regex::Regex;
+
+use crate::cli::{
+    AttachArgs, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg, InspectArgs,
+    ManArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
+};
+use crate::failure::{Exit, Failure};
+
+/// One run of the program.
+#[derive(Debug)]
+pub struct Config {
+    /// How often `-v` was given.
+    pub verbosity: u8,
+    /// Whether output may have colour.
+    pub color: Color,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Trace a running process.
+    Attach(AttachConfig),
+    /// Start a command and trace it.
+    Run(RunConfig),
+    /// Serve metrics of many processes.
+    Daemon(DaemonConfig),
+    /// Show a plan without attaching.
+    Inspect(InspectConfig),
+    /// Check the machine.
+    Doctor(DoctorConfig),
+    /// Be a workload.
+    Workload(Workload),
+    /// Print a completion script.
+    Completions(CompletionsArgs),
+    /// Print a manual page.
+    Man(ManArgs),
+}
+
+/// What `attach` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachConfig {
+    /// The process; not 0.
+    pub pid: u32,
+    /// When to stop, if not on a signal or with the process; not 0.
+    pub duration: Option<Duration>,
+    /// What to trace and how to tell it.
+    pub trace: TraceOptions,
+}
+
+/// What `run` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunConfig {
+    /// The program: a path, or a name to look up in `PATH`.
+    pub program: OsString,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// What to trace and how to tell it.
+    pub trace: TraceOptions,
+}
+
+/// What `attach` and `run` share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceOptions {
+    /// The smallest allocation of interest; 0 takes all that the large path serves.
+    pub min_size_bytes: u64,
+    /// Time between reports, 100 ms to 1 h; without it, one report at the end.
+    pub interval: Option<Duration>,
+    /// How to write reports.
+    pub format: Format,
+    /// Where to serve metrics meanwhile.
+    pub listen: Option<SocketAddr>,
+    /// Whether children are traced from their fork on.
+    pub follow_children: bool,
+    /// Whether reports may have colour.
+    pub color: Color,
+}
+
+/// What `daemon` does.
+#[derive(Clone, Debug)]
+pub struct DaemonConfig {
+    /// Which processes.
+    pub selection: Selection,
+    /// Where to serve metrics; port 0 means any.
+    pub listen: SocketAddr,
+    /// The smallest allocation of interest; 0 takes all that the large path serves.
+    pub min_size_bytes: u64,
+    /// The most processes at a time, 1 to [`MAX_SLOTS`].
+    pub max_processes: u32,
+}
+
+/// Which processes.
+#[derive(Clone, Debug)]
+pub enum Selection {
+    /// These: sorted, none twice, none 0, at least one.
+    Pids(Vec<u32>),
+    /// Those whose short name matches.
+    Comm(Regex),
+    /// Those whose executable's path matches.
+    Exe(Regex),
+    /// Every one.
+    All,
+}
+
+/// What `inspect` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InspectConfig {
+    /// What to look at.
+    pub subject: Subject,
+    /// How to write the result.
+    pub format: Format,
+    /// Whether the result may have colour.
+    pub color: Color,
+}
+
+/// What `inspect` looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A process; not 0.
+    Pid(u32),
+    /// An executable or library.
+    File(PathBuf),
+}
+
+/// What `doctor` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoctorConfig {
+    /// How to write the result.
+    pub format: Format,
+    /// Whether the result may have colour.
+    pub color: Color,
+}
+
+/// How to write what was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Whether to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    /// On terminals, unless `NO_COLOR` is set to anything but the empty string.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    /// Whether to colour what goes to a stream. `is_terminal` tells what the stream is, `no_color`
+    /// is the value of that environment variable.
+    pub fn enabled(self, is_terminal: bool, no_color: Option<&std::ffi::OsStr>) -> bool {
+        match self {
+            Self::Auto => is_terminal && no_color.is_none_or(|value| value.is_empty()),
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+impl TryFrom<Cli> for Config {
+    type Error = Failure;
+
+    /// Fails with [`Exit::Usage`] where flags contradict each other in a way that clap cannot see.
+    fn try_from(cli: Cli) -> Result<Self, Failure> {
+        let color = Color::from(cli.color);
+        let command = match cli.command {
+            CommandArgs::Attach(args) => Command::Attach(attach(args, color)),
+            CommandArgs::Run(args) => Command::Run(run(args, color)?),
+            CommandArgs::Daemon(args) => Command::Daemon(DaemonConfig::try_from(args)?),
+            CommandArgs::Inspect(args) => Command::Inspect(inspect(args, color)?),
+            CommandArgs::Doctor(args) => Command::Doctor(DoctorConfig {
+                format: args.format.into(),
+                color,
+            }),
+            CommandArgs::Workload(workload) => Command::Workload(workload),
+            CommandArgs::Completions(args) => Command::Completions(args),
+            CommandArgs::Man(args) => Command::Man(args),
+        };
+        Ok(Self {
+            verbosity: cli.verbose,
+            color,
+            command,
+        })
+    }
+}
+
+impl TryFrom<DaemonArgs> for DaemonConfig {
+    type Error = Failure;
+
+    fn try_from(args: DaemonArgs) -> Result<Self, Failure> {
+        let selection = Selection::try_from(args.selection)?;
+        let max_processes = args.max_processes.clamp(1, MAX_SLOTS);
+        if let Selection::Pids(pids) = &selection
+            && pids.len() > max_processes as usize
+        {
+            return Err(usage(format!(
+                "--pid names {} processes, but --max-processes allows {max_processes}; raise it or name fewer",
+                pids.len()
+            )));
+        }
+        Ok(Self {
+            selection,
+            listen: args.listen,
+            min_size_bytes: args.min_size,
+            max_processes,
+        })
+    }
+}
+
+impl TryFrom<SelectionArgs> for Selection {
+    type Error = Failure;
+
+    fn try_from(args: SelectionArgs) -> Result<Self, Failure> {
+        match args {
+            SelectionArgs {
+                mut pid,
+                comm: None,
+                exe: None,
+                all: false,
+            } if !pid.is_empty() => {
+                pid.sort_unstable();
+                pid.dedup();
+                Ok(Self::Pids(pid))
+            }
+            SelectionArgs {
+                pid,
+                comm: Some(comm),
+                exe: None,
+                all: false,
+            } if pid.is_empty() => Ok(Self::Comm(comm)),
+            SelectionArgs {
+                pid,
+                comm: None,
+                exe: Some(exe),
+                all: false,
+            } if pid.is_empty() => Ok(Self::Exe(exe)),
+            SelectionArgs {
+                pid,
+                comm: None,
+                exe: None,
+                all: true,
+            } if pid.is_empty() => Ok(Self::All),
+            _ => Err(usage(
+                "exactly one of --pid, --comm, --exe and --all is needed".to_owned(),
+            )),
+        }
+    }
+}
+
+impl From<ColorArg> for Color {
+    fn from(color: ColorArg) -> Self {
+        match color {
+            ColorArg::Auto => Self::Auto,
+            ColorArg::Always => Self::Always,
+            ColorArg::Never => Self::Never,
+        }
+    }
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Table => Self::Table,
+            FormatArg::Json => Self::Json,
+        }
+    }
+}
+
+fn attach(args: AttachArgs, color: Color) -> AttachConfig {
+    AttachConfig {
+        pid: args.pid,
+        duration: args.duration,
+        trace: trace(args.trace, args.follow_children, color),
+    }
+}
+
+fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
+    let mut words = args.command.into_iter();
+    let program = words
+        .next()
+        .filter(|program| !program.is_empty())
+        .ok_or_else(|| usage("`run` needs a command after `--`".to_owned()))?;
+    let trace = trace(args.trace, !args.no_follow_children, color);
+    Ok(RunConfig {
+        program,
+        arguments: words.collect(),
+        trace,
+    })
+}
+
+fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {
+    TraceOptions {
+        min_size_bytes: args.min_size,
+        interval: args.interval,
+        format: args.format.into(),
+        listen: args.listen,
+        follow_children,
+        color,
+    }
+}
+
+/// Digits only are a process id; a file with such a name is given as `./123`.
+fn inspect(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
+    let digits = args
+        .subject
+        .to_str()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let subject = match digits {
+        None if args.subject.is_empty() => {
+            return Err(usage("`inspect` needs a process id or a file".to_owned()));
+        }
+        None => Subject::File(args.subject.into()),
+        Some(digits) => match digits.parse() {
+            Ok(0) | Err(_) => {
+                return Err(usage(format!(
+                    "{digits} is not a process id; write ./{digits} for a file"
+                )));
+            }
+            Ok(pid) => Subject::Pid(pid),
+        },
+    };
+    Ok(InspectConfig {
+        subject,
+        format: args.format.into(),
+        color,
+    })
+}
+
+fn usage(message: String) -> Failure {
+    Failure {
+        exit: Exit::Usage,
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::ffi::OsStr;
+
+    fn config(line: &str) -> Result<Config, Failure> {
+        Config::try_from(Cli::try_parse_from(line.split_whitespace()).unwrap())
+    }
+
+    fn daemon(line: &str) -> DaemonConfig {
+        match config(line).unwrap().command {
+            Command::Daemon(daemon) => daemon,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn attach_has_defaults() {
+        let Command::Attach(attach) = config("allocscope attach --pid 7").unwrap().command else {
+            panic!("not attach")
+        };
+        assert_eq!(attach.pid, 7);
+        assert_eq!(attach.duration, None);
+        let expected = TraceOptions {
+            min_size_bytes: 32_760,
+            interval: None,
+            format: Format::Table,
+            listen: None,
+            follow_children: false,
+            color: Color::Auto,
+        };
+        assert_eq!(attach.trace, expected);
+    }
+
+    #[test]
+    fn run_follows_children_unless_told_not_to() {
+        let follows = |line: &str| match config(line).unwrap().command {
+            Command::Run(run) => run.trace.follow_children,
+            other => panic!("{other:?}"),
+        };
+        assert!(follows("allocscope run -- true"));
+        assert!(follows("allocscope run --follow-children -- true"));
+        assert!(!follows("allocscope run --no-follow-children -- true"));
+        assert!(follows(
+            "allocscope run --no-follow-children --follow-children -- true"
+        ));
+        assert!(!follows(
+            "allocscope run --follow-children --no-follow-children -- true"
+        ));
+    }
+
+    #[test]
+    fn daemon_selections() {
+        let Selection::Pids(pids) = daemon("allocscope daemon --pid 9 --pid 3 --pid 9").selection
+        else {
+            panic!()
+        };
+        assert_eq!(pids, [3, 9]);
+        assert!(matches!(
+            daemon("allocscope daemon --comm ^a").selection,
+            Selection::Comm(_)
+        ));
+        assert!(matches!(
+            daemon("allocscope daemon --exe bin/").selection,
+            Selection::Exe(_)
+        ));
+        let all = daemon("allocscope daemon --all --min-size 0");
+        assert!(matches!(all.selection, Selection::All));
+        assert_eq!((all.min_size_bytes, all.max_processes), (0, 1000));
+        assert_eq!(
+            all.listen,
+            SocketAddr::from(([127, 0, 0, 1], crate::cli::DEFAULT_PORT))
+        );
+    }
+
+    #[test]
+    fn more_pids_than_processes_allowed() {
+        let failure = config("allocscope daemon --pid 1 --pid 2 --max-processes 1").unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(
+            failure.message.contains("--pid names 2 processes"),
+            "{failure}"
+        );
+        assert!(config("allocscope daemon --pid 1 --pid 1 --max-processes 1").is_ok());
+    }
+
+    #[test]
+    fn inspect_tells_processes_from_files() {
+        let subject = |word: &str| match config(&format!("allocscope inspect {word}"))?.command {
+            Command::Inspect(inspect) => Ok(inspect.subject),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(subject("12").unwrap(), Subject::Pid(12));
+        assert_eq!(subject("./12").unwrap(), Subject::File("./12".into()));
+        assert_eq!(subject("12a").unwrap(), Subject::File("12a".into()));
+        assert_eq!(
+            subject("0").map_err(|failure: Failure| failure.exit),
+            Err(Exit::Usage)
+        );
+        assert_eq!(
+            subject("99999999999").map_err(|failure| failure.exit),
+            Err(Exit::Usage)
+        );
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        let config = config("allocscope doctor --color never -vv").unwrap();
+        assert_eq!((config.verbosity, config.color), (2, Color::Never));
+    }
+
+    #[test]
+    fn colour_honours_no_color() {
+        assert!(Color::Auto.enabled(true, None));
+        assert!(Color::Auto.enabled(true, Some(OsStr::new(""))));
+        assert!(!Color::Auto.enabled(true, Some(OsStr::new("1"))));
+        assert!(!Color::Auto.enabled(false, None));
+        assert!(Color::Always.enabled(false, Some(OsStr::new("1"))));
+        assert!(!Color::Never.enabled(true, None));
+    }
+}
