@@ -11,12 +11,16 @@ use std::time::Duration;
 /// Everything there is to tell at one moment. Histograms are whole: viewers compute percentiles.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// Which snapshot of this run it is, from 1; a scrape that was answered names the one it showed.
+    pub sequence: u64,
     /// Time since tracing began.
     pub elapsed: Duration,
     /// Traced processes, by pid and start; those that ended are kept until they were scraped once more.
     pub processes: Vec<ProcessSnapshot>,
     /// What the kernel side lost; every reason is present.
     pub lost: BTreeMap<LossReason, u64>,
+    /// Ended processes whose final counts were given up before a scrape showed them.
+    pub retired_unscraped: u64,
     /// About allocscope itself.
     pub tool: ToolSnapshot,
 }

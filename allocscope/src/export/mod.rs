@@ -1,1 +1,12 @@
-//! export
+//! A snapshot into bytes, one file a format; [`http`] is the only socket.
+
+pub mod http;
+pub mod json;
+pub mod metrics;
+pub mod names;
+mod page;
+pub mod quantile;
+mod rows;
+#[cfg(test)]
+mod sample;
+pub mod table;
