@@ -27,11 +27,16 @@ impl BuildInfo {
     pub fn find(image: &Image<'_>) -> Option<Self> {
         match image.section(".go.buildinfo") {
             Some((_, bytes)) => Self::parse(bytes),
-            None => image.data_segments().find_map(|(_, bytes)| {
-                let at = bytes.chunks(ALIGNMENT).position(|chunk| chunk.starts_with(MAGIC))?;
-                Self::parse(bytes.get(at.checked_mul(ALIGNMENT)?..)?)
-            }),
+            None => image.data_segments().find_map(|(_, bytes)| Self::scan(bytes)),
         }
+    }
+
+    fn scan(bytes: &[u8]) -> Option<Self> {
+        (0..bytes.len())
+            .step_by(ALIGNMENT)
+            .filter_map(|at| Self::parse(bytes.get(at..)?))
+            // The bare magic also stands in programs that look for it.
+            .find(|info| info.version.starts_with("go") || info.version.starts_with("devel"))
     }
 
     /// Reads a blob that starts with the magic.
