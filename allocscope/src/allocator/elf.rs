@@ -3,12 +3,12 @@
 use std::fmt;
 use std::ops::Range;
 
+use object::LittleEndian;
 use object::elf::{self, FileHeader64, ProgramHeader64, Rela64};
 use object::pod;
 use object::read::elf::{
     FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _, SectionTable, Sym as _, SymbolTable,
 };
-use object::LittleEndian;
 
 type Header = FileHeader64<LittleEndian>;
 type Segment = ProgramHeader64<LittleEndian>;
@@ -273,6 +273,22 @@ pub(crate) mod tests {
         file.extend([1u32, 5].iter().flat_map(|v| v.to_le_bytes()));
         file.extend([0u64, 0x40_0000, 0x40_0000, total, total, 4096].iter().flat_map(|v| v.to_le_bytes()));
         file.extend(code);
+        file
+    }
+
+    /// An image without sections: (address, flags, bytes) of each segment.
+    pub(crate) fn image_of(segments: &[(u64, u32, &[u8])]) -> Vec<u8> {
+        let mut file = tiny_image(&[]);
+        file.truncate(64);
+        file[56] = segments.len() as u8;
+        let mut offset = 64 + 56 * segments.len() as u64;
+        for &(address, flags, bytes) in segments {
+            let len = bytes.len() as u64;
+            file.extend([1u32, flags].iter().flat_map(|v| v.to_le_bytes()));
+            file.extend([offset, address, address, len, len, 1].iter().flat_map(|v| v.to_le_bytes()));
+            offset += len;
+        }
+        segments.iter().for_each(|(_, _, bytes)| file.extend(*bytes));
         file
     }
 

@@ -95,6 +95,37 @@ mod tests {
     }
 
     #[test]
+    fn a_go_binary_is_labelled_with_its_version() {
+        let found = examine(&go::tests::go_file("go1.22.10 X:arenas"), &["/lib/libc.so.6".into()]).unwrap();
+        assert_eq!(
+            (found.kind, found.allocator.as_str(), found.tier()),
+            (Allocator::Go, "go1.22.10", "probed")
+        );
+        assert!(found.stripped && found.build_id.is_none());
+    }
+
+    #[test]
+    fn a_truncated_real_file_does_not_panic() {
+        let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let lengths = (0..4096).step_by(61).chain((1..16).map(|part| file.len() / 16 * part));
+        for len in lengths {
+            assert!(examine(&file[..len], &[]).is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn damaged_headers_do_not_panic(flips in proptest::collection::vec((0usize..1024, any::<u8>()), 1..6)) {
+            let mut file = std::fs::read("/proc/self/exe").unwrap();
+            for (at, byte) in flips {
+                file[at] = byte;
+            }
+            let _ = examine(&file, &[]);
+        }
+    }
+
+    #[test]
     fn other_files_are_errors() {
         assert_eq!(examine(b"", &[]).err(), Some(ImageError::NotElf));
         assert_eq!(examine(b"\x7fELF", &[]).err(), Some(ImageError::Truncated));

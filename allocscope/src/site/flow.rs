@@ -47,7 +47,9 @@ impl Flow {
                     vec![next.ok_or(FlowError::RunsOffEnd)?, target().ok_or(FlowError::LeavesByJump)?]
                 }
                 FlowControl::Next => vec![next.ok_or(FlowError::RunsOffEnd)?],
-                FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => return Err(FlowError::IndirectJump),
+                FlowControl::IndirectBranch | FlowControl::XbeginXabortXend => {
+                    return Err(FlowError::IndirectJump);
+                }
             });
         }
         Ok(Self { successors, returns })
@@ -149,7 +151,9 @@ impl StackDepth {
             *first = Some(0);
         }
         while let Some(from) = work.pop() {
-            let (Some(instruction), Some(Some(depth))) = (function.instructions().get(from), depths.get(from)) else {
+            let (Some(instruction), Some(Some(depth))) =
+                (function.instructions().get(from), depths.get(from))
+            else {
                 continue;
             };
             let after = depth_change(instruction)
@@ -182,7 +186,8 @@ impl StackDepth {
 
 /// How many bytes an instruction takes from the stack by the time the next one runs.
 pub fn depth_change(instruction: &Instruction) -> Option<i64> {
-    let moves_stack = instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP;
+    let moves_stack =
+        instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP;
     match instruction.mnemonic() {
         // The callee removes the return address.
         Mnemonic::Call | Mnemonic::Ret => Some(0),
@@ -256,7 +261,8 @@ mod tests {
     fn depth_follows_the_stack_pointer() {
         // push rbp; mov rbp,rsp; sub rsp,0x40; call; add rsp,0x40; pop rbp; ret
         let bytes = [
-            0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x40, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0xc4, 0x40, 0x5d, 0xc3,
+            0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x40, 0xe8, 0, 0, 0, 0, 0x48, 0x83, 0xc4, 0x40, 0x5d,
+            0xc3,
         ];
         let function = Function::decode(&bytes, 0).unwrap();
         let flow = Flow::build(&function).unwrap();

@@ -99,9 +99,15 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Decode(DecodeError::Empty) => f.write_str("it has no code"),
-            Self::Decode(DecodeError::TooLong) => f.write_str("it is longer than a function of this kind can be"),
-            Self::Decode(DecodeError::Invalid { offset }) => write!(f, "no instruction can be decoded at +{offset:#x}"),
-            Self::Flow(FlowError::IndirectJump) => f.write_str("it has a jump whose target is not in the code"),
+            Self::Decode(DecodeError::TooLong) => {
+                f.write_str("it is longer than a function of this kind can be")
+            }
+            Self::Decode(DecodeError::Invalid { offset }) => {
+                write!(f, "no instruction can be decoded at +{offset:#x}")
+            }
+            Self::Flow(FlowError::IndirectJump) => {
+                f.write_str("it has a jump whose target is not in the code")
+            }
             Self::Flow(FlowError::LeavesByJump) => f.write_str("it jumps out of itself"),
             Self::Flow(FlowError::RunsOffEnd) => f.write_str("its code runs over its end"),
             Self::NoStackCheck => f.write_str("it does not start with Go's stack check"),
@@ -142,7 +148,8 @@ struct StackCheck {
 impl StackCheck {
     fn find(function: &Function<'_>, flow: &Flow) -> Option<Self> {
         let instructions = function.instructions();
-        let branch = instructions.iter().take(MAX_CHECK_INSTRUCTIONS).position(|i| i.mnemonic() == Mnemonic::Jbe)?;
+        let branch =
+            instructions.iter().take(MAX_CHECK_INSTRUCTIONS).position(|i| i.mnemonic() == Mnemonic::Jbe)?;
         let compare = instructions.get(branch.checked_sub(1)?)?;
         let reads_guard = compare.mnemonic() == Mnemonic::Cmp
             && compare.op0_kind() == OpKind::Register
@@ -180,7 +187,9 @@ fn retry_region(function: &Function<'_>, flow: &Flow, target: usize) -> Option<V
                 calls += 1;
                 index += 1;
             }
-            FlowControl::UnconditionalBranch => return (calls == 1 && flow.successors(index) == [0]).then_some(region),
+            FlowControl::UnconditionalBranch => {
+                return (calls == 1 && flow.successors(index) == [0]).then_some(region);
+            }
             _ => return None,
         }
     }
@@ -192,7 +201,11 @@ fn retry_region(function: &Function<'_>, flow: &Flow, target: usize) -> Option<V
 ///
 /// The retry code goes back to the start, where the frame must be gone, so a way into it on which
 /// the frame is still there cannot be taken. A way without that excuse refuses the function.
-fn settle_depths(function: &Function<'_>, flow: &mut Flow, check: &StackCheck) -> Result<StackDepth, Refusal> {
+fn settle_depths(
+    function: &Function<'_>,
+    flow: &mut Flow,
+    check: &StackCheck,
+) -> Result<StackDepth, Refusal> {
     let in_retry = |index: usize| check.retry.get(index) == Some(&true);
     let is_stray = |from: usize, to: usize| in_retry(to) && !in_retry(from) && from != check.branch;
     let strays: Vec<_> = (0..function.instructions().len())
@@ -225,7 +238,11 @@ impl Planner<'_> {
     }
 
     fn returns(&self) -> Vec<Site> {
-        self.flow.returns().iter().map(|&index| self.site(index, Role::Exit, ResultPlace::Register, 0, 0)).collect()
+        self.flow
+            .returns()
+            .iter()
+            .map(|&index| self.site(index, Role::Exit, ResultPlace::Register, 0, 0))
+            .collect()
     }
 
     /// The latest cheap instruction that runs exactly once in every call that returns, behind which
@@ -281,7 +298,14 @@ impl Planner<'_> {
         })
     }
 
-    fn site(&self, index: usize, role: Role, result: ResultPlace, frame_bytes: u16, result_offset: u16) -> Site {
+    fn site(
+        &self,
+        index: usize,
+        role: Role,
+        result: ResultPlace,
+        frame_bytes: u16,
+        result_offset: u16,
+    ) -> Site {
         let function_offset = self.function.offset(index).unwrap_or_default();
         let step = step_class(self.function.encoding(index));
         Site {
@@ -290,6 +314,166 @@ impl Planner<'_> {
             function_offset,
             file_offset: self.code.file_offset.saturating_add(function_offset),
             instruction: self.function.text(index),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use allocscope_common::site_id::StepClass;
+    use proptest::prelude::*;
+
+    const GO_1_19_8: &str = include_str!("testdata/go1.19.8-allocLarge.hex");
+    const GO_1_21_13: &str = include_str!("testdata/go1.21.13-allocLarge.hex");
+    pub(crate) const GO_1_22_10: &str = include_str!("testdata/go1.22.10-allocLarge.hex");
+    const GO_1_27_3: &str = include_str!("testdata/go1.27.3-allocLarge.hex");
+    /// Has a late jump, loops, early exits and results in the frame.
+    const GO_1_25_5_MALLOCGC_LARGE: &str = include_str!("testdata/go1.25.5-mallocgcLarge.hex");
+    const START: u64 = 0x41_0000;
+
+    pub(crate) fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<_> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
+        digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+    }
+
+    fn plan(bytes: &[u8], last_call: LastCall) -> Result<CallSites, Refusal> {
+        let id = FunctionId::GoAllocLarge;
+        plan_call(Code { id, symbol: "f", bytes, start: START, file_offset: 0x1000 }, last_call)
+    }
+
+    /// (offset, step, result, frame bytes, result offset) of each site.
+    fn summary(sites: &[Site]) -> Vec<(u64, StepClass, ResultPlace, u16, u16)> {
+        sites
+            .iter()
+            .map(|s| (s.function_offset, s.id.step, s.id.result, s.id.frame_bytes, s.id.result_offset))
+            .collect()
+    }
+
+    fn entry(offset: u64) -> (u64, StepClass, ResultPlace, u16, u16) {
+        (offset, StepClass::Emulated, ResultPlace::Unknown, 0, 0)
+    }
+
+    fn ret(offset: u64) -> (u64, StepClass, ResultPlace, u16, u16) {
+        (offset, StepClass::Stepped, ResultPlace::Register, 0, 0)
+    }
+
+    #[test]
+    fn the_last_call_ends_an_allocation_where_its_time_is_negligible() {
+        for (hex, body, exit, frame) in
+            [(GO_1_21_13, 0xa, 0x14a, 0x40), (GO_1_22_10, 0xa, 0x160, 0x48), (GO_1_27_3, 0xa, 0x160, 0x48)]
+        {
+            let found = plan(&bytes(hex), LastCall::Negligible).unwrap();
+            let call = (exit, StepClass::Emulated, ResultPlace::Stack, frame, 0x20);
+            assert_eq!((summary(&found.sites), found.exit), (vec![entry(body), call], ExitChoice::LastCall));
+            assert_eq!(
+                (found.sites[0].instruction.as_str(), found.sites[1].file_offset),
+                ("push rbp", 0x1000 + exit)
+            );
+        }
+    }
+
+    #[test]
+    fn the_returns_end_an_allocation_where_the_last_call_counts() {
+        for (hex, body, exit) in [(GO_1_19_8, 0x4, 0x1da), (GO_1_21_13, 0xa, 0x159), (GO_1_22_10, 0xa, 0x16f)]
+        {
+            let found = plan(&bytes(hex), LastCall::Counts).unwrap();
+            assert_eq!(
+                (summary(&found.sites), found.exit),
+                (vec![entry(body), ret(exit)], ExitChoice::Returns)
+            );
+        }
+    }
+
+    #[test]
+    fn go_1_19_has_no_cheap_instruction_behind_its_check() {
+        let found = plan(&bytes(GO_1_19_8), LastCall::Negligible).unwrap();
+        let call = (0x1c7, StepClass::Emulated, ResultPlace::Stack, 0x48, 0x28);
+        assert_eq!(summary(&found.sites), [entry(0x4), call]);
+        assert!(found.sites[0].instruction.starts_with("jbe"));
+    }
+
+    #[test]
+    fn a_jump_behind_the_last_call_is_better() {
+        for last_call in [LastCall::Negligible, LastCall::Counts] {
+            let found = plan(&bytes(GO_1_25_5_MALLOCGC_LARGE), last_call).unwrap();
+            let jump = (0x224, StepClass::Emulated, ResultPlace::Stack, 0x50, 0x38);
+            assert_eq!(
+                (summary(&found.sites), found.exit),
+                (vec![entry(0xa), jump], ExitChoice::LateInstruction)
+            );
+        }
+    }
+
+    #[test]
+    fn padding_changes_nothing() {
+        let code = bytes(GO_1_22_10);
+        let padded = [&code[..], &[0xcc; 27]].concat();
+        assert_eq!(plan(&code, LastCall::Negligible), plan(&padded, LastCall::Negligible));
+    }
+
+    #[test]
+    fn a_part_of_a_function_is_refused() {
+        for hex in [GO_1_19_8, GO_1_22_10] {
+            let code = bytes(hex);
+            for len in 0..code.len() {
+                assert!(plan(&code[..len], LastCall::Negligible).is_err(), "{len}");
+                assert!(plan(&code[code.len() - len..], LastCall::Negligible).is_err(), "-{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn code_without_a_stack_check_is_refused() {
+        // push rbp; mov rbp,rsp; pop rbp; ret
+        assert_eq!(plan(&[0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3], LastCall::Counts), Err(Refusal::NoStackCheck));
+    }
+
+    /// `cmp rsp,[r14+16]; jbe retry; <body>; retry: call; jmp start`
+    fn with_check(body: &[u8]) -> Vec<u8> {
+        let mut code = vec![0x49, 0x3b, 0x66, 0x10, 0x76, body.len() as u8];
+        code.extend(body);
+        code.extend([0xe8, 0, 0, 0, 0, 0xeb, (256 - (code.len() + 7)) as u8]);
+        code
+    }
+
+    #[test]
+    fn a_body_that_jumps_to_its_start_without_a_frame_is_refused() {
+        // test eax,eax; je +1 (over ret, into the retry code, with no frame); ret
+        let code = with_check(&[0x85, 0xc0, 0x74, 0x01, 0xc3]);
+        assert_eq!(plan(&code, LastCall::Counts), Err(Refusal::EntryInLoop));
+    }
+
+    #[test]
+    fn a_call_that_does_not_return_before_the_retry_code_is_no_loop() {
+        // push rbp; test eax,eax; je +2; pop rbp; ret; call
+        let code = with_check(&[0x55, 0x85, 0xc0, 0x74, 0x02, 0x5d, 0xc3, 0xe8, 0, 0, 0, 0]);
+        let found = plan(&code, LastCall::Counts).unwrap();
+        let jump = (9, StepClass::Emulated, ResultPlace::Register, 8, 0);
+        assert_eq!((summary(&found.sites), found.exit), (vec![entry(6), jump], ExitChoice::LateInstruction));
+    }
+
+    #[test]
+    fn a_loop_behind_the_candidate_leaves_the_returns() {
+        // push rbp; nop; dec ecx; jne -4; pop rbp; ret
+        let code = with_check(&[0x55, 0x90, 0xff, 0xc9, 0x75, 0xfc, 0x5d, 0xc3]);
+        assert_eq!(plan(&code, LastCall::Negligible).unwrap().exit, ExitChoice::Returns);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_code_gets_sites_inside_itself_or_none(
+            flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4)
+        ) {
+            let mut code = bytes(GO_1_22_10);
+            let len = code.len();
+            for (at, byte) in flips {
+                code[at % len] = byte;
+            }
+            if let Ok(found) = plan(&code, LastCall::Negligible) {
+                prop_assert!(found.sites.len() >= 2);
+                prop_assert!(found.sites.iter().all(|site| site.function_offset < len as u64));
+            }
         }
     }
 }

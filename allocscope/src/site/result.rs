@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory};
+use iced_x86::{
+    FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
+};
 
 use super::decode::Function;
 use super::flow::{Flow, StackDepth, is_stack_slot};
@@ -25,7 +27,8 @@ pub fn place_at(function: &Function<'_>, flow: &Flow, depth: &StackDepth, site: 
     let predecessors = predecessors(flow, site);
     let mut found = None;
     let mut seen = HashSet::new();
-    let mut work: Vec<_> = flow.returns().iter().map(|&index| (index, Place::Register(Register::RAX))).collect();
+    let mut work: Vec<_> =
+        flow.returns().iter().map(|&index| (index, Place::Register(Register::RAX))).collect();
     while let Some(wanted) = work.pop() {
         if !seen.insert(wanted) {
             continue;
@@ -100,13 +103,14 @@ impl Trace<'_> {
             return Some(Place::Register(instruction.op1_register()));
         }
         let mut factory = InstructionInfoFactory::new();
-        let untouched = factory.info(instruction).used_memory().iter().filter(|m| is_write(m.access())).all(|memory| {
-            match memory.base() {
-                Register::RSP => self.misses(index, memory, slot),
-                Register::RBP => false,
-                _ => self.frame_is_private,
-            }
-        });
+        let untouched =
+            factory.info(instruction).used_memory().iter().filter(|m| is_write(m.access())).all(|memory| {
+                match memory.base() {
+                    Register::RSP => self.misses(index, memory, slot),
+                    Register::RBP => false,
+                    _ => self.frame_is_private,
+                }
+            });
         untouched.then_some(Place::Slot(slot))
     }
 
@@ -117,18 +121,22 @@ impl Trace<'_> {
             return false;
         };
         let end = start.checked_add(memory.memory_size().size() as i64);
-        memory.index() == Register::None && end.is_some_and(|end| end > start && (end <= slot || start >= slot_end))
+        memory.index() == Register::None
+            && end.is_some_and(|end| end > start && (end <= slot || start >= slot_end))
     }
 
     /// Whether a callee leaves the slot alone. It may use the space for its arguments at the bottom
     /// of the frame; a slot that this function has filled on every way to the call and reads again
     /// behind it is no such space, and no pointer into the frame is ever made.
     fn survives_call(&self, call: usize, slot: i64) -> bool {
-        let above_stack_pointer = self.depth.at(call).and_then(|depth| slot.checked_add(depth)).is_some_and(|at| at >= 0);
+        let above_stack_pointer =
+            self.depth.at(call).and_then(|depth| slot.checked_add(depth)).is_some_and(|at| at >= 0);
         above_stack_pointer
             && self.frame_is_private
             && self.function.instructions().iter().enumerate().any(|(index, instruction)| {
-                index != call && self.stores_slot(index, instruction, slot) && self.flow.dominates(index, &[call])
+                index != call
+                    && self.stores_slot(index, instruction, slot)
+                    && self.flow.dominates(index, &[call])
             })
     }
 
@@ -152,11 +160,9 @@ impl Trace<'_> {
 fn frame_is_private(function: &Function<'_>) -> bool {
     let mut factory = InstructionInfoFactory::new();
     function.instructions().iter().all(|instruction| {
-        let reads_frame = factory
-            .info(instruction)
-            .used_registers()
-            .iter()
-            .any(|used| is_frame(used.register()) && !matches!(used.access(), OpAccess::Write | OpAccess::CondWrite));
+        let reads_frame = factory.info(instruction).used_registers().iter().any(|used| {
+            is_frame(used.register()) && !matches!(used.access(), OpAccess::Write | OpAccess::CondWrite)
+        });
         let takes_address = instruction.mnemonic() == Mnemonic::Lea
             || (0..instruction.op_count()).any(|i| {
                 instruction.op_kind(i) == OpKind::Register && is_frame(instruction.op_register(i)) && i > 0

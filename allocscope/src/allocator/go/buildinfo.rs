@@ -88,11 +88,11 @@ fn uvarint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn blob(version: &str, module: &str) -> Vec<u8> {
+    pub(crate) fn blob(version: &str, module: &str) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend([8, FLAG_INLINE]);
         bytes.resize(HEADER_BYTES, 0);

@@ -56,7 +56,10 @@ fn plan_large_path(
     version: Option<&GoVersion>,
 ) -> Result<CallSites, Miss> {
     if image.machine() != Machine::X86_64 {
-        return Err(miss("machine_unsupported", "probe sites are planned for x86-64 only, and this is an AArch64 binary"));
+        return Err(miss(
+            "machine_unsupported",
+            "probe sites are planned for x86-64 only, and this is an AArch64 binary",
+        ));
     }
     let version = version.ok_or_else(|| match info.map(|info| info.version.as_str()) {
         Some(text) if !text.is_empty() => {
@@ -66,10 +69,14 @@ fn plan_large_path(
         None => miss("go_version_unknown", "the binary has no Go build information"),
     })?;
     if !version.is_supported() {
-        return Err(miss("go_version_unsupported", format!("built by {version}; 1.19 to 1.27 are supported")));
+        return Err(miss(
+            "go_version_unsupported",
+            format!("built by {version}; 1.19 to 1.27 are supported"),
+        ));
     }
-    let code = locate(image)
-        .ok_or_else(|| miss("go_function_not_found", format!("{ALLOC_LARGE} is in neither symbol nor line table")))?;
+    let code = locate(image).ok_or_else(|| {
+        miss("go_function_not_found", format!("{ALLOC_LARGE} is in neither symbol nor line table"))
+    })?;
     let last_call =
         if version.minor >= CHEAP_LAST_CALL_MINOR { LastCall::Negligible } else { LastCall::Counts };
     plan_call(code, last_call)
@@ -102,4 +109,95 @@ fn c_code_miss(image: &Image<'_>, info: Option<&BuildInfo>) -> Option<Miss> {
 
 fn miss(reason: &'static str, detail: impl Into<String>) -> Miss {
     Miss { reason, detail: detail.into() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::allocator::elf::tests::image_of;
+    use allocscope_common::site_id::{ResultPlace, Role, StepClass};
+    use proptest::prelude::*;
+
+    const TEXT: u64 = 0x41_1000;
+
+    /// A Go binary without sections: `allocLarge` of 1.22.10 behind 16 bytes of other code, its line
+    /// table and build information.
+    pub(crate) fn go_file(version: &str) -> Vec<u8> {
+        let body = crate::site::go::tests::bytes(crate::site::go::tests::GO_1_22_10);
+        let end = 16 + body.len() as u32;
+        let code = [vec![0xc3; 16], body, vec![0xcc; 11]].concat();
+        let mut data = buildinfo::tests::blob(version, "build\tGOARCH=amd64\n");
+        data.resize(data.len().next_multiple_of(32), 0);
+        data.extend(pclntab::tests::table_of(TEXT, &[("runtime.other", 0), (ALLOC_LARGE, 16)], end + 11));
+        image_of(&[(TEXT, 5, &code), (0x50_0000, 6, &data)])
+    }
+
+    fn examine_file(file: &[u8]) -> GoExamination {
+        examine(&Image::parse(file).unwrap())
+    }
+
+    #[test]
+    fn a_stripped_binary_without_sections_gets_its_sites() {
+        let found = examine_file(&go_file("go1.22.10"));
+        assert_eq!(found.version.unwrap().name, "go1.22.10");
+        assert_eq!((found.plan.misses.len(), found.exit), (0, Some(ExitChoice::LastCall)));
+        let [entry, exit] = &found.plan.sites[..] else { panic!("{:?}", found.plan.sites) };
+        let code_offset = 64 + 2 * 56 + 16;
+        assert_eq!((entry.function_offset, entry.file_offset), (0xa, code_offset + 0xa));
+        assert_eq!((exit.function_offset, exit.file_offset), (0x160, code_offset + 0x160));
+        assert_eq!((entry.id.role, exit.id.role), (Role::Entry, Role::Exit));
+        assert_eq!((exit.id.step, exit.id.result), (StepClass::Emulated, ResultPlace::Stack));
+    }
+
+    #[test]
+    fn the_last_call_counts_before_1_22() {
+        let found = examine_file(&go_file("go1.21.13"));
+        assert_eq!(found.exit, Some(ExitChoice::Returns));
+    }
+
+    #[test]
+    fn unknown_versions_get_no_site() {
+        for (version, reason) in [
+            ("go1.18.10", "go_version_unsupported"),
+            ("go1.28", "go_version_unsupported"),
+            ("devel +1a2b3c4", "go_version_unknown"),
+            ("go", "go_version_unknown"),
+        ] {
+            let found = examine_file(&go_file(version));
+            assert_eq!(found.plan.sites, []);
+            assert_eq!(found.plan.misses[0].reason, reason, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_function_that_is_not_there_is_a_miss() {
+        let mut file = go_file("go1.22.10");
+        let at = file.windows(10).position(|w| w == b"allocLarge").unwrap();
+        file[at] = b'x';
+        assert_eq!(examine_file(&file).plan.misses[0].reason, "go_function_not_found");
+    }
+
+    #[test]
+    fn truncated_files_do_not_panic() {
+        let file = go_file("go1.22.10");
+        for len in 0..file.len() {
+            let _ = crate::allocator::examine(&file[..len], &[]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_files_do_not_panic(flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..8)) {
+            let mut file = go_file("go1.22.10");
+            for (at, byte) in flips {
+                let len = file.len();
+                file[at % len] = byte;
+            }
+            if let Ok(found) = crate::allocator::examine(&file, &[]) {
+                for site in &found.plan.sites {
+                    prop_assert!(site.file_offset < file.len() as u64);
+                }
+            }
+        }
+    }
 }

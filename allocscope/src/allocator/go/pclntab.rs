@@ -41,11 +41,13 @@ impl<'a> LineTable<'a> {
     /// behind it, so padding is included.
     pub fn function(&self, image: &Image<'_>, name: &str) -> Option<Range<u64>> {
         let text = self.text_start(image)?;
-        (0..self.functions).find(|&index| self.name_is(index, name.as_bytes()) == Some(true)).and_then(|index| {
-            let start = text.checked_add(self.entry(index)?.into())?;
-            let end = text.checked_add(self.entry(index.checked_add(1)?)?.into())?;
-            (start < end).then_some(start..end)
-        })
+        (0..self.functions).find(|&index| self.name_is(index, name.as_bytes()) == Some(true)).and_then(
+            |index| {
+                let start = text.checked_add(self.entry(index)?.into())?;
+                let end = text.checked_add(self.entry(index.checked_add(1)?)?.into())?;
+                (start < end).then_some(start..end)
+            },
+        )
     }
 
     fn scan(image: &Image<'a>) -> Option<Self> {
@@ -66,7 +68,13 @@ impl<'a> LineTable<'a> {
         let records = data.get(word(data, 64)?..)?;
         // Each function has a pair of 4-byte offsets, and one more offset ends the table.
         let table_bytes = functions.checked_mul(8)?.checked_add(4)?;
-        (functions > 0 && table_bytes <= records.len()).then_some(Self { data, address, functions, names, records })
+        (functions > 0 && table_bytes <= records.len()).then_some(Self {
+            data,
+            address,
+            functions,
+            names,
+            records,
+        })
     }
 
     /// The address the table's code offsets count from. The header has it up to Go 1.25; a position
@@ -114,15 +122,31 @@ pub(crate) mod tests {
     use crate::allocator::elf::tests::tiny_image;
     use proptest::prelude::*;
 
-    /// A table of two functions, `main.f` at text+0x10 and `main.g` at text+0x20, up to text+0x28.
-    fn table(text: u64) -> Vec<u8> {
+    /// A table of functions by name and offset from `text`, the last one ending at `end`.
+    pub(crate) fn table_of(text: u64, functions: &[(&str, u32)], end: u32) -> Vec<u8> {
+        let names: String = functions.iter().map(|(name, _)| format!("{name}\0")).collect();
+        let records_at = 72 + names.len() as u64;
         let mut data = MAGICS[1].to_vec();
         data.extend(HEADER_TAIL);
         // Functions, files, text, then the offsets of names, units, files, pc values, records.
-        data.extend([2u64, 0, text, 72, 0, 0, 0, 88].iter().flat_map(|v| v.to_le_bytes()));
-        data.extend(b"main.f\0main.g\0\0\0");
-        data.extend([0x10u32, 20, 0x20, 28, 0x28, 0x10, 0, 0x20, 7].iter().flat_map(|v| v.to_le_bytes()));
+        let header = [functions.len() as u64, 0, text, 72, 0, 0, 0, records_at];
+        data.extend(header.iter().flat_map(|v| v.to_le_bytes()));
+        data.extend(names.as_bytes());
+        let (mut pairs, mut records) = (Vec::new(), Vec::new());
+        let (mut name_at, mut record_at) = (0, functions.len() as u32 * 8 + 4);
+        for &(name, start) in functions {
+            pairs.extend([start, record_at]);
+            records.extend([start, name_at]);
+            name_at += name.len() as u32 + 1;
+            record_at += 8;
+        }
+        pairs.push(end);
+        data.extend(pairs.iter().chain(&records).flat_map(|v| v.to_le_bytes()));
         data
+    }
+
+    fn table(text: u64) -> Vec<u8> {
+        table_of(text, &[("main.f", 0x10), ("main.g", 0x20)], 0x28)
     }
 
     #[test]

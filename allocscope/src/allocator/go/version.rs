@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn other_strings_are_no_version() {
-        for text in ["", "go", "go2.1", "go1.", "go1.x", "devel", "devel +1a2b3c4", "go1.99999999999", "1.22"] {
+        for text in ["", "go", "go2.1", "go1.", "go1.x", "devel", "devel +1a2b3c4", "go1.99999999999", "1.22"]
+        {
             assert_eq!(GoVersion::parse(text), None, "{text}");
         }
     }
