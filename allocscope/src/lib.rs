@@ -34,6 +34,7 @@ pub mod config;
 pub mod export;
 pub mod failure;
 pub mod intake;
+pub mod preflight;
 pub mod probe;
 pub mod session;
 pub mod site;

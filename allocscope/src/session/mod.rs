@@ -18,6 +18,7 @@ use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
+pub(crate) use binaries::read_all as read_binary;
 use binaries::{Binaries, BinaryId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,5 +1,11 @@
 //! Code bytes into probe sites: where exactly, at what price, or why not.
 
+pub mod classify;
+pub mod decode;
+pub mod flow;
+pub mod go;
+pub mod result;
+
 use allocscope_common::site_id::SiteId;
 
 /// Where one probe goes.

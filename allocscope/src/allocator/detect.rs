@@ -1,0 +1,136 @@
+//! An executable's symbols and the names of mapped libraries into the allocator a process really uses.
+
+use std::fmt;
+
+use super::elf::Image;
+use super::go::pclntab::LineTable;
+
+/// The allocator or runtime that serves a process's heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocator {
+    /// The Go runtime.
+    Go,
+    /// GNU libc malloc.
+    Glibc,
+    /// musl libc malloc.
+    Musl,
+    /// jemalloc, linked or preloaded.
+    Jemalloc,
+    /// mimalloc, linked or preloaded.
+    Mimalloc,
+    /// tcmalloc of gperftools or Google.
+    Tcmalloc,
+    /// None of these.
+    Unknown,
+}
+
+impl fmt::Display for Allocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Go => "go",
+            Self::Glibc => "glibc",
+            Self::Musl => "musl",
+            Self::Jemalloc => "jemalloc",
+            Self::Mimalloc => "mimalloc",
+            Self::Tcmalloc => "tcmalloc",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// Starts of library file names. Replacement allocators come before the libc that they sit on.
+const LIBRARIES: [(&str, Allocator); 8] = [
+    ("libjemalloc", Allocator::Jemalloc),
+    ("libmimalloc", Allocator::Mimalloc),
+    ("libtcmalloc", Allocator::Tcmalloc),
+    ("ld-musl-", Allocator::Musl),
+    ("libc.musl-", Allocator::Musl),
+    ("libc.so.6", Allocator::Glibc),
+    ("libc-2.", Allocator::Glibc),
+    ("ld-linux-", Allocator::Glibc),
+];
+
+/// Symbols that only the allocator itself defines, in the order of [`LIBRARIES`]. The prefix of
+/// jemalloc's is `_rjem_` in Rust builds; musl's are those of its two allocators.
+const SYMBOLS: [(&str, Allocator); 11] = [
+    ("mallocx", Allocator::Jemalloc),
+    ("je_mallocx", Allocator::Jemalloc),
+    ("_rjem_mallocx", Allocator::Jemalloc),
+    ("mi_malloc", Allocator::Mimalloc),
+    ("_mi_malloc_generic", Allocator::Mimalloc),
+    ("tc_malloc", Allocator::Tcmalloc),
+    ("TCMallocInternalMalloc", Allocator::Tcmalloc),
+    ("__malloc_alloc_meta", Allocator::Musl),
+    ("__expand_heap", Allocator::Musl),
+    ("_int_malloc", Allocator::Glibc),
+    ("__libc_malloc", Allocator::Glibc),
+];
+
+/// Decides by the strongest evidence first: the Go runtime, an allocator inside the executable or
+/// mapped as a library, then the C library.
+///
+/// A Go program that also runs C code is a Go program here. `mapped_libraries` are paths or names.
+pub fn detect(image: &Image<'_>, mapped_libraries: &[String]) -> Allocator {
+    if is_go(image) {
+        return Allocator::Go;
+    }
+    let needed = image.needed_libraries();
+    let by_symbol = by_symbols(image);
+    let by_library = by_libraries(mapped_libraries.iter().chain(&needed));
+    let is_libc = |found: &Allocator| matches!(found, Allocator::Glibc | Allocator::Musl);
+    by_symbol.filter(|found| !is_libc(found)).or(by_library).or(by_symbol).unwrap_or(Allocator::Unknown)
+}
+
+/// Whether the executable holds a Go runtime: by the linker's sections, or by the line table, which
+/// survives every kind of stripping.
+pub fn is_go(image: &Image<'_>) -> bool {
+    [".go.buildinfo", ".note.go.buildid"].iter().any(|name| image.section(name).is_some())
+        || LineTable::find(image).is_some()
+}
+
+fn by_libraries<'a>(libraries: impl Iterator<Item = &'a String>) -> Option<Allocator> {
+    strongest(libraries.filter_map(|path| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        LIBRARIES.iter().position(|(start, _)| name.starts_with(start))
+    }))
+    .and_then(|rank| Some(LIBRARIES.get(rank)?.1))
+}
+
+fn by_symbols(image: &Image<'_>) -> Option<Allocator> {
+    strongest(
+        image
+            .defined_symbols()
+            .filter_map(|name| SYMBOLS.iter().position(|(symbol, _)| symbol.as_bytes() == name)),
+    )
+    .and_then(|rank| Some(SYMBOLS.get(rank)?.1))
+}
+
+fn strongest(ranks: impl Iterator<Item = usize>) -> Option<usize> {
+    ranks.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocator::elf::tests::tiny_image;
+
+    #[test]
+    fn libraries_name_the_allocator_and_replacements_win() {
+        let file = tiny_image(&[0xc3]);
+        let image = Image::parse(&file).unwrap();
+        let found = |names: &[&str]| detect(&image, &names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+        assert_eq!(found(&["/usr/lib/x86_64-linux-gnu/libc.so.6"]), Allocator::Glibc);
+        assert_eq!(found(&["/lib/libc-2.31.so"]), Allocator::Glibc);
+        assert_eq!(found(&["/lib/ld-musl-x86_64.so.1"]), Allocator::Musl);
+        assert_eq!(found(&["/lib/libc.so.6", "/usr/lib/libjemalloc.so.2"]), Allocator::Jemalloc);
+        assert_eq!(found(&["libmimalloc.so.2.0", "libc.so.6"]), Allocator::Mimalloc);
+        assert_eq!(found(&["libtcmalloc_minimal.so.4", "libc.so.6"]), Allocator::Tcmalloc);
+        assert_eq!(found(&["libm.so.6"]), Allocator::Unknown);
+    }
+
+    #[test]
+    fn this_test_binary_runs_on_glibc() {
+        let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(detect(&Image::parse(&file).unwrap(), &[]), Allocator::Glibc);
+    }
+}

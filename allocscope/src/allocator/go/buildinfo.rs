@@ -1,0 +1,134 @@
+//! The `.go.buildinfo` blob of a Go binary into its toolchain version and build settings.
+
+use crate::allocator::elf::Image;
+
+/// Starts the blob; see `debug/buildinfo` in the Go tree.
+const MAGIC: &[u8] = b"\xff Go buildinf:";
+/// The linker aligns the blob so.
+const ALIGNMENT: usize = 16;
+/// Magic, pointer size, flags and padding come before the inline strings.
+const HEADER_BYTES: usize = 32;
+const FLAGS_OFFSET: usize = 15;
+/// Set since Go 1.18: strings follow inline, each after its length as a varint.
+const FLAG_INLINE: u8 = 2;
+/// Module data is framed by two 16-byte sentinels.
+const SENTINEL_BYTES: usize = 16;
+
+/// What the Go linker wrote about a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildInfo {
+    /// The toolchain's version string, not parsed. Empty before Go 1.18.
+    pub version: String,
+    settings: Vec<(String, String)>,
+}
+
+impl BuildInfo {
+    /// Finds the blob by its section, or by its magic in the data of a binary without sections.
+    pub fn find(image: &Image<'_>) -> Option<Self> {
+        match image.section(".go.buildinfo") {
+            Some((_, bytes)) => Self::parse(bytes),
+            None => image.data_segments().find_map(|(_, bytes)| Self::scan(bytes)),
+        }
+    }
+
+    fn scan(bytes: &[u8]) -> Option<Self> {
+        (0..bytes.len())
+            .step_by(ALIGNMENT)
+            .filter_map(|at| Self::parse(bytes.get(at..)?))
+            // The bare magic also stands in programs that look for it.
+            .find(|info| info.version.starts_with("go") || info.version.starts_with("devel"))
+    }
+
+    /// Reads a blob that starts with the magic.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if !bytes.starts_with(MAGIC) {
+            return None;
+        }
+        if bytes.get(FLAGS_OFFSET)? & FLAG_INLINE == 0 {
+            return Some(Self::default());
+        }
+        let (version, rest) = inline_string(bytes.get(HEADER_BYTES..)?)?;
+        let module = inline_string(rest).map_or(&[][..], |(module, _)| module);
+        Some(Self { version: std::str::from_utf8(version).ok()?.to_owned(), settings: settings(module) })
+    }
+
+    /// A build setting such as `GOARCH`, `-buildmode` or `CGO_ENABLED`.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Lines `build\tKEY=VALUE` of the module data.
+fn settings(module: &[u8]) -> Vec<(String, String)> {
+    let text = module
+        .get(SENTINEL_BYTES..module.len().saturating_sub(SENTINEL_BYTES))
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("build\t")?.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn inline_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = uvarint(bytes)?;
+    rest.split_at_checked(usize::try_from(len).ok()?)
+}
+
+fn uvarint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0u64;
+    // 9 groups of 7 bits: longer strings than 2^63 bytes do not fit a file.
+    for (index, &byte) in bytes.iter().take(9).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte < 0x80 {
+            return Some((value, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn blob(version: &str, module: &str) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend([8, FLAG_INLINE]);
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.push(version.len() as u8);
+        bytes.extend(version.as_bytes());
+        let framed = format!("{}{module}{}", "s".repeat(SENTINEL_BYTES), "e".repeat(SENTINEL_BYTES));
+        bytes.extend([framed.len() as u8 | 0x80, (framed.len() >> 7) as u8]);
+        bytes.extend(framed.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn version_and_settings_are_read() {
+        let module = "path\tcommand-line-arguments\nbuild\t-buildmode=pie\nbuild\tCGO_ENABLED=0\nbuild\tGOARCH=amd64\n";
+        let info = BuildInfo::parse(&blob("go1.22.10", module)).unwrap();
+        assert_eq!(info.version, "go1.22.10");
+        assert_eq!(info.setting("-buildmode"), Some("pie"));
+        assert_eq!(info.setting("CGO_ENABLED"), Some("0"));
+        assert_eq!(info.setting("GOARCH"), Some("amd64"));
+        assert_eq!(info.setting("GOOS"), None);
+    }
+
+    #[test]
+    fn the_layout_before_1_18_has_no_version() {
+        let mut bytes = blob("go1.17", "");
+        bytes[FLAGS_OFFSET] = 0;
+        assert_eq!(BuildInfo::parse(&bytes), Some(BuildInfo::default()));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_blobs_do_not_panic(cut in 0usize..120, tail in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let mut bytes = blob("go1.22.10", "build\tGOARCH=amd64\n");
+            bytes.truncate(cut);
+            bytes.extend(tail);
+            let _ = BuildInfo::parse(&bytes);
+        }
+    }
+}
