@@ -86,6 +86,7 @@ fn clippy_kernel_side() -> Result<()> {
         toolchain.name(),
         "cargo",
         "clippy",
+        "--no-deps",
         "--package",
         KERNEL_SIDE,
         "--target",

@@ -54,7 +54,7 @@ pub fn main() -> Result<()> {
     findings.iter().for_each(|finding| eprintln!("{finding}"));
     if !findings.is_empty() {
         bail!(
-            "{} against the rules in {} files",
+            "{} findings in {} files",
             findings.len(),
             files.len()
         );
