@@ -1,2 +1,46 @@
-//! The project's tasks.
-fn main() {}
+//! The project's tasks, one file each: `cargo xtask TASK`.
+
+mod demo;
+mod dist;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+#[path = "../../allocscope/build/toolchain.rs"]
+mod toolchain;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The project's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Install what building allocscope and running its tests need.
+    Setup(setup::Args),
+    /// Build allocscope and watch it trace a workload.
+    Demo(demo::Args),
+    /// Run every check of this repository.
+    Test(test::Args),
+    /// Check the repository's own rules.
+    Tidy,
+    /// Write the man page and the shell completions to target/dist.
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
+        Task::Setup(args) => setup::main(&args),
+        Task::Demo(args) => demo::main(&args),
+        Task::Test(args) => test::main(&args),
+        Task::Tidy => tidy::main(),
+        Task::Dist => dist::main(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
