@@ -14,7 +14,9 @@ use regex::Regex;
 use crate::failure::Exit;
 
 /// The port that `daemon` listens on unless told otherwise. Prometheus' list of default ports starts
-/// at 9100 and is filled upwards; this one lies above its end and is unassigned at IANA.
+/// at 9100 and is filled upwards, so this one is well above the crowded part (to be entered there before a
+/// release); it is also clear of Kubernetes' (10248 to 10259), Zabbix' (10050, 10051) and the ephemeral ports
+/// (from 32768).
 pub const DEFAULT_PORT: u16 = 10_789;
 
 /// The largest size taken from the command line: a whole address space with five-level page tables.
@@ -22,11 +24,11 @@ const MAX_SIZE_BYTES: u64 = 1 << 57;
 
 const EXAMPLES: &str = "\
 Examples:
-  allocscope attach --pid 4242 --duration 30s       what large allocations cost process 4242
-  allocscope run -- ./server --port 80              the same, from the command's first instruction on
-  allocscope daemon --comm '^(nginx|envoy)$'        serve metrics of every such process to Prometheus
-  allocscope inspect 4242                           where probes would go, without attaching any
-  allocscope doctor                                 what this machine allows";
+  allocscope attach --pid 4242 --duration 30s    what large allocations cost process 4242
+  allocscope run -- ./server --port 80           the same from the first instruction on
+  allocscope daemon --comm '^(nginx|envoy)$'     metrics of all such processes for Prometheus
+  allocscope inspect 4242                        where probes would go, attaching none
+  allocscope doctor                              what this machine allows";
 
 /// Shows what large allocations really cost a running process: the allocator's call, the page faults
 /// of first touch, and the release.
@@ -34,11 +36,11 @@ Examples:
 #[command(name = "allocscope", version, after_help = after_help(), subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Say more about what is done; twice for still more
-    #[arg(short, long, action = ArgAction::Count, global = true)]
+    #[arg(short, long, action = ArgAction::Count, global = true, help_heading = "Global options")]
     pub verbose: u8,
 
     /// When to use colour; `auto` is for terminals, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value_t = ColorArg::Auto, value_name = "WHEN", global = true)]
+    #[arg(long, value_enum, default_value_t = ColorArg::Auto, value_name = "WHEN", global = true, help_heading = "Global options")]
     pub color: ColorArg,
 
     /// What to do.
@@ -192,7 +194,7 @@ pub struct SelectionArgs {
 Examples:
   allocscope inspect 4242
   allocscope inspect ./server --format json
-  allocscope inspect ./4242                         a file with a number for a name")]
+  allocscope inspect ./4242                      a file with a number for a name")]
 pub struct InspectArgs {
     /// A process id, or an executable or shared library
     #[arg(value_name = "PID|FILE")]

@@ -34,8 +34,10 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// Where memory, a thread or a file cannot be had, or standard output cannot be written.
 pub fn run(workload: Workload) -> anyhow::Result<u8> {
+    let start = start_of(&workload);
+    wait_for_line(start)?;
     stop_on_signals()?;
-    wait_for_start(start_of(&workload))?;
+    wait_for_time(start);
     match workload {
         Workload::Churn(args) => print(&churn::run(&args)?),
         Workload::Map(args) => print(&map::run(&args)?),
@@ -69,21 +71,24 @@ fn start_of(workload: &Workload) -> &StartArgs {
     }
 }
 
-/// First the line, then the delay. While waiting for the line only a second signal ends the program.
-fn wait_for_start(start: &StartArgs) -> anyhow::Result<()> {
+/// Before signals are handled, so that they end the program here: a read would be resumed after a handler.
+fn wait_for_line(start: &StartArgs) -> anyhow::Result<()> {
     if start.wait_stdin {
         io::stdin()
             .lock()
             .read_line(&mut String::new())
             .context("cannot read standard input")?;
     }
+    Ok(())
+}
+
+fn wait_for_time(start: &StartArgs) {
     let mut left = start.start_delay.unwrap_or_default();
     while !left.is_zero() && !is_stopped() {
         let step = left.min(Duration::from_millis(50));
         std::thread::sleep(step);
         left -= step;
     }
-    Ok(())
 }
 
 fn stop_on_signals() -> anyhow::Result<()> {

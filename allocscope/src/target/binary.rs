@@ -25,7 +25,7 @@ pub struct OpenedBinary {
     pub dev: u64,
     /// Its number on that device.
     pub ino: u64,
-    /// The file has no path any more, or another file has it.
+    /// The kernel says that the path is gone: deleted, or taken by another file.
     pub deleted: bool,
     /// Another file lies at the path: the process runs what was there before.
     pub replaced: bool,

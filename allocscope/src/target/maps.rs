@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -109,17 +109,24 @@ pub fn open_mapped(pid: u32, mapped: &MappedFile) -> Result<OpenedBinary, Target
             }
         }
     }
-    let proc_path = in_root_of(pid, &mapped.path);
-    let file = File::open(&proc_path)
-        .ok()
-        .filter(|file| file.metadata().is_ok_and(|found| found.ino() == mapped.ino));
-    match file {
-        Some(file) => OpenedBinary::new(pid, file, &mapped.path, proc_path),
-        None => Err(TargetError::FileGone {
-            pid,
-            path: mapped.path.to_string_lossy().into_owned(),
-        }),
-    }
+    open_by_path(pid, mapped).ok_or_else(|| TargetError::FileGone {
+        pid,
+        path: mapped.path.to_string_lossy().into_owned(),
+    })
+}
+
+/// The path is the process' own, unless it has only changed its root: then the kernel tells it from ours, and
+/// a file there has to be on the same device, too.
+fn open_by_path(pid: u32, mapped: &MappedFile) -> Option<OpenedBinary> {
+    let same_number = |found: &Metadata| found.ino() == mapped.ino;
+    let same_file = |found: &Metadata| same_number(found) && found.dev() == mapped.dev;
+    let open = |path: PathBuf, is_it: &dyn Fn(&Metadata) -> bool| {
+        let file = File::open(&path).ok()?;
+        is_it(&file.metadata().ok()?).then_some((file, path))
+    };
+    let (file, path) = open(in_root_of(pid, &mapped.path), &same_number)
+        .or_else(|| open(mapped.path.clone(), &same_file))?;
+    OpenedBinary::new(pid, file, &mapped.path, path).ok()
 }
 
 /// One line of a maps file.
@@ -342,6 +349,18 @@ garbage
         let opened = open_mapped(pid, mapped).unwrap();
         assert_eq!(opened.ino, own.metadata().unwrap().ino());
         assert!(heap_end(pid).unwrap().is_some_and(|end| end % 4096 == 0));
+    }
+
+    #[test]
+    fn a_file_is_opened_by_its_path_only_if_it_is_the_same() {
+        let pid = std::process::id();
+        let own = std::env::current_exe().unwrap();
+        let files = mapped_files(pid).unwrap();
+        let mut mapped = files.into_iter().find(|file| file.path == own).unwrap();
+        let opened = open_by_path(pid, &mapped).unwrap();
+        assert!(opened.proc_path.starts_with("/proc") && opened.path == own);
+        mapped.ino += 1;
+        assert!(open_by_path(pid, &mapped).is_none());
     }
 
     #[test]

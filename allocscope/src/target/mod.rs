@@ -237,6 +237,25 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_may_not_be_looked_at() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let sleeper = Sleeper::start();
+        let pid = sleeper.pid();
+        let denied = std::thread::spawn(move || {
+            // SAFETY: takes three numbers. The call itself, unlike the C library's function, is about this
+            // thread only, which ends after the next line.
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            assert_eq!(result, 0);
+            describe(pid)
+        });
+        let error = denied.join().unwrap().unwrap_err();
+        assert!(matches!(error, TargetError::Denied { .. }), "{error:?}");
+        assert_eq!(Failure::from(error).exit, Exit::Privilege);
+    }
+
+    #[test]
     fn a_name_that_is_not_utf8() {
         let sleeper = Sleeper::start_as(b"a) \xff\nZ (");
         let comm = describe(sleeper.pid()).unwrap().comm;

@@ -54,7 +54,7 @@ impl Sleeper {
         Self::start_if_executable(path).unwrap()
     }
 
-    /// `None` if the kernel cannot run such a program. `spawn` returns after exec. Another test's fork may hold a fresh copy open for writing for a moment.
+    /// `None` if the kernel cannot run such a program. Another test's fork may hold a fresh copy open for writing for a moment.
     pub fn start_if_executable(path: &Path) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         if path.starts_with(std::env::temp_dir()) {
@@ -62,13 +62,24 @@ impl Sleeper {
         }
         loop {
             match Command::new(path).arg("1000").spawn() {
-                Ok(child) => return Some(Self { child, _dir: None }),
+                Ok(child) => {
+                    let sleeper = Self { child, _dir: None };
+                    sleeper.wait_until_loaded();
+                    return Some(sleeper);
+                }
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => return None,
                 Err(error) => panic!("{error}"),
             }
+        }
+    }
+
+    /// `spawn` returns in the midst of exec: the name and the mappings come last.
+    fn wait_until_loaded(&self) {
+        while super::mapped_files(self.pid()).unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -21,8 +21,7 @@ pub struct BrkTruth {
     shrink_calls: u64,
     /// All steps up together; as much was given back.
     bytes: u64,
-    /// Each page of each step once; with one page more for each round whose break was within a page, that page
-    /// may have existed before.
+    /// One write for each 4 KiB of each step.
     pages_touched: u64,
     grow_ns: u64,
     touch_ns: u64,

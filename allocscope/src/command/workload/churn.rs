@@ -14,6 +14,8 @@ use crate::cli::ChurnArgs;
 
 /// Above glibc's largest mmap threshold (32 MiB), so that each is a mapping of its own.
 const LARGE_BYTES: u64 = 64 << 20;
+/// glibc maps the first only: freeing it raises the mmap threshold, and from then on these come from a heap
+/// whose pages stay, so that touching them is cheap.
 const MIDDLE_BYTES: u64 = 1 << 20;
 
 /// One middle allocation a tick: 200 a second.

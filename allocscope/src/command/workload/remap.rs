@@ -92,7 +92,7 @@ fn cut_down(mapping: Mapping, truth: &mut RemapTruth) -> anyhow::Result<()> {
     truth.madvise_calls += 1;
     truth.madvise_bytes += first.bytes();
     truth.pages_retouched += timed(&mut truth.touch_ns, || first.touch());
-    unmap(last, truth, false);
+    unmap(last, truth, true);
     unmap(first, truth, false);
     Ok(())
 }

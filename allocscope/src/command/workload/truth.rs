@@ -1,6 +1,6 @@
 //! What a workload did, as it says itself.
 
-use std::ops::{Add, Sub};
+use std::ops::Sub;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -89,17 +89,6 @@ impl Sub for Faults {
         Self {
             minor: self.minor.saturating_sub(earlier.minor),
             major: self.major.saturating_sub(earlier.major),
-        }
-    }
-}
-
-impl Add for Faults {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            minor: self.minor + other.minor,
-            major: self.major + other.major,
         }
     }
 }
