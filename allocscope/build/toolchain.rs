@@ -36,7 +36,7 @@ impl BpfToolchain {
     /// The value of `RUSTC_BOOTSTRAP`: aya-ebpf uses one unstable feature. It names that crate instead
     /// of being 1, which would also make aya-build pass `-Z build-std`.
     pub fn bootstrap(self) -> Option<&'static str> {
-        (self == Self::Linked).then_some("aya_ebpf")
+        (self == Self::Linked).then_some("aya_ebpf,allocscope_ebpf")
     }
 
     /// The major version of its LLVM.

@@ -2,7 +2,7 @@
 
 use super::trace::{self, Live, Signals, Stop, Until};
 use crate::config::AttachConfig;
-use crate::failure::Exit;
+use crate::failure::{Exit, Failure};
 use crate::preflight;
 use crate::session::{Session, SessionOptions};
 use crate::target;
@@ -22,7 +22,7 @@ pub fn run(config: AttachConfig) -> Result<u8> {
 async fn attach(config: AttachConfig) -> Result<u8> {
     preflight::check()?;
     // Before anything is loaded, so that a wrong pid is told at once.
-    let info = target::describe(config.pid)?;
+    let info = target::describe(config.pid).map_err(Failure::from)?;
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
     let mut session = Session::start(session_options(&config))?;

@@ -31,10 +31,10 @@ pub fn run(config: InspectConfig) -> Result<u8> {
 }
 
 fn inspect_process(pid: u32) -> Result<(String, Examination)> {
-    let info = target::describe(pid)?;
-    let opened = target::executable(pid)?;
+    let info = target::describe(pid).map_err(Failure::from)?;
+    let opened = target::executable(pid).map_err(Failure::from)?;
     let libraries: Vec<String> =
-        target::mapped_files(pid)?.iter().map(|mapped| mapped.path.display().to_string()).collect();
+        target::mapped_files(pid).map_err(Failure::from)?.iter().map(|mapped| mapped.path.display().to_string()).collect();
     let bytes = read_binary(&opened).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
     let examination = examine(&bytes, &libraries).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
     Ok((format!("{} ({pid}): {}", info.comm, info.exe.display()), examination))

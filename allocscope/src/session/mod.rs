@@ -102,7 +102,8 @@ impl Session {
             system,
             loaded,
             maps,
-            events: AsyncFd::new(events)?,
+            // SAFETY: the ring owns its descriptor, never changes it and closes it only when it is dropped.
+            events: unsafe { AsyncFd::register(events) }?,
             _kernel_log: kernel_log,
             watches: Watches::new(),
             aggregator: Aggregator::new(Retirement::default()),
@@ -124,7 +125,7 @@ impl Session {
     /// # Errors
     /// The failures of [`target::describe`], and [`Exit::Internal`] where no slot is free.
     pub fn trace(&mut self, pid: u32) -> Result<()> {
-        let info = target::describe(pid)?;
+        let info = target::describe(pid).map_err(Failure::from)?;
         if self.tracked.get(&pid).is_some_and(|known| known.id == info.id) {
             return Ok(());
         }
@@ -149,7 +150,7 @@ impl Session {
     pub fn trace_selected(&mut self) -> Result<()> {
         let Some(selection) = self.options.selection.clone() else { return Ok(()) };
         let own = std::process::id();
-        for pid in target::list()?.filter(|&pid| pid != own) {
+        for pid in target::list().map_err(Failure::from)?.filter(|&pid| pid != own) {
             let wanted = target::describe(pid).is_ok_and(|info| target::matches(&selection, &info));
             if wanted && let Err(error) = self.trace(pid) {
                 log::info!("{error:#}");
@@ -184,7 +185,8 @@ impl Session {
                 match kind {
                     ProcessEventKind::Fork => self.forked(&event),
                     ProcessEventKind::Exec => self.executed(&event),
-                    ProcessEventKind::Exit => self.watches.check(event.tgid),
+                    // The process ends when its last thread does, which its handle tells.
+                    ProcessEventKind::Exit => log::debug!("the first thread of process {} exited", event.tgid),
                 }
             }
         }

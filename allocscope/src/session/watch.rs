@@ -37,7 +37,7 @@ impl Watches {
         let task = tokio::spawn(async move {
             // Where the handle cannot be had or polled, the process is taken for ended.
             if let Ok(handle) = handle
-                && let Ok(fd) = AsyncFd::with_interest(handle, Interest::READABLE)
+                && let Ok(fd) = handle.watch()
             {
                 let _ = fd.readable().await;
             }
@@ -89,7 +89,8 @@ impl KernelLog {
                 return None;
             }
         };
-        let mut fd = AsyncFd::with_interest(logger, Interest::READABLE).ok()?;
+        // SAFETY: the logger owns its descriptor, never changes it and closes it only when it is dropped.
+        let mut fd = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }.ok()?;
         Some(Self(tokio::spawn(async move {
             while let Ok(mut guard) = fd.readable_mut().await {
                 guard.get_inner_mut().flush();
