@@ -89,24 +89,16 @@ pub fn is_go(image: &Image<'_>) -> bool {
 }
 
 fn by_libraries<'a>(libraries: impl Iterator<Item = &'a String>) -> Option<Allocator> {
-    strongest(libraries.filter_map(|path| {
+    let ranks = libraries.filter_map(|path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         LIBRARIES.iter().position(|(start, _)| name.starts_with(start))
-    }))
-    .and_then(|rank| Some(LIBRARIES.get(rank)?.1))
+    });
+    Some(LIBRARIES.get(ranks.min()?)?.1)
 }
 
 fn by_symbols(image: &Image<'_>) -> Option<Allocator> {
-    strongest(
-        image
-            .defined_symbols()
-            .filter_map(|name| SYMBOLS.iter().position(|(symbol, _)| symbol.as_bytes() == name)),
-    )
-    .and_then(|rank| Some(SYMBOLS.get(rank)?.1))
-}
-
-fn strongest(ranks: impl Iterator<Item = usize>) -> Option<usize> {
-    ranks.min()
+    let rank = image.first_defined(&SYMBOLS.map(|(symbol, _)| symbol))?;
+    Some(SYMBOLS.get(rank)?.1)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct GoExamination {
 pub fn examine(image: &Image<'_>) -> GoExamination {
     let info = BuildInfo::find(image);
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
-    let mut misses: Vec<_> = c_code_miss(image, info.as_ref()).into_iter().collect();
+    let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
     let planned = match plan_large_path(image, info.as_ref(), version.as_ref()) {
         Ok(planned) => Some(planned),
         Err(miss) => {
@@ -96,9 +96,8 @@ fn locate<'a>(image: &Image<'a>) -> Option<Code<'a>> {
         .and_then(code_of)
 }
 
-fn c_code_miss(image: &Image<'_>, info: Option<&BuildInfo>) -> Option<Miss> {
-    let runs_c = image.needed_libraries().iter().any(|name| name.starts_with("libc."))
-        || (info?.setting("CGO_ENABLED") == Some("1") && info?.setting("-buildmode") == Some("c-archive"));
+fn c_code_miss(image: &Image<'_>) -> Option<Miss> {
+    let runs_c = image.needed_libraries().iter().any(|name| name.starts_with("libc."));
     runs_c.then(|| {
         miss(
             "c_allocations_not_probed",
