@@ -51,8 +51,9 @@ const LIBRARIES: [(&str, Allocator); 8] = [
 ];
 
 /// Symbols that only the allocator itself defines, in the order of [`LIBRARIES`]. The prefix of
-/// jemalloc's is `_rjem_` in Rust builds; musl's are those of its two allocators.
-const SYMBOLS: [(&str, Allocator); 11] = [
+/// jemalloc's is `_rjem_` in Rust builds; musl's are those of its two allocators. `__libc_malloc` is
+/// not here: musl and tcmalloc define it too.
+const SYMBOLS: [(&str, Allocator); 10] = [
     ("mallocx", Allocator::Jemalloc),
     ("je_mallocx", Allocator::Jemalloc),
     ("_rjem_mallocx", Allocator::Jemalloc),
@@ -63,7 +64,6 @@ const SYMBOLS: [(&str, Allocator); 11] = [
     ("__malloc_alloc_meta", Allocator::Musl),
     ("__expand_heap", Allocator::Musl),
     ("_int_malloc", Allocator::Glibc),
-    ("__libc_malloc", Allocator::Glibc),
 ];
 
 /// Decides by the strongest evidence first: the Go runtime, an allocator inside the executable or

@@ -74,9 +74,7 @@ fn plan_large_path(
             format!("built by {version}; 1.19 to 1.27 are supported"),
         ));
     }
-    let code = locate(image).ok_or_else(|| {
-        miss("go_function_not_found", format!("{ALLOC_LARGE} is in neither symbol nor line table"))
-    })?;
+    let code = locate(image)?;
     let last_call =
         if version.minor >= CHEAP_LAST_CALL_MINOR { LastCall::Negligible } else { LastCall::Counts };
     plan_call(code, last_call)
@@ -84,16 +82,26 @@ fn plan_large_path(
 }
 
 /// The code of `allocLarge`: by the symbol table where there is one, else by the line table.
-fn locate<'a>(image: &Image<'a>) -> Option<Code<'a>> {
-    let code_of = |range: Range<u64>| {
-        let bytes = image.code(range.start, range.end.checked_sub(range.start)?)?;
-        let file_offset = image.file_offset_of(range.start)?;
-        Some(Code { id: Function::GoAllocLarge, symbol: ALLOC_LARGE, bytes, start: range.start, file_offset })
+fn locate<'a>(image: &Image<'a>) -> Result<Code<'a>, Miss> {
+    let not_found = |why| miss("go_function_not_found", format!("{ALLOC_LARGE} cannot be located: {why}"));
+    let range = match image.function_symbol(ALLOC_LARGE) {
+        Some(range) => range,
+        None => {
+            let lines = LineTable::find(image)
+                .ok_or_else(|| not_found("the binary has neither its symbol nor a line table"))?;
+            let text = lines.text_start(image).ok_or_else(|| {
+                not_found("the binary does not say where the code of its line table starts")
+            })?;
+            lines.function(text, ALLOC_LARGE).ok_or_else(|| not_found("it is not in the line table"))?
+        }
     };
-    image
-        .function_symbol(ALLOC_LARGE)
-        .or_else(|| LineTable::find(image)?.function(image, ALLOC_LARGE))
-        .and_then(code_of)
+    code_of(image, range).ok_or_else(|| not_found("its address is not in the binary's code"))
+}
+
+fn code_of<'a>(image: &Image<'a>, range: Range<u64>) -> Option<Code<'a>> {
+    let bytes = image.code(range.start, range.end.checked_sub(range.start)?)?;
+    let file_offset = image.file_offset_of(range.start)?;
+    Some(Code { id: Function::GoAllocLarge, symbol: ALLOC_LARGE, bytes, start: range.start, file_offset })
 }
 
 fn c_code_miss(image: &Image<'_>) -> Option<Miss> {
@@ -174,6 +182,16 @@ pub(crate) mod tests {
         let at = file.windows(10).position(|w| w == b"allocLarge").unwrap();
         file[at] = b'x';
         assert_eq!(examine_file(&file).plan.misses[0].reason, "go_function_not_found");
+    }
+
+    #[test]
+    fn a_line_table_without_its_text_start_is_a_miss() {
+        let mut file = go_file("go1.27.3");
+        let at = file.windows(8).position(|w| w == [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]).unwrap() + 24;
+        file[at..at + 8].fill(0);
+        let miss = &examine_file(&file).plan.misses[0];
+        assert_eq!(miss.reason, "go_function_not_found");
+        assert!(miss.detail.contains("where the code of its line table starts"), "{}", miss.detail);
     }
 
     #[test]
