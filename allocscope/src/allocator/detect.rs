@@ -51,8 +51,9 @@ const LIBRARIES: [(&str, Allocator); 8] = [
 ];
 
 /// Symbols that only the allocator itself defines, in the order of [`LIBRARIES`]. The prefix of
-/// jemalloc's is `_rjem_` in Rust builds; musl's are those of its two allocators.
-const SYMBOLS: [(&str, Allocator); 11] = [
+/// jemalloc's is `_rjem_` in Rust builds; musl's are those of its two allocators. `__libc_malloc` is
+/// not here: musl and tcmalloc define it too.
+const SYMBOLS: [(&str, Allocator); 10] = [
     ("mallocx", Allocator::Jemalloc),
     ("je_mallocx", Allocator::Jemalloc),
     ("_rjem_mallocx", Allocator::Jemalloc),
@@ -63,7 +64,6 @@ const SYMBOLS: [(&str, Allocator); 11] = [
     ("__malloc_alloc_meta", Allocator::Musl),
     ("__expand_heap", Allocator::Musl),
     ("_int_malloc", Allocator::Glibc),
-    ("__libc_malloc", Allocator::Glibc),
 ];
 
 /// Decides by the strongest evidence first: the Go runtime, an allocator inside the executable or
@@ -89,24 +89,16 @@ pub fn is_go(image: &Image<'_>) -> bool {
 }
 
 fn by_libraries<'a>(libraries: impl Iterator<Item = &'a String>) -> Option<Allocator> {
-    strongest(libraries.filter_map(|path| {
+    let ranks = libraries.filter_map(|path| {
         let name = path.rsplit('/').next().unwrap_or(path);
         LIBRARIES.iter().position(|(start, _)| name.starts_with(start))
-    }))
-    .and_then(|rank| Some(LIBRARIES.get(rank)?.1))
+    });
+    Some(LIBRARIES.get(ranks.min()?)?.1)
 }
 
 fn by_symbols(image: &Image<'_>) -> Option<Allocator> {
-    strongest(
-        image
-            .defined_symbols()
-            .filter_map(|name| SYMBOLS.iter().position(|(symbol, _)| symbol.as_bytes() == name)),
-    )
-    .and_then(|rank| Some(SYMBOLS.get(rank)?.1))
-}
-
-fn strongest(ranks: impl Iterator<Item = usize>) -> Option<usize> {
-    ranks.min()
+    let rank = image.first_defined(&SYMBOLS.map(|(symbol, _)| symbol))?;
+    Some(SYMBOLS.get(rank)?.1)
 }
 
 #[cfg(test)]

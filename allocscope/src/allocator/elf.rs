@@ -3,15 +3,22 @@
 use std::fmt;
 use std::ops::Range;
 
-use object::LittleEndian;
-use object::elf::{self, FileHeader64, ProgramHeader64, Rela64};
+use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, Sym64};
 use object::pod;
 use object::read::elf::{
     FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _, SectionTable, Sym as _, SymbolTable,
 };
+use object::{LittleEndian, SectionIndex};
+
+/// Real images have about a dozen; the rest is ignored, which bounds what a hostile file can cost.
+const MAX_SEGMENTS: usize = 64;
+const MAX_NOTES: usize = 1024;
+const MAX_LIBRARIES: usize = 1024;
+const MAX_LIBRARY_NAME: usize = 4096;
 
 type Header = FileHeader64<LittleEndian>;
 type Segment = ProgramHeader64<LittleEndian>;
+type Symbol = Sym64<LittleEndian>;
 const LE: LittleEndian = LittleEndian;
 
 /// Why a file is not an image that can be examined.
@@ -55,8 +62,9 @@ pub struct Image<'a> {
     machine: Machine,
     segments: &'a [Segment],
     sections: SectionTable<'a, Header>,
-    symbols: SymbolTable<'a, Header>,
-    dynamic_symbols: SymbolTable<'a, Header>,
+    section_names: &'a [u8],
+    symbols: Symbols<'a>,
+    dynamic_symbols: Symbols<'a>,
 }
 
 impl<'a> Image<'a> {
@@ -75,9 +83,25 @@ impl<'a> Image<'a> {
             return Err(ImageError::Truncated);
         }
         let sections = header.sections(LE, data).map_err(|_| ImageError::Truncated)?;
-        let symbols = sections.symbols(LE, data, elf::SHT_SYMTAB).unwrap_or_default();
-        let dynamic_symbols = sections.symbols(LE, data, elf::SHT_DYNSYM).unwrap_or_default();
-        Ok(Self { data, machine, segments, sections, symbols, dynamic_symbols })
+        let section_data = |index| sections.section(index).ok()?.data(LE, data).ok();
+        let section_names =
+            header.shstrndx(LE, data).ok().and_then(|i| section_data(SectionIndex(i as usize)));
+        let symbols = |kind| {
+            let table: SymbolTable<'a, Header> = sections.symbols(LE, data, kind).unwrap_or_default();
+            Symbols {
+                entries: table.symbols(),
+                names: section_data(table.string_section()).unwrap_or_default(),
+            }
+        };
+        Ok(Self {
+            data,
+            machine,
+            segments: segments.get(..segments.len().min(MAX_SEGMENTS)).unwrap_or_default(),
+            section_names: section_names.unwrap_or_default(),
+            symbols: symbols(elf::SHT_SYMTAB),
+            dynamic_symbols: symbols(elf::SHT_DYNSYM),
+            sections,
+        })
     }
 
     /// The machine the code is for.
@@ -122,7 +146,7 @@ impl<'a> Image<'a> {
 
     /// Address and bytes of a section.
     pub fn section(&self, name: &str) -> Option<(u64, &'a [u8])> {
-        let (_, section) = self.sections.section_by_name(LE, name.as_bytes())?;
+        let section = self.sections.iter().find(|s| is_named(self.section_names, s.sh_name(LE), name))?;
         Some((section.sh_addr(LE), section.data(LE, self.data).ok()?))
     }
 
@@ -137,7 +161,7 @@ impl<'a> Image<'a> {
 
     /// Whether the image has a static symbol table.
     pub fn has_symbol_table(&self) -> bool {
-        !self.symbols.is_empty()
+        !self.symbols.entries.is_empty()
     }
 
     /// Whether the image asks for a dynamic loader.
@@ -147,24 +171,23 @@ impl<'a> Image<'a> {
 
     /// The address range of a function in the static symbol table.
     pub fn function_symbol(&self, name: &str) -> Option<Range<u64>> {
-        self.symbols.iter().find_map(|symbol| {
-            let found = symbol.st_type() == elf::STT_FUNC
-                && symbol.st_shndx(LE) != elf::SHN_UNDEF
-                && symbol.name(LE, self.symbols.strings()).ok()? == name.as_bytes();
-            let start = symbol.st_value(LE);
-            let end = start.checked_add(symbol.st_size(LE))?;
-            (found && end > start).then_some(start..end)
-        })
+        let symbol = self.symbols.defined().find(|symbol| {
+            symbol.st_type() == elf::STT_FUNC
+                && symbol.st_size(LE) > 0
+                && is_named(self.symbols.names, symbol.st_name(LE), name)
+        })?;
+        let start = symbol.st_value(LE);
+        Some(start..start.checked_add(symbol.st_size(LE))?)
     }
 
-    /// The names of all symbols the image defines, static ones first.
-    pub fn defined_symbols(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
-        [&self.symbols, &self.dynamic_symbols].into_iter().flat_map(|table| {
-            table
-                .iter()
-                .filter(|symbol| symbol.st_shndx(LE) != elf::SHN_UNDEF)
-                .filter_map(|symbol| symbol.name(LE, table.strings()).ok())
-        })
+    /// The lowest index in `names` of a symbol that the image defines, static or dynamic.
+    pub fn first_defined(&self, names: &[&str]) -> Option<usize> {
+        let rank = |table: &Symbols<'a>| {
+            let rank_of =
+                |symbol: &Symbol| names.iter().position(|n| is_named(table.names, symbol.st_name(LE), n));
+            table.defined().filter_map(rank_of).min()
+        };
+        [&self.symbols, &self.dynamic_symbols].into_iter().filter_map(rank).min()
     }
 
     /// The libraries the image asks for (DT_NEEDED).
@@ -174,9 +197,11 @@ impl<'a> Image<'a> {
         };
         self.dynamic_entries()
             .filter(|&(tag, _)| tag == elf::DT_NEEDED)
+            .take(MAX_LIBRARIES)
             .filter_map(|(_, offset)| {
-                let name = strings.get(usize::try_from(offset).ok()?..)?.split(|&b| b == 0).next()?;
-                Some(String::from_utf8_lossy(name.get(..name.len().min(4096))?).into_owned())
+                let rest = strings.get(usize::try_from(offset).ok()?..)?;
+                let name = rest.get(..rest.len().min(MAX_LIBRARY_NAME))?.split(|&b| b == 0).next()?;
+                Some(String::from_utf8_lossy(name).into_owned())
             })
             .collect()
     }
@@ -185,12 +210,10 @@ impl<'a> Image<'a> {
     pub fn build_id(&self) -> Option<&'a [u8]> {
         self.segments.iter().find_map(|segment| {
             let mut notes = segment.notes(LE, self.data).ok()??;
-            while let Ok(Some(note)) = notes.next() {
-                if note.name() == elf::ELF_NOTE_GNU && note.n_type(LE) == elf::NT_GNU_BUILD_ID {
-                    return Some(note.desc());
-                }
-            }
-            None
+            std::iter::from_fn(|| notes.next().ok()?)
+                .take(MAX_NOTES)
+                .find(|note| note.name() == elf::ELF_NOTE_GNU && note.n_type(LE) == elf::NT_GNU_BUILD_ID)
+                .map(|note| note.desc())
         })
     }
 
@@ -228,6 +251,26 @@ impl<'a> Image<'a> {
             .find(|r| r.r_offset(LE) == vaddr && r.r_type(LE, false) == elf::R_X86_64_RELATIVE)
             .map(|r| r.r_addend(LE) as u64)
     }
+}
+
+/// A symbol table with its names. Names are compared in place: finding the end of each first would
+/// let a string table without ends cost its length once per symbol.
+struct Symbols<'a> {
+    entries: &'a [Symbol],
+    names: &'a [u8],
+}
+
+impl<'a> Symbols<'a> {
+    fn defined(&self) -> impl Iterator<Item = &'a Symbol> + use<'a> {
+        self.entries.iter().filter(|symbol| symbol.st_shndx(LE) != elf::SHN_UNDEF)
+    }
+}
+
+/// Whether the C string at `offset` is `name`.
+fn is_named(strings: &[u8], offset: u32, name: &str) -> bool {
+    strings
+        .get(offset as usize..)
+        .is_some_and(|rest| rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0))
 }
 
 fn check_ident(data: &[u8]) -> Result<(), ImageError> {

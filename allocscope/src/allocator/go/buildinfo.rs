@@ -13,6 +13,10 @@ const FLAGS_OFFSET: usize = 15;
 const FLAG_INLINE: u8 = 2;
 /// Module data is framed by two 16-byte sentinels.
 const SENTINEL_BYTES: usize = 16;
+/// Bounds on hostile input, far above what toolchains write.
+const MAX_VERSION_BYTES: usize = 256;
+const MAX_MODULE_BYTES: usize = 1024 * 1024;
+const MAX_CANDIDATES: usize = 64;
 
 /// What the Go linker wrote about a build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +38,9 @@ impl BuildInfo {
     fn scan(bytes: &[u8]) -> Option<Self> {
         (0..bytes.len())
             .step_by(ALIGNMENT)
-            .filter_map(|at| Self::parse(bytes.get(at..)?))
+            .filter_map(|at| bytes.get(at..).filter(|rest| rest.starts_with(MAGIC)))
+            .take(MAX_CANDIDATES)
+            .filter_map(Self::parse)
             // The bare magic also stands in programs that look for it.
             .find(|info| info.version.starts_with("go") || info.version.starts_with("devel"))
     }
@@ -47,9 +53,10 @@ impl BuildInfo {
         if bytes.get(FLAGS_OFFSET)? & FLAG_INLINE == 0 {
             return Some(Self::default());
         }
-        let (version, rest) = inline_string(bytes.get(HEADER_BYTES..)?)?;
-        let module = inline_string(rest).map_or(&[][..], |(module, _)| module);
-        Some(Self { version: std::str::from_utf8(version).ok()?.to_owned(), settings: settings(module) })
+        let (version, rest) = inline_string(bytes.get(HEADER_BYTES..)?, MAX_VERSION_BYTES)?;
+        let version = std::str::from_utf8(version).ok()?.to_owned();
+        let module = inline_string(rest, MAX_MODULE_BYTES).map_or(&[][..], |(module, _)| module);
+        Some(Self { version, settings: settings(module) })
     }
 
     /// A build setting such as `GOARCH`, `-buildmode` or `CGO_ENABLED`.
@@ -70,9 +77,9 @@ fn settings(module: &[u8]) -> Vec<(String, String)> {
         .collect()
 }
 
-fn inline_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+fn inline_string(bytes: &[u8], max_len: usize) -> Option<(&[u8], &[u8])> {
     let (len, rest) = uvarint(bytes)?;
-    rest.split_at_checked(usize::try_from(len).ok()?)
+    rest.split_at_checked(usize::try_from(len).ok().filter(|&len| len <= max_len)?)
 }
 
 fn uvarint(bytes: &[u8]) -> Option<(u64, &[u8])> {

@@ -18,9 +18,11 @@ use crate::site::{Miss, Plan};
 /// Serves every object above 32 KiB and none below.
 const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
 
-/// Since 1.22 the last call of `allocLarge`, `(*mspan).initHeapBits`, does nothing for a large object
-/// without inline bitmap. Before, it cleared a bitmap of 1/64 (1.19: 1/32) of the object's size.
+/// Since 1.22 the last call of `allocLarge`, `(*mspan).initHeapBits`, takes constant time for a large
+/// object. Before, it cleared a bitmap of 1/64 (1.19: 1/32) of the object's size, and still does in
+/// a 1.22 built with the experiment below (`runtime/mbitmap*.go`).
 const CHEAP_LAST_CALL_MINOR: u16 = 22;
+const OLD_BITMAP_EXPERIMENT: &str = "noallocheaders";
 
 /// What a Go executable says about itself, and the probes that follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct GoExamination {
 pub fn examine(image: &Image<'_>) -> GoExamination {
     let info = BuildInfo::find(image);
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
-    let mut misses: Vec<_> = c_code_miss(image, info.as_ref()).into_iter().collect();
+    let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
     let planned = match plan_large_path(image, info.as_ref(), version.as_ref()) {
         Ok(planned) => Some(planned),
         Err(miss) => {
@@ -74,31 +76,45 @@ fn plan_large_path(
             format!("built by {version}; 1.19 to 1.27 are supported"),
         ));
     }
-    let code = locate(image).ok_or_else(|| {
-        miss("go_function_not_found", format!("{ALLOC_LARGE} is in neither symbol nor line table"))
-    })?;
-    let last_call =
-        if version.minor >= CHEAP_LAST_CALL_MINOR { LastCall::Negligible } else { LastCall::Counts };
-    plan_call(code, last_call)
+    let code = locate(image)?;
+    plan_call(code, last_call_of(version, info))
         .map_err(|refusal| miss("go_code_not_understood", format!("{ALLOC_LARGE} is not probed: {refusal}")))
 }
 
-/// The code of `allocLarge`: by the symbol table where there is one, else by the line table.
-fn locate<'a>(image: &Image<'a>) -> Option<Code<'a>> {
-    let code_of = |range: Range<u64>| {
-        let bytes = image.code(range.start, range.end.checked_sub(range.start)?)?;
-        let file_offset = image.file_offset_of(range.start)?;
-        Some(Code { id: Function::GoAllocLarge, symbol: ALLOC_LARGE, bytes, start: range.start, file_offset })
-    };
-    image
-        .function_symbol(ALLOC_LARGE)
-        .or_else(|| LineTable::find(image)?.function(image, ALLOC_LARGE))
-        .and_then(code_of)
+fn last_call_of(version: &GoVersion, info: Option<&BuildInfo>) -> LastCall {
+    let old_bitmap = info.is_some_and(|info| info.version.contains(OLD_BITMAP_EXPERIMENT));
+    if version.minor >= CHEAP_LAST_CALL_MINOR && !old_bitmap {
+        LastCall::Negligible
+    } else {
+        LastCall::Counts
+    }
 }
 
-fn c_code_miss(image: &Image<'_>, info: Option<&BuildInfo>) -> Option<Miss> {
-    let runs_c = image.needed_libraries().iter().any(|name| name.starts_with("libc."))
-        || (info?.setting("CGO_ENABLED") == Some("1") && info?.setting("-buildmode") == Some("c-archive"));
+/// The code of `allocLarge`: by the symbol table where there is one, else by the line table.
+fn locate<'a>(image: &Image<'a>) -> Result<Code<'a>, Miss> {
+    let not_found = |why| miss("go_function_not_found", format!("{ALLOC_LARGE} cannot be located: {why}"));
+    let range = match image.function_symbol(ALLOC_LARGE) {
+        Some(range) => range,
+        None => {
+            let lines = LineTable::find(image)
+                .ok_or_else(|| not_found("the binary has neither its symbol nor a line table"))?;
+            let text = lines.text_start(image).ok_or_else(|| {
+                not_found("the binary does not say where the code of its line table starts")
+            })?;
+            lines.function(text, ALLOC_LARGE).ok_or_else(|| not_found("it is not in the line table"))?
+        }
+    };
+    code_of(image, range).ok_or_else(|| not_found("its address is not in the binary's code"))
+}
+
+fn code_of<'a>(image: &Image<'a>, range: Range<u64>) -> Option<Code<'a>> {
+    let bytes = image.code(range.start, range.end.checked_sub(range.start)?)?;
+    let file_offset = image.file_offset_of(range.start)?;
+    Some(Code { id: Function::GoAllocLarge, symbol: ALLOC_LARGE, bytes, start: range.start, file_offset })
+}
+
+fn c_code_miss(image: &Image<'_>) -> Option<Miss> {
+    let runs_c = image.needed_libraries().iter().any(|name| name.starts_with("libc."));
     runs_c.then(|| {
         miss(
             "c_allocations_not_probed",
@@ -151,8 +167,9 @@ pub(crate) mod tests {
 
     #[test]
     fn the_last_call_counts_before_1_22() {
-        let found = examine_file(&go_file("go1.21.13"));
-        assert_eq!(found.exit, Some(ExitChoice::Returns));
+        for version in ["go1.21.13", "go1.22.10 X:noallocheaders"] {
+            assert_eq!(examine_file(&go_file(version)).exit, Some(ExitChoice::Returns));
+        }
     }
 
     #[test]
@@ -175,6 +192,16 @@ pub(crate) mod tests {
         let at = file.windows(10).position(|w| w == b"allocLarge").unwrap();
         file[at] = b'x';
         assert_eq!(examine_file(&file).plan.misses[0].reason, "go_function_not_found");
+    }
+
+    #[test]
+    fn a_line_table_without_its_text_start_is_a_miss() {
+        let mut file = go_file("go1.27.3");
+        let at = file.windows(8).position(|w| w == [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]).unwrap() + 24;
+        file[at..at + 8].fill(0);
+        let miss = &examine_file(&file).plan.misses[0];
+        assert_eq!(miss.reason, "go_function_not_found");
+        assert!(miss.detail.contains("where the code of its line table starts"), "{}", miss.detail);
     }
 
     #[test]

@@ -12,7 +12,7 @@ const MAGICS: [[u8; 4]; 2] = [0xffff_fff0u32.to_le_bytes(), 0xffff_fff1u32.to_le
 /// After the magic: two zero bytes, instruction quantum 1 (x86), pointer size 8.
 const HEADER_TAIL: [u8; 4] = [0, 0, 1, 8];
 const TEXT_START: usize = 24;
-/// `runtime.moduledata.text`, its 22nd word: the same in 1.26 and 1.27, which have the section.
+/// `runtime.moduledata.text`, word 22: the same in 1.26 and 1.27, which have the section.
 const MODULE_TEXT: u64 = 22 * 8;
 /// Positions where the table is looked for when it has no section of its own: the linker aligns it
 /// to 32 bytes at least, pointers need 8.
@@ -37,10 +37,9 @@ impl<'a> LineTable<'a> {
             .or_else(|| Self::scan(image))
     }
 
-    /// The code range of the function of this exact name. The end is the start of the function
-    /// behind it, so padding is included.
-    pub fn function(&self, image: &Image<'_>, name: &str) -> Option<Range<u64>> {
-        let text = self.text_start(image)?;
+    /// The code range of the function of this exact name; `text` is [`Self::text_start`]. The end is
+    /// the start of the function behind it, so padding is included.
+    pub fn function(&self, text: u64, name: &str) -> Option<Range<u64>> {
         (0..self.functions).find(|&index| self.name_is(index, name.as_bytes()) == Some(true)).and_then(
             |index| {
                 let start = text.checked_add(self.entry(index)?.into())?;
@@ -80,14 +79,21 @@ impl<'a> LineTable<'a> {
     /// The address the table's code offsets count from. The header has it up to Go 1.25; a position
     /// independent one may have it only as a relocation. Later it is in the module record alone. It
     /// is not the start of `.text`, which holds C start-up code first in a cgo binary.
-    fn text_start(&self, image: &Image<'_>) -> Option<u64> {
+    pub fn text_start(&self, image: &Image<'_>) -> Option<u64> {
         let address = self.address.checked_add(TEXT_START as u64)?;
         image
             .pointer_at(address)
             .or_else(|| word(self.data, TEXT_START).map(|text| text as u64))
             .filter(|&text| text != 0)
-            .or_else(|| image.pointer_at(image.section(".go.module")?.0.checked_add(MODULE_TEXT)?))
+            .or_else(|| self.module_text(image))
             .filter(|&text| image.file_offset_of(text).is_some())
+    }
+
+    /// From the module record, if that is the one of this table: its first word points here.
+    fn module_text(&self, image: &Image<'_>) -> Option<u64> {
+        let (module, _) = image.section(".go.module")?;
+        let is_ours = image.pointer_at(module) == Some(self.address);
+        is_ours.then(|| image.pointer_at(module.checked_add(MODULE_TEXT)?))?
     }
 
     fn entry(&self, index: usize) -> Option<u32> {
@@ -155,10 +161,11 @@ pub(crate) mod tests {
         let image = Image::parse(&file).unwrap();
         let data = table(0x40_0078);
         let lines = LineTable::parse(&data, 0).unwrap();
-        assert_eq!(lines.function(&image, "main.f"), Some(0x40_0088..0x40_0098));
-        assert_eq!(lines.function(&image, "main.g"), Some(0x40_0098..0x40_00a0));
-        assert_eq!(lines.function(&image, "main."), None);
-        assert_eq!(lines.function(&image, "main.ff"), None);
+        let text = lines.text_start(&image).unwrap();
+        assert_eq!(lines.function(text, "main.f"), Some(0x40_0088..0x40_0098));
+        assert_eq!(lines.function(text, "main.g"), Some(0x40_0098..0x40_00a0));
+        assert_eq!(lines.function(text, "main."), None);
+        assert_eq!(lines.function(text, "main.ff"), None);
     }
 
     #[test]
@@ -167,7 +174,7 @@ pub(crate) mod tests {
         let image = Image::parse(&file).unwrap();
         for text in [0, 0x30_0000, u64::MAX] {
             let data = table(text);
-            assert_eq!(LineTable::parse(&data, 0).unwrap().function(&image, "main.f"), None);
+            assert_eq!(LineTable::parse(&data, 0).unwrap().text_start(&image), None);
         }
     }
 
@@ -182,7 +189,8 @@ pub(crate) mod tests {
             }
             for data in [&data[..], data.get(..cut).unwrap_or(&[])] {
                 if let Some(lines) = LineTable::parse(data, value) {
-                    let _ = lines.function(&image, "main.g");
+                    let _ = lines.function(value, "main.g");
+                    let _ = lines.text_start(&image);
                 }
             }
         }
