@@ -76,7 +76,8 @@ impl Aggregator {
     }
 
     /// Tells what is in a slot: a new process, or (same process id) one that called exec, whose info
-    /// and coverage are replaced and whose counts go on.
+    /// and coverage are replaced and whose counts go on. One that has ended stays so: looking into a new
+    /// image takes time, in which the process may end.
     ///
     /// A different process in a slot that was not freed is not believed: the old process is dropped,
     /// the slot is retired, and the new process shows zeros until [`Self::freed`].
@@ -86,7 +87,7 @@ impl Aggregator {
             return;
         };
         if known.info.id == info.id {
-            (known.info, known.coverage, known.life) = (info, coverage, Life::Running);
+            (known.info, known.coverage) = (info, coverage);
             return;
         }
         self.retired_unscraped += u64::from(!known.was_scraped());
@@ -290,6 +291,17 @@ mod tests {
         assert_eq!(snapshot.processes[0].info.comm, "server");
         assert_eq!(snapshot.processes[0].coverage.allocator, "go");
         assert!(aggregator.take_retired().is_empty());
+    }
+
+    #[test]
+    fn an_exec_told_after_the_end_does_not_revive() {
+        let mut aggregator = Aggregator::new(Retirement::default());
+        aggregator.admit(0, info(30, 1, "sh"), coverage("musl"));
+        aggregator.ended(0);
+        aggregator.admit(0, info(30, 1, "true"), coverage("glibc"));
+        let snapshot = aggregator.observe(&reading(&[(0, 9)]), at(2));
+        assert_eq!(filed(&snapshot), [(30, 9, false)]);
+        assert_eq!(snapshot.processes[0].info.comm, "true");
     }
 
     #[test]

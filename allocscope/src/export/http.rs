@@ -32,7 +32,7 @@ const MAX_CONNECTIONS: usize = 64;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a client to take the next part of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a snapshot, including the wait for scrapes before it; Prometheus' own default is 10 s.
+/// For a snapshot and its encoding, including the wait for scrapes before it; Prometheus' own default is 10 s.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(9);
 /// For answers under way when shutdown begins.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -186,21 +186,20 @@ async fn metrics<S: SnapshotSource>(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(snapshot) = site.snapshot().await else {
+    let accept = accept_header(&headers);
+    let answer = site.show(move |snapshot| (snapshot.sequence, encode(snapshot, Some(&accept)))).await;
+    let Some((sequence, (content_type, body))) = answer else {
         return unavailable();
     };
-    let snapshot = Arc::new(snapshot);
-    let accept = accept_header(&headers);
-    let (content_type, body) = encode(&snapshot, Some(&accept));
     // A client that went away cancels this function before it comes here; HEAD shows nobody the counts.
     if method == Method::GET {
-        site.source.scraped(snapshot.sequence).await;
+        site.source.scraped(sequence).await;
     }
     ([(header::CONTENT_TYPE, content_type), (header::VARY, "Accept")], body).into_response()
 }
 
 async fn index<S: SnapshotSource>(State(site): State<Arc<Site<S>>>) -> Response {
-    let Some(snapshot) = site.snapshot().await else {
+    let Some(html) = site.show(|snapshot| page(snapshot)).await else {
         return unavailable();
     };
     let headers = [
@@ -208,7 +207,7 @@ async fn index<S: SnapshotSource>(State(site): State<Arc<Site<S>>>) -> Response 
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, page(&snapshot)).into_response()
+    (headers, html).into_response()
 }
 
 async fn readyz<S: SnapshotSource>(State(site): State<Arc<Site<S>>>) -> Response {
@@ -236,16 +235,23 @@ impl<S: SnapshotSource> Site<S> {
         *self.stopping.borrow()
     }
 
-    /// A snapshot; `None` when stopping, when tracing has ended, or when it takes too long.
-    async fn snapshot(&self) -> Option<Snapshot> {
+    /// What `show` makes of a fresh snapshot; `None` when stopping, when tracing has ended, or when it
+    /// takes too long.
+    async fn show<T: Send + 'static>(
+        &self,
+        show: impl FnOnce(&Arc<Snapshot>) -> T + Send + 'static,
+    ) -> Option<T> {
         if self.is_stopping() {
             return None;
         }
-        let snapshot = async {
+        let shown = async {
             let _permit = self.one_at_a_time.acquire().await.ok()?;
-            self.source.snapshot().await
+            let snapshot = Arc::new(self.source.snapshot().await?);
+            // Hundreds of processes take most of a second to encode: not on the one thread that also
+            // reads the ring.
+            tokio::task::spawn_blocking(move || show(&snapshot)).await.ok()
         };
-        timeout(SNAPSHOT_TIMEOUT, snapshot).await.ok().flatten()
+        timeout(SNAPSHOT_TIMEOUT, shown).await.ok().flatten()
     }
 }
 

@@ -420,6 +420,7 @@ mod tests {
     use super::*;
     use crate::export::sample::{self, exposition};
     use allocscope_common::bucket::bucket_of_ns;
+    use proptest::prelude::*;
     use protobuf::{CodedInputStream, Message, UnknownValueRef};
 
     const PROMETHEUS_ACCEPTS: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
@@ -642,6 +643,35 @@ mod tests {
                 }
             }
             counts
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn classic_counts_are_those_of_the_data(
+            durations in prop::collection::vec((0u32..40, any::<u64>()), 0..60),
+        ) {
+            let durations: Vec<u64> = durations.iter().map(|&(shift, bits)| bits >> (24 + shift)).collect();
+            let reading = sample::series(&durations, 0);
+            for (exponent, bucket) in CLASSIC_EXPONENTS.zip(&classic_histogram(&reading).bucket) {
+                // ns / 10^9 <= 2^exponent, in whole numbers.
+                let within = |&&ns: &&u64| u128::from(ns) << 20 <= 1_000_000_000u128 << (exponent + 20);
+                let exact = durations.iter().filter(within).count();
+                prop_assert_eq!(bucket.cumulative_count(), exact as u64, "2^{} s", exponent);
+            }
+        }
+
+        #[test]
+        fn native_buckets_are_those_counted_in(counts in prop::collection::btree_map(0u32..513, 1u64..9, 0..40)) {
+            let mut histogram = Histogram::default();
+            add_native_fields(&mut histogram, &counts);
+            let native = Native::of(&histogram);
+            let read: BTreeMap<i32, u64> =
+                native.counts().into_iter().map(|(index, count)| (index, count as u64)).collect();
+            let expected: BTreeMap<i32, u64> =
+                counts.range(1..).map(|(&bucket, &count)| (native_index(bucket), count)).collect();
+            prop_assert_eq!(read, expected);
+            prop_assert_eq!(native.zero_count, counts.get(&0).copied().unwrap_or_default());
         }
     }
 
