@@ -12,7 +12,14 @@ use toolchain::BpfToolchain;
 const CRATE: &str = "allocscope-ebpf";
 const SOURCES: [&str; 3] = ["../allocscope-ebpf", "../allocscope-common", "build"];
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(error) = build() {
+        // cargo shows this alone; a failing exit code would add all that was printed before.
+        println!("cargo::error={}", format!("{error:#}").replace('\n', " "));
+    }
+}
+
+fn build() -> Result<()> {
     SOURCES
         .iter()
         .for_each(|source| println!("cargo:rerun-if-changed={source}"));

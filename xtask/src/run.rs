@@ -117,7 +117,7 @@ fn wait(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
 
 /// The program and its first arguments: enough to recognise a command.
 fn name(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args().take(4));
+    let words = std::iter::once(command.get_program()).chain(command.get_args().take(6));
     let words: Vec<_> = words
         .map(|word| {
             Path::new(word)

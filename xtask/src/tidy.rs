@@ -53,11 +53,7 @@ pub fn main() -> Result<()> {
     }
     findings.iter().for_each(|finding| eprintln!("{finding}"));
     if !findings.is_empty() {
-        bail!(
-            "{} findings in {} files",
-            findings.len(),
-            files.len()
-        );
+        bail!("{} findings in {} files", findings.len(), files.len());
     }
     eprintln!("{} files follow the rules", files.len());
     Ok(())
