@@ -20,9 +20,7 @@ fn main() {
 }
 
 fn build() -> Result<()> {
-    SOURCES
-        .iter()
-        .for_each(|source| println!("cargo:rerun-if-changed={source}"));
+    SOURCES.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
     println!("cargo:rerun-if-env-changed=AYA_BUILD_SKIP");
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     if is_skipped() {
@@ -36,16 +34,9 @@ fn build() -> Result<()> {
         bail!("bpf-linker is not in PATH: run `cargo xtask setup`");
     }
     prepare_environment(toolchain, &out)?;
-    let root =
-        fs::canonicalize(SOURCES[0]).with_context(|| format!("{} is missing", SOURCES[0]))?;
-    let root_dir = root
-        .to_str()
-        .context("the path of allocscope-ebpf is not UTF-8")?;
-    let package = aya_build::Package {
-        name: CRATE,
-        root_dir,
-        ..Default::default()
-    };
+    let root = fs::canonicalize(SOURCES[0]).with_context(|| format!("{} is missing", SOURCES[0]))?;
+    let root_dir = root.to_str().context("the path of allocscope-ebpf is not UTF-8")?;
+    let package = aya_build::Package { name: CRATE, root_dir, ..Default::default() };
     aya_build::build_ebpf([package], aya_build::Toolchain::Custom(toolchain.name()))
 }
 
@@ -55,17 +46,13 @@ fn is_skipped() -> bool {
 }
 
 fn is_in_path(program: &str) -> bool {
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 /// Sets what the cargo that aya-build starts inherits from this process.
 fn prepare_environment(toolchain: BpfToolchain, out: &Path) -> Result<()> {
     // Whatever is printed becomes a warning of this build: keep progress and rustup's infos out.
-    let mut set = vec![
-        ("CARGO_TERM_QUIET", "true".into()),
-        ("RUSTUP_LOG", "warn".into()),
-    ];
+    let mut set = vec![("CARGO_TERM_QUIET", "true".into()), ("RUSTUP_LOG", "warn".into())];
     if let Some(bootstrap) = toolchain.bootstrap() {
         set.push(("RUSTC_BOOTSTRAP", bootstrap.into()));
     }
@@ -88,23 +75,16 @@ fn find_llvm(toolchain: BpfToolchain) -> Option<PathBuf> {
     let own = toolchain::rustc(toolchain.name(), &["--print", "sysroot"]);
     let host = toolchain::prints(Command::new("rustc").args(["--print", "sysroot"]));
     let roots = [own, host].into_iter().flatten();
-    roots
-        .map(|root| Path::new(&root).join("lib"))
-        .find_map(|lib| find_llvm_in(&lib, &major))
+    roots.map(|root| Path::new(&root).join("lib")).find_map(|lib| find_llvm_in(&lib, &major))
 }
 
 /// `libLLVM.so.22.1` or `libLLVM-22*.so` in a library folder or its folder for the host's architecture.
 fn find_llvm_in(lib: &Path, major: &str) -> Option<PathBuf> {
     let host = lib.join(format!("{}-linux-gnu", env::consts::ARCH));
-    [lib.to_owned(), host]
-        .iter()
-        .flat_map(|folder| toolchain::files(folder, "libLLVM"))
-        .find(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.split(|c: char| !c.is_ascii_digit())
-                .find(|part| !part.is_empty())
-                == Some(major)
-        })
+    [lib.to_owned(), host].iter().flat_map(|folder| toolchain::files(folder, "libLLVM")).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty()) == Some(major)
+    })
 }
 
 /// A library path that begins with a folder where `llvm` is the only LLVM: bpf-linker opens the first
@@ -118,7 +98,5 @@ fn library_path(llvm: &Path, out: &Path) -> Result<std::ffi::OsString> {
     }
     std::os::unix::fs::symlink(llvm, &link).context("cannot link to LLVM")?;
     let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    Ok(env::join_paths(
-        std::iter::once(folder).chain(env::split_paths(&inherited)),
-    )?)
+    Ok(env::join_paths(std::iter::once(folder).chain(env::split_paths(&inherited)))?)
 }

@@ -148,7 +148,13 @@ impl SeriesKey {
     /// The key of a stage whose allocator is known by number only, as a range keeps it.
     #[inline(always)]
     pub const fn stage_numbered(slot: u32, allocator: u8, stage: Stage, size_class: u8) -> Self {
-        Self { slot, stage: stage as u8, allocator_or_kind: allocator, size_class_or_scope: size_class, reserved: 0 }
+        Self {
+            slot,
+            stage: stage as u8,
+            allocator_or_kind: allocator,
+            size_class_or_scope: size_class,
+            reserved: 0,
+        }
     }
 
     /// The key of a kind of page fault.

@@ -160,9 +160,8 @@ mod tests {
         }
 
         fn find(&self, address: u64) -> Option<Span> {
-            (MIN_CLASS..=MAX_CLASS).find_map(|class| {
-                self.granules.get(&(class, address >> class)).and_then(|g| g.find(address))
-            })
+            (MIN_CLASS..=MAX_CLASS)
+                .find_map(|class| self.granules.get(&(class, address >> class)).and_then(|g| g.find(address)))
         }
     }
 

@@ -124,7 +124,8 @@ pub extern "C" fn unindex_range(space: u64, start: u64, end: u64) -> u64 {
 pub fn find(traced: &Traced, address: u64) -> Option<(u64, *mut LiveRange)> {
     let space = traced.space();
     // SAFETY: a checked map value.
-    let (classes, generation) = unsafe { ((*traced.target).range_classes, (*traced.target).range_generation) };
+    let (classes, generation) =
+        unsafe { ((*traced.target).range_classes, (*traced.target).range_generation) };
     if classes == 0 {
         return None;
     }

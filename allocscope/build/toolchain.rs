@@ -20,9 +20,7 @@ pub enum BpfToolchain {
 impl BpfToolchain {
     /// The first toolchain that can build for [`TARGET`]. One that was linked was linked on purpose.
     pub fn find() -> Option<Self> {
-        [Self::Linked, Self::Nightly]
-            .into_iter()
-            .find(|toolchain| toolchain.has_core())
+        [Self::Linked, Self::Nightly].into_iter().find(|toolchain| toolchain.has_core())
     }
 
     /// Its name in rustup.
@@ -42,9 +40,7 @@ impl BpfToolchain {
     /// The major version of its LLVM.
     pub fn llvm_major(self) -> Option<String> {
         let version = rustc(self.name(), &["-vV"])?;
-        let llvm = version
-            .lines()
-            .find_map(|line| line.strip_prefix("LLVM version: "))?;
+        let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
         Some(llvm.split('.').next()?.to_owned())
     }
 
@@ -53,22 +49,15 @@ impl BpfToolchain {
         match self {
             Self::Linked => rustc(name, &["--print", "target-libdir", "--target", TARGET])
                 .is_some_and(|folder| !files(Path::new(&folder), "libcore-").is_empty()),
-            Self::Nightly => rustc(name, &["--print", "sysroot"]).is_some_and(|root| {
-                Path::new(&root)
-                    .join("lib/rustlib/src/rust/library/core")
-                    .is_dir()
-            }),
+            Self::Nightly => rustc(name, &["--print", "sysroot"])
+                .is_some_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/core").is_dir()),
         }
     }
 }
 
 /// What a toolchain's rustc prints; `None` where there is no such toolchain.
 pub fn rustc(toolchain: &str, args: &[&str]) -> Option<String> {
-    prints(
-        Command::new("rustup")
-            .args(["run", toolchain, "rustc"])
-            .args(args),
-    )
+    prints(Command::new("rustup").args(["run", toolchain, "rustc"]).args(args))
 }
 
 /// What a command prints on stdout; `None` where it fails or is not there.

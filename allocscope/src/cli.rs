@@ -416,9 +416,7 @@ fn size(text: &str) -> Result<u64, String> {
     let bytes = text
         .trim()
         .parse::<ByteSize>()
-        .map_err(|_| {
-            "a size is a number with or without a unit, such as 64KiB, 1M or 4096".to_owned()
-        })?
+        .map_err(|_| "a size is a number with or without a unit, such as 64KiB, 1M or 4096".to_owned())?
         .as_u64();
     if bytes > MAX_SIZE_BYTES {
         return Err("that is more than an address space can hold".to_owned());
@@ -460,9 +458,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// An address and port; no names, because looking one up would be an act.
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    let local = text
-        .strip_prefix("localhost:")
-        .map(|port| format!("127.0.0.1:{port}"));
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     local.as_deref().unwrap_or(text).parse().map_err(|_| {
         format!("an address has a port, such as 127.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}")
     })
@@ -473,17 +469,13 @@ fn regex(text: &str) -> Result<Regex, String> {
     Regex::new(text).map_err(|error| {
         let message = error.to_string();
         let last = message.lines().last().unwrap_or_default();
-        format!(
-            "not a regular expression: {}",
-            last.trim_start_matches("error: ")
-        )
+        format!("not a regular expression: {}", last.trim_start_matches("error: "))
     })
 }
 
 fn after_help() -> String {
-    let mut text = format!(
-        "{EXAMPLES}\n\nExit codes:\n    0  success; `run`: whatever the command returned\n"
-    );
+    let mut text =
+        format!("{EXAMPLES}\n\nExit codes:\n    0  success; `run`: whatever the command returned\n");
     for exit in EXITS {
         text.push_str(&format!("  {:3}  {}\n", exit as u8, meaning(exit)));
     }
@@ -550,10 +542,7 @@ mod tests {
     fn help_lists_every_exit_code() {
         let help = Cli::command().render_long_help().to_string();
         for exit in EXITS {
-            assert!(
-                help.contains(&format!("{:3}  {}", exit as u8, meaning(exit))),
-                "{exit:?}"
-            );
+            assert!(help.contains(&format!("{:3}  {}", exit as u8, meaning(exit))), "{exit:?}");
         }
     }
 
@@ -565,18 +554,8 @@ mod tests {
         assert_eq!(size("1M"), Ok(1_000_000));
         assert_eq!(size("1.5MiB"), Ok(1_572_864));
         assert_eq!(size("0"), Ok(0));
-        for bad in [
-            "",
-            "x",
-            "1X",
-            "-1",
-            "1e3",
-            "1..2K",
-            "KiB",
-            "99999999EiB",
-            "18446744073709551616",
-            "１",
-        ] {
+        for bad in ["", "x", "1X", "-1", "1e3", "1..2K", "KiB", "99999999EiB", "18446744073709551616", "１"]
+        {
             assert!(size(bad).is_err(), "{bad}");
         }
         assert!(positive_size("0").is_err());
@@ -598,24 +577,10 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(
-            listen("127.0.0.1:1"),
-            Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
-        );
-        assert_eq!(
-            listen("localhost:80"),
-            Ok(SocketAddr::from(([127, 0, 0, 1], 80)))
-        );
+        assert_eq!(listen("127.0.0.1:1"), Ok(SocketAddr::from(([127, 0, 0, 1], 1))));
+        assert_eq!(listen("localhost:80"), Ok(SocketAddr::from(([127, 0, 0, 1], 80))));
         assert!(listen("[::1]:0").is_ok());
-        for bad in [
-            "",
-            "80",
-            ":80",
-            "127.0.0.1",
-            "127.0.0.1:99999",
-            "example.org:80",
-            "localhost:",
-        ] {
+        for bad in ["", "80", ":80", "127.0.0.1", "127.0.0.1:99999", "example.org:80", "localhost:"] {
             assert!(listen(bad).is_err(), "{bad}");
         }
     }
@@ -628,71 +593,31 @@ mod tests {
 
     #[test]
     fn selections_conflict_and_one_is_required() {
-        assert_eq!(
-            kind("allocscope daemon"),
-            ErrorKind::MissingRequiredArgument
-        );
-        assert_eq!(
-            kind("allocscope daemon --all --pid 1"),
-            ErrorKind::ArgumentConflict
-        );
-        assert_eq!(
-            kind("allocscope daemon --comm a --exe b"),
-            ErrorKind::ArgumentConflict
-        );
-        assert_eq!(
-            kind("allocscope daemon --pid 1 --comm a"),
-            ErrorKind::ArgumentConflict
-        );
-        assert_eq!(
-            parse("allocscope daemon --pid 1 --comm a")
-                .unwrap_err()
-                .exit_code(),
-            Exit::Usage as i32
-        );
+        assert_eq!(kind("allocscope daemon"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("allocscope daemon --all --pid 1"), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("allocscope daemon --comm a --exe b"), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("allocscope daemon --pid 1 --comm a"), ErrorKind::ArgumentConflict);
+        assert_eq!(parse("allocscope daemon --pid 1 --comm a").unwrap_err().exit_code(), Exit::Usage as i32);
         assert!(parse("allocscope daemon --pid 1 --pid 2").is_ok());
     }
 
     #[test]
     fn limits() {
         assert!(parse("allocscope daemon --all --max-processes 65536").is_ok());
-        assert_eq!(
-            kind("allocscope daemon --all --max-processes 65537"),
-            ErrorKind::ValueValidation
-        );
-        assert_eq!(
-            kind("allocscope daemon --all --max-processes 0"),
-            ErrorKind::ValueValidation
-        );
-        assert_eq!(
-            kind("allocscope attach --pid 0"),
-            ErrorKind::ValueValidation
-        );
-        assert_eq!(
-            kind("allocscope attach --pid -1"),
-            ErrorKind::UnknownArgument
-        );
-        assert_eq!(
-            kind("allocscope attach --pid 1 --min-size huge"),
-            ErrorKind::ValueValidation
-        );
-        assert_eq!(
-            kind("allocscope attach --pid 1 --duration 0s"),
-            ErrorKind::ValueValidation
-        );
-        assert_eq!(
-            kind("allocscope attach"),
-            ErrorKind::MissingRequiredArgument
-        );
+        assert_eq!(kind("allocscope daemon --all --max-processes 65537"), ErrorKind::ValueValidation);
+        assert_eq!(kind("allocscope daemon --all --max-processes 0"), ErrorKind::ValueValidation);
+        assert_eq!(kind("allocscope attach --pid 0"), ErrorKind::ValueValidation);
+        assert_eq!(kind("allocscope attach --pid -1"), ErrorKind::UnknownArgument);
+        assert_eq!(kind("allocscope attach --pid 1 --min-size huge"), ErrorKind::ValueValidation);
+        assert_eq!(kind("allocscope attach --pid 1 --duration 0s"), ErrorKind::ValueValidation);
+        assert_eq!(kind("allocscope attach"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("allocscope run"), ErrorKind::MissingRequiredArgument);
     }
 
     #[test]
     fn the_command_line_of_run_is_left_alone() {
         let cli = parse("allocscope run --format json -- ls -l --color -- x").unwrap();
-        let CommandArgs::Run(run) = cli.command else {
-            panic!("not run")
-        };
+        let CommandArgs::Run(run) = cli.command else { panic!("not run") };
         assert_eq!(run.command, ["ls", "-l", "--color", "--", "x"]);
     }
 }

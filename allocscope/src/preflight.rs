@@ -36,7 +36,8 @@ pub fn check() -> Result<()> {
         return Err(Failure::error(Exit::Privilege, message));
     }
     if !aya::sys::is_map_supported(MapType::RingBuf).unwrap_or(true) {
-        let message = "this kernel has no BPF ring buffer, which came with Linux 5.8; allocscope needs 5.15 or newer";
+        let message =
+            "this kernel has no BPF ring buffer, which came with Linux 5.8; allocscope needs 5.15 or newer";
         return Err(Failure::error(Exit::Kernel, message));
     }
     Ok(())

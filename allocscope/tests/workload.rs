@@ -1,9 +1,6 @@
 //! The bundled workloads, run as a user runs them: what they print about themselves must add up.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "clippy knows tests by their attribute, which helpers lack"
-)]
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -30,10 +27,7 @@ fn churn_counts_what_it_does() {
 
 #[test]
 fn churn_ends_on_sigterm_and_still_tells() {
-    let child = program("workload churn")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = program("workload churn").stdout(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -58,12 +52,11 @@ fn map_touches_each_page_once() {
 
 #[test]
 fn map_waits_for_a_line_and_for_its_time() {
-    let mut child =
-        program("workload map --sizes 64KiB --count 1 --wait-stdin --start-delay 200ms")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+    let mut child = program("workload map --sizes 64KiB --count 1 --wait-stdin --start-delay 200ms")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(200));
     assert!(child.try_wait().unwrap().is_none());
     let told = Instant::now();
@@ -93,17 +86,8 @@ fn remap_unmaps_all_it_mapped() {
     assert_eq!(mapped, number(&truth, "munmap_bytes"));
     assert_eq!(mapped, 2 * 64 * MIB);
     assert_eq!(number(&truth, "pages_touched"), mapped / PAGE_BYTES);
-    assert_eq!(
-        number(&truth, "pages_retouched"),
-        number(&truth, "madvise_bytes") / PAGE_BYTES
-    );
-    let calls = [
-        "mmap_calls",
-        "mremap_calls",
-        "munmap_calls",
-        "munmap_partial_calls",
-        "madvise_calls",
-    ];
+    assert_eq!(number(&truth, "pages_retouched"), number(&truth, "madvise_bytes") / PAGE_BYTES);
+    let calls = ["mmap_calls", "mremap_calls", "munmap_calls", "munmap_partial_calls", "madvise_calls"];
     assert_eq!(calls.map(|name| number(&truth, name)), [2, 12, 8, 6, 2]);
     assert!(number(&truth, "mremap_moves") <= 12);
     assert!(
@@ -128,10 +112,7 @@ fn threads_pass_on_every_mapping() {
     assert_eq!(number(&truth["mappings"], "count"), 10);
     let copied = number(&truth["child"], "pages_copied");
     assert_eq!(copied, MIB / PAGE_BYTES);
-    assert!(
-        number(&truth["child"]["faults"], "minor") >= copied,
-        "{truth}"
-    );
+    assert!(number(&truth["child"]["faults"], "minor") >= copied, "{truth}");
 }
 
 #[test]
@@ -147,15 +128,10 @@ fn file_faults_touch_each_page() {
 fn what_cannot_be_done_is_told_in_a_sentence() {
     let output = program("workload map --sizes 16EiB").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let output = program("workload map --sizes 100PiB --count 1")
-        .output()
-        .unwrap();
+    let output = program("workload map --sizes 100PiB --count 1").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        message.starts_with("allocscope: cannot map 112589990684262400 bytes"),
-        "{message}"
-    );
+    assert!(message.starts_with("allocscope: cannot map 112589990684262400 bytes"), "{message}");
     assert_eq!(message.lines().count(), 1);
 }
 
@@ -171,26 +147,18 @@ fn workload(line: &str) -> Value {
 
 fn truth_of(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(
-        output.stdout.iter().filter(|&&byte| byte == b'\n').count(),
-        1
-    );
+    assert_eq!(output.stdout.iter().filter(|&&byte| byte == b'\n').count(), 1);
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn number(value: &Value, name: &str) -> u64 {
-    value[name]
-        .as_u64()
-        .unwrap_or_else(|| panic!("{name} in {value}"))
+    value[name].as_u64().unwrap_or_else(|| panic!("{name} in {value}"))
 }
 
 fn assert_adds_up(size: &Value) {
     let (bytes, count) = (number(size, "size_bytes"), number(size, "count"));
     assert_eq!(number(size, "bytes"), bytes * count);
-    assert_eq!(
-        number(size, "pages_touched"),
-        bytes.div_ceil(PAGE_BYTES) * count
-    );
+    assert_eq!(number(size, "pages_touched"), bytes.div_ceil(PAGE_BYTES) * count);
     for name in ["call_ns", "touch_ns", "release_ns"] {
         assert!(count == 0 || number(size, name) > 0, "{name} in {size}");
     }

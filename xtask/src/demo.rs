@@ -42,14 +42,8 @@ pub fn main(args: &Args) -> Result<()> {
     let program = run::target_dir()?.join("release/allocscope");
     let listen = listen_address(args)?;
     outlive_interrupts()?;
-    let workload = Workload::start(
-        &program,
-        args.seconds.map_or(YEAR_S, |s| s.saturating_add(MARGIN_S)),
-    )?;
-    println!(
-        "tracing process {}; metrics: http://{listen}/metrics",
-        workload.0.id()
-    );
+    let workload = Workload::start(&program, args.seconds.map_or(YEAR_S, |s| s.saturating_add(MARGIN_S)))?;
+    println!("tracing process {}; metrics: http://{listen}/metrics", workload.0.id());
     attach(&program, workload.0.id(), args.seconds, listen)
 }
 
@@ -64,16 +58,8 @@ fn become_root(args: &Args) -> anyhow::Error {
     };
     let mut sudo = Command::new("sudo");
     sudo.arg("-n").arg(own).args(["demo", "--is-built"]);
-    sudo.args(
-        args.seconds
-            .iter()
-            .map(|seconds| format!("--seconds={seconds}")),
-    );
-    sudo.args(
-        args.listen
-            .iter()
-            .map(|listen| format!("--listen={listen}")),
-    );
+    sudo.args(args.seconds.iter().map(|seconds| format!("--seconds={seconds}")));
+    sudo.args(args.listen.iter().map(|listen| format!("--listen={listen}")));
     sudo.exec().into()
 }
 
@@ -82,20 +68,14 @@ fn listen_address(args: &Args) -> Result<SocketAddr> {
         return Ok(listen);
     }
     let listener = TcpListener::bind(LISTEN).or_else(|_| TcpListener::bind("127.0.0.1:0"));
-    listener
-        .and_then(|listener| listener.local_addr())
-        .context("cannot find a free port")
+    listener.and_then(|listener| listener.local_addr()).context("cannot find a free port")
 }
 
 /// Ctrl-C is for allocscope, which then prints its report; this process waits for that. A handler and
 /// not `SIG_IGN`, because children would inherit that.
 fn outlive_interrupts() -> Result<()> {
     extern "C" fn nothing(_: i32) {}
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::SA_RESTART,
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, which is async-signal-safe.
     unsafe { sigaction(Signal::SIGINT, &action) }.context("cannot handle Ctrl-C")?;
     Ok(())
@@ -104,19 +84,8 @@ fn outlive_interrupts() -> Result<()> {
 /// Runs allocscope until it ends by itself or by Ctrl-C.
 fn attach(program: &Path, pid: u32, seconds: Option<u64>, listen: SocketAddr) -> Result<()> {
     let mut command = Command::new(program);
-    command.args([
-        "attach",
-        "--pid",
-        &pid.to_string(),
-        "--listen",
-        &listen.to_string(),
-    ]);
-    command.args(
-        seconds
-            .map(|s| ["--duration".to_owned(), format!("{s}s")])
-            .into_iter()
-            .flatten(),
-    );
+    command.args(["attach", "--pid", &pid.to_string(), "--listen", &listen.to_string()]);
+    command.args(seconds.map(|s| ["--duration".to_owned(), format!("{s}s")]).into_iter().flatten());
     dies_with_us(&mut command, Signal::SIGINT);
     let status = command.status().context("cannot start allocscope")?;
     if !status.success() {
@@ -133,10 +102,7 @@ impl Workload {
         let mut command = Command::new(program);
         command.args(["workload", "churn", "--seconds", &seconds.to_string()]);
         // Its own process group, out of reach of Ctrl-C: it is still there for the final report.
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         dies_with_us(&mut command, Signal::SIGKILL);
         Ok(Self(command.spawn().context("cannot start the workload")?))
     }
@@ -156,11 +122,7 @@ fn dies_with_us(command: &mut Command, signal: Signal) {
     let arm = move || {
         prctl::set_pdeathsig(signal)?;
         // The parent may have died before the line above.
-        if getppid() == parent {
-            Ok(())
-        } else {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
+        if getppid() == parent { Ok(()) } else { Err(std::io::ErrorKind::NotFound.into()) }
     };
     // SAFETY: between fork and exec, `arm` makes two system calls and allocates nothing.
     unsafe { command.pre_exec(arm) };

@@ -29,16 +29,9 @@ pub fn main() -> Result<()> {
 }
 
 fn stdout_of(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .context("cannot start allocscope")?;
+    let output = Command::new(program).args(args).output().context("cannot start allocscope")?;
     if !output.status.success() || output.stdout.is_empty() {
-        bail!(
-            "`allocscope {}` failed: {}",
-            args.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`allocscope {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output.stdout)
 }

@@ -18,10 +18,7 @@ pub fn root() -> &'static Path {
 /// The target folder, wherever cargo was told to put it: this program is in `TARGET/debug`.
 pub fn target_dir() -> Result<PathBuf> {
     let own = env::current_exe().context("cannot tell where this program is")?;
-    let folder = own
-        .ancestors()
-        .nth(2)
-        .context("this program is not in a target folder")?;
+    let folder = own.ancestors().nth(2).context("this program is not in a target folder")?;
     Ok(folder.to_owned())
 }
 
@@ -59,9 +56,7 @@ pub fn can_be_root() -> bool {
 
 /// Runs a command with this terminal; its failure is an error.
 pub fn shown(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", name(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", name(command)))?;
     if !status.success() {
         bail!("{} failed: {status}", name(command));
     }
@@ -78,20 +73,11 @@ pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> 
     let both = file.try_clone().context("cannot share the log")?;
     command.stdin(Stdio::null()).stdout(file).stderr(both);
     let Some(status) = wait(command, limit)? else {
-        bail!(
-            "{} took longer than {} s and was stopped",
-            name(command),
-            limit.as_secs()
-        );
+        bail!("{} took longer than {} s and was stopped", name(command), limit.as_secs());
     };
     if !status.success() {
         let text = fs::read_to_string(log).unwrap_or_default();
-        bail!(
-            "{} failed: {} (all of it: {})",
-            name(command),
-            telling_line(&text),
-            log.display()
-        );
+        bail!("{} failed: {} (all of it: {})", name(command), telling_line(&text), log.display());
     }
     Ok(())
 }
@@ -99,9 +85,7 @@ pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> 
 /// `None` where the limit was reached.
 fn wait(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
     let start = Instant::now();
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start {}", name(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", name(command)))?;
     loop {
         if let Some(status) = child.try_wait().context("cannot wait")? {
             return Ok(Some(status));
@@ -118,14 +102,8 @@ fn wait(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
 /// The program and its first arguments: enough to recognise a command.
 fn name(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args().take(6));
-    let words: Vec<_> = words
-        .map(|word| {
-            Path::new(word)
-                .file_name()
-                .unwrap_or(word)
-                .to_string_lossy()
-        })
-        .collect();
+    let words: Vec<_> =
+        words.map(|word| Path::new(word).file_name().unwrap_or(word).to_string_lossy()).collect();
     format!("`{}`", words.join(" "))
 }
 
@@ -136,9 +114,7 @@ fn telling_line(text: &str) -> &str {
         let start = line.get(..6).unwrap_or_default().to_ascii_lowercase();
         start.starts_with("error") || start.starts_with("e: ")
     });
-    error
-        .or_else(|| lines.next_back())
-        .unwrap_or("it said nothing")
+    error.or_else(|| lines.next_back()).unwrap_or("it said nothing")
 }
 
 #[cfg(test)]
@@ -151,10 +127,7 @@ mod tests {
             telling_line("info: a\nerror: could not download\nCaused by:\n  b\n"),
             "error: could not download"
         );
-        assert_eq!(
-            telling_line("E: Unable to locate package x\nbye"),
-            "E: Unable to locate package x"
-        );
+        assert_eq!(telling_line("E: Unable to locate package x\nbye"), "E: Unable to locate package x");
         assert_eq!(telling_line("one\ntwo\n\n"), "two");
         assert_eq!(telling_line(""), "it said nothing");
     }
@@ -162,11 +135,7 @@ mod tests {
     #[test]
     fn a_command_past_its_limit_is_stopped() {
         let log = env::temp_dir().join(format!("xtask-limit-{}", std::process::id()));
-        let error = logged(
-            Command::new("sleep").arg("60"),
-            &log,
-            Duration::from_millis(10),
-        );
+        let error = logged(Command::new("sleep").arg("60"), &log, Duration::from_millis(10));
         fs::remove_file(&log).unwrap();
         assert!(error.unwrap_err().to_string().contains("was stopped"));
     }

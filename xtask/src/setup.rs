@@ -32,16 +32,8 @@ trait Item {
 
 /// Runs the task.
 pub fn main(args: &Args) -> Result<()> {
-    let items = if args.build_only {
-        for_building()
-    } else {
-        all()
-    };
-    if args.check {
-        check(&items)
-    } else {
-        install(&items)
-    }
+    let items = if args.build_only { for_building() } else { all() };
+    if args.check { check(&items) } else { install(&items) }
 }
 
 /// Installs what building needs.
@@ -96,10 +88,7 @@ fn install(items: &[Box<dyn Item>]) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!(
-            "set-up is not complete: {} could not be installed",
-            failed.join(", ")
-        );
+        bail!("set-up is not complete: {} could not be installed", failed.join(", "));
     }
     Ok(())
 }
@@ -111,10 +100,6 @@ fn install_one(item: &dyn Item) -> Result<()> {
     let Some(what) = item.present() else {
         bail!("it was installed and is still not found");
     };
-    eprintln!(
-        "installed   {}: {what}, in {:.0} s",
-        item.name(),
-        start.elapsed().as_secs_f64()
-    );
+    eprintln!("installed   {}: {what}, in {:.0} s", item.name(), start.elapsed().as_secs_f64());
     Ok(())
 }

@@ -29,9 +29,7 @@ type Step = (&'static str, fn() -> Result<()>);
 const STEPS: [Step; 8] = [
     ("set-up", setup::prepare_tests),
     ("tidy", tidy::main),
-    ("format", || {
-        run::shown(run::cargo().args(["fmt", "--all", "--check"]))
-    }),
+    ("format", || run::shown(run::cargo().args(["fmt", "--all", "--check"]))),
     ("clippy, user side", clippy_user_side),
     ("clippy, kernel side", clippy_kernel_side),
     ("rustdoc", rustdoc),
@@ -43,38 +41,20 @@ const INTEGRATION: Step = ("integration tests", integration_tests);
 /// Runs the task.
 pub fn main(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let steps: Vec<Step> = STEPS
-        .into_iter()
-        .chain((!args.fast).then_some(INTEGRATION))
-        .collect();
+    let steps: Vec<Step> = STEPS.into_iter().chain((!args.fast).then_some(INTEGRATION)).collect();
     for (name, step) in &steps {
         eprintln!("==> {name}");
         let begin = Instant::now();
-        step().with_context(|| {
-            format!("{name} failed after {:.1} s", begin.elapsed().as_secs_f64())
-        })?;
+        step().with_context(|| format!("{name} failed after {:.1} s", begin.elapsed().as_secs_f64()))?;
         eprintln!("<== {name}: {:.1} s", begin.elapsed().as_secs_f64());
     }
-    let rest = if args.fast {
-        "; the integration tests were left out"
-    } else {
-        ""
-    };
-    eprintln!(
-        "all {} steps passed in {:.0} s{rest}",
-        steps.len(),
-        start.elapsed().as_secs_f64()
-    );
+    let rest = if args.fast { "; the integration tests were left out" } else { "" };
+    eprintln!("all {} steps passed in {:.0} s{rest}", steps.len(), start.elapsed().as_secs_f64());
     Ok(())
 }
 
 fn clippy_user_side() -> Result<()> {
-    run::shown(run::cargo().arg("clippy").args(USER_SIDE).args([
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    run::shown(run::cargo().arg("clippy").args(USER_SIDE).args(["--all-targets", "--", "-D", "warnings"]))
 }
 
 /// With the toolchain and the flags that build it (see aya-build).
@@ -92,45 +72,25 @@ fn clippy_kernel_side() -> Result<()> {
         "--target",
         TARGET,
     ]);
-    rustup
-        .arg("--target-dir")
-        .arg(run::target_dir()?.join("bpf-clippy"));
+    rustup.arg("--target-dir").arg(run::target_dir()?.join("bpf-clippy"));
     if toolchain == BpfToolchain::Nightly {
         rustup.args(["-Z", "build-std=core"]);
     }
     rustup.args(["--", "-D", "warnings"]);
-    rustup.envs(
-        toolchain
-            .bootstrap()
-            .map(|value| ("RUSTC_BOOTSTRAP", value)),
-    );
-    rustup.env(
-        "CARGO_ENCODED_RUSTFLAGS",
-        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
-    );
-    rustup
-        .current_dir(run::root())
-        .env("RUSTUP_LOG", "warn")
-        .env_remove("RUSTC");
+    rustup.envs(toolchain.bootstrap().map(|value| ("RUSTC_BOOTSTRAP", value)));
+    rustup.env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH));
+    rustup.current_dir(run::root()).env("RUSTUP_LOG", "warn").env_remove("RUSTC");
     run::shown(&mut rustup)
 }
 
 fn rustdoc() -> Result<()> {
     let mut cargo = run::cargo();
-    cargo
-        .args(["doc", "--no-deps"])
-        .args(USER_SIDE)
-        .env("RUSTDOCFLAGS", "-D warnings");
+    cargo.args(["doc", "--no-deps"]).args(USER_SIDE).env("RUSTDOCFLAGS", "-D warnings");
     run::shown(&mut cargo)
 }
 
 fn unit_tests() -> Result<()> {
-    run::shown(
-        run::cargo()
-            .arg("test")
-            .args(USER_SIDE)
-            .args(["--lib", "--bins"]),
-    )
+    run::shown(run::cargo().arg("test").args(USER_SIDE).args(["--lib", "--bins"]))
 }
 
 fn doc_tests() -> Result<()> {
@@ -139,9 +99,7 @@ fn doc_tests() -> Result<()> {
 
 fn integration_tests() -> Result<()> {
     if !run::can_be_root() {
-        bail!(
-            "these tests need root and sudo would ask: run `sudo -v` first, or leave them out with --fast"
-        );
+        bail!("these tests need root and sudo would ask: run `sudo -v` first, or leave them out with --fast");
     }
     let tests = run::root().join("allocscope/tests");
     if !has_tests(&tests) {
@@ -150,9 +108,7 @@ fn integration_tests() -> Result<()> {
     }
     let mut cargo = run::cargo();
     cargo.args(["test", "--package", "allocscope", "--test", "*"]);
-    cargo
-        .env("ALLOCSCOPE_TOOLS", run::tools_dir()?)
-        .env("RUST_TEST_THREADS", KERNEL_TEST_THREADS);
+    cargo.env("ALLOCSCOPE_TOOLS", run::tools_dir()?).env("RUST_TEST_THREADS", KERNEL_TEST_THREADS);
     if !run::is_root() {
         // cargo builds as the user, whose files they stay; only the tests run as root.
         cargo.env(runner_variable()?, "sudo -n -E");
@@ -162,20 +118,14 @@ fn integration_tests() -> Result<()> {
 
 fn has_tests(folder: &Path) -> bool {
     let entries = folder.read_dir().into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| {
-        path.extension().is_some_and(|kind| kind == "rs") || path.join("main.rs").is_file()
-    })
+    entries
+        .map(|entry| entry.path())
+        .any(|path| path.extension().is_some_and(|kind| kind == "rs") || path.join("main.rs").is_file())
 }
 
 /// The variable by which cargo is told how to run programs of the host's target.
 fn runner_variable() -> Result<String> {
     let text = run::prints(Command::new("rustc").arg("-vV")).context("rustc does not run")?;
-    let host = text
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc names no host")?;
-    Ok(format!(
-        "CARGO_TARGET_{}_RUNNER",
-        host.replace('-', "_").to_uppercase()
-    ))
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase()))
 }

@@ -7,18 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// allocscope's stages: each imports only what is before it. What is not named here, such as
 /// `failure`, may be imported by all.
-const STAGES: [&str; 10] = [
-    "cli",
-    "config",
-    "target",
-    "site",
-    "allocator",
-    "probe",
-    "intake",
-    "aggregate",
-    "advice",
-    "export",
-];
+const STAGES: [&str; 10] =
+    ["cli", "config", "target", "site", "allocator", "probe", "intake", "aggregate", "advice", "export"];
 /// What wires the stages, and so comes after all.
 const WIRING: [&str; 4] = ["command", "session", "selfmon", "shutdown"];
 /// Stages without I/O, and the one file among them that has a socket.
@@ -26,12 +16,7 @@ const PURE: [&str; 5] = ["site", "allocator", "aggregate", "advice", "export"];
 const SOCKET: &str = "export/http.rs";
 const WORLD: [&str; 3] = ["fs", "net", "process"];
 
-const PACKAGES: [&str; 4] = [
-    "allocscope",
-    "allocscope-common",
-    "allocscope-ebpf",
-    "xtask",
-];
+const PACKAGES: [&str; 4] = ["allocscope", "allocscope-common", "allocscope-ebpf", "xtask"];
 
 /// Runs the task.
 pub fn main() -> Result<()> {
@@ -42,14 +27,10 @@ pub fn main() -> Result<()> {
     files.sort();
     let mut findings = Vec::new();
     for file in &files {
-        let text =
-            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.strip_prefix(run::root()).unwrap_or(file);
-        findings.extend(
-            examine(name, &text)
-                .into_iter()
-                .map(|finding| format!("{}: {finding}", name.display())),
-        );
+        findings
+            .extend(examine(name, &text).into_iter().map(|finding| format!("{}: {finding}", name.display())));
     }
     findings.iter().for_each(|finding| eprintln!("{finding}"));
     if !findings.is_empty() {
@@ -61,9 +42,7 @@ pub fn main() -> Result<()> {
 
 /// Rust files, but for build output and hidden folders.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
-    {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
         let path = entry.context("cannot list a folder")?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
@@ -93,9 +72,8 @@ fn examine(name: &Path, text: &str) -> Vec<String> {
     let code = shipped_code(text);
     findings.extend(rightward_imports(stage, &code));
     if PURE.contains(&stage) && inner != Path::new(SOCKET) {
-        let used = segments_after(&code, "std::")
-            .into_iter()
-            .filter(|module| WORLD.contains(&module.as_str()));
+        let used =
+            segments_after(&code, "std::").into_iter().filter(|module| WORLD.contains(&module.as_str()));
         findings.extend(used.map(|module| format!("{stage} does no I/O and uses std::{module}")));
     }
     findings
@@ -108,17 +86,12 @@ fn rightward_imports(stage: &str, code: &str) -> Vec<String> {
     let is_right = |name: &str| {
         let place = STAGES.iter().position(|stage| *stage == name);
         // Core code never sees clap: only config reads the command line.
-        WIRING.contains(&name)
-            || place > Some(own)
-            || (name == "cli" && !["cli", "config"].contains(&stage))
+        WIRING.contains(&name) || place > Some(own) || (name == "cli" && !["cli", "config"].contains(&stage))
     };
     let mut names = segments_after(code, "crate::");
     names.retain(|name| is_right(name));
     names.dedup();
-    names
-        .iter()
-        .map(|name| format!("stage {stage} imports {name}"))
-        .collect()
+    names.iter().map(|name| format!("stage {stage} imports {name}")).collect()
 }
 
 /// The first path segments after each `prefix` such as `crate::`, groups in braces included.
@@ -201,13 +174,8 @@ fn undocumented_unsafe(text: &str) -> Vec<String> {
 
 fn opens_unsafe(lines: &[&str], at: usize) -> bool {
     let line = bare(lines[at]);
-    let mut words = line
-        .split_inclusive([' ', '(', '='])
-        .skip_while(|word| word.trim() != "unsafe")
-        .skip(1);
-    words
-        .next()
-        .is_some_and(|next| next.starts_with('{') || next.starts_with("impl"))
+    let mut words = line.split_inclusive([' ', '(', '=']).skip_while(|word| word.trim() != "unsafe").skip(1);
+    words.next().is_some_and(|next| next.starts_with('{') || next.starts_with("impl"))
 }
 
 /// Looks up from an unsafe line through the beginning of its statement, attributes and comments.
@@ -235,28 +203,13 @@ mod tests {
 
     #[test]
     fn stages_import_leftwards() {
+        assert!(findings("allocscope/src/export/table.rs", "use crate::aggregate::Snapshot;").is_empty());
         assert!(
-            findings(
-                "allocscope/src/export/table.rs",
-                "use crate::aggregate::Snapshot;"
-            )
-            .is_empty()
-        );
-        assert!(
-            findings(
-                "allocscope/src/allocator/go.rs",
-                "use crate::{failure::Exit, site::{Plan, Site}};"
-            )
-            .is_empty()
+            findings("allocscope/src/allocator/go.rs", "use crate::{failure::Exit, site::{Plan, Site}};")
+                .is_empty()
         );
         assert!(findings("allocscope/src/session.rs", "use crate::export::http;").is_empty());
-        assert!(
-            findings(
-                "allocscope/src/site/mod.rs",
-                "//! See [`crate::allocator`]."
-            )
-            .is_empty()
-        );
+        assert!(findings("allocscope/src/site/mod.rs", "//! See [`crate::allocator`].").is_empty());
     }
 
     #[test]
@@ -266,60 +219,32 @@ mod tests {
             "use crate::{\n    target::X,\n    allocator::{Y, Z},\n};",
         );
         assert_eq!(found, ["stage site imports allocator"]);
-        assert_eq!(
-            findings("allocscope/src/config.rs", "fn f() { crate::command::g() }").len(),
-            1
-        );
-        assert_eq!(
-            findings("allocscope/src/target/mod.rs", "use crate::cli::Cli;").len(),
-            1
-        );
+        assert_eq!(findings("allocscope/src/config.rs", "fn f() { crate::command::g() }").len(), 1);
+        assert_eq!(findings("allocscope/src/target/mod.rs", "use crate::cli::Cli;").len(), 1);
         assert!(findings("allocscope/src/config.rs", "use crate::cli::Cli;").is_empty());
     }
 
     #[test]
     fn pure_stages_have_no_world() {
-        assert_eq!(
-            findings("allocscope/src/export/json.rs", "use std::{fmt, fs};").len(),
-            1
-        );
-        assert_eq!(
-            findings("allocscope/src/site/mod.rs", "use std::net::TcpStream;").len(),
-            1
-        );
+        assert_eq!(findings("allocscope/src/export/json.rs", "use std::{fmt, fs};").len(), 1);
+        assert_eq!(findings("allocscope/src/site/mod.rs", "use std::net::TcpStream;").len(), 1);
         assert!(findings("allocscope/src/export/http.rs", "use std::net::TcpStream;").is_empty());
         assert!(
-            findings(
-                "allocscope/src/site/mod.rs",
-                "#[cfg(test)]\nmod tests { use std::fs; }"
-            )
-            .is_empty()
+            findings("allocscope/src/site/mod.rs", "#[cfg(test)]\nmod tests { use std::fs; }").is_empty()
         );
     }
 
     #[test]
     fn unsafe_wants_a_reason() {
-        assert_eq!(
-            findings("xtask/src/a.rs", "fn f() {\n    unsafe { g() };\n}").len(),
-            1
-        );
-        assert_eq!(
-            findings("xtask/src/a.rs", "// SAFETY: far\n\nunsafe impl A for B {}").len(),
-            1
+        assert_eq!(findings("xtask/src/a.rs", "fn f() {\n    unsafe { g() };\n}").len(), 1);
+        assert_eq!(findings("xtask/src/a.rs", "// SAFETY: far\n\nunsafe impl A for B {}").len(), 1);
+        assert!(
+            findings("xtask/src/a.rs", "// SAFETY: near,\n// so.\n#[a]\nlet x =\n    unsafe { g() };")
+                .is_empty()
         );
         assert!(
-            findings(
-                "xtask/src/a.rs",
-                "// SAFETY: near,\n// so.\n#[a]\nlet x =\n    unsafe { g() };"
-            )
-            .is_empty()
-        );
-        assert!(
-            findings(
-                "xtask/src/a.rs",
-                "let text = \"unsafe { }\"; // unsafe { }\nunsafe fn f() {}"
-            )
-            .is_empty()
+            findings("xtask/src/a.rs", "let text = \"unsafe { }\"; // unsafe { }\nunsafe fn f() {}")
+                .is_empty()
         );
     }
 

@@ -116,8 +116,13 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     };
     record(stage(&traced, allocator, Stage::Call, len), ns, len);
     if !traced.has(OWN_HEAP) {
-        let range =
-            LiveRange { end: page_end(start, len), size: len, touch_ns: 0, faults: 0, allocator: allocator as u64 };
+        let range = LiveRange {
+            end: page_end(start, len),
+            size: len,
+            touch_ns: 0,
+            faults: 0,
+            allocator: allocator as u64,
+        };
         ranges::file(&traced, start, range);
     }
     None
@@ -288,7 +293,8 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
     if old == 0 || old == new {
         return None;
     }
-    let (stage_of_call, bytes) = if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
+    let (stage_of_call, bytes) =
+        if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
     if is_large(bytes) {
         record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
     }

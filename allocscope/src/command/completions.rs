@@ -32,10 +32,7 @@ mod tests {
     fn every_shell_has_a_script() {
         for &shell in Shell::value_variants() {
             let script = String::from_utf8(script(&CompletionsArgs { shell })).unwrap();
-            assert!(
-                script.contains("workload") && script.contains("min-size"),
-                "{shell}"
-            );
+            assert!(script.contains("workload") && script.contains("min-size"), "{shell}");
         }
     }
 }

@@ -61,9 +61,17 @@ fn check_all() -> Vec<Check> {
     let mut checks = vec![kernel()];
     checks.extend(NEEDED.iter().map(|(capability, purpose)| {
         let present = has(*capability);
-        let detail = if present { format!("present, to {purpose}") } else { format!("missing, needed to {purpose}; run as root") };
+        let detail = if present {
+            format!("present, to {purpose}")
+        } else {
+            format!("missing, needed to {purpose}; run as root")
+        };
         Check {
-            name: if *capability == caps::Capability::CAP_SYS_ADMIN { "CAP_SYS_ADMIN" } else { "CAP_SYS_PTRACE" },
+            name: if *capability == caps::Capability::CAP_SYS_ADMIN {
+                "CAP_SYS_ADMIN"
+            } else {
+                "CAP_SYS_PTRACE"
+            },
             verdict: if present { Verdict::Works } else { Verdict::Fails },
             detail,
             exit: Exit::Privilege,
@@ -87,9 +95,11 @@ fn kernel() -> Check {
 
 fn pid_namespace() -> Check {
     let (verdict, detail) = match target::namespace_pids(std::process::id()) {
-        Ok(pids) if pids.len() > 1 => {
-            (Verdict::Fails, "this is a pid namespace of its own (a container): run with the host's, such as --pid=host".into())
-        }
+        Ok(pids) if pids.len() > 1 => (
+            Verdict::Fails,
+            "this is a pid namespace of its own (a container): run with the host's, such as --pid=host"
+                .into(),
+        ),
         _ => (Verdict::Works, "the host's".into()),
     };
     Check { name: "pid namespace", verdict, detail, exit: Exit::Kernel }
@@ -112,9 +122,12 @@ fn tracefs() -> Check {
             detail: format!("readable (syscalls:sys_enter_mmap is {id})"),
             exit: Exit::Kernel,
         },
-        Err(error) => {
-            Check { name: "tracepoints", verdict: Verdict::Fails, detail: format!("{error:#}"), exit: Exit::Kernel }
-        }
+        Err(error) => Check {
+            name: "tracepoints",
+            verdict: Verdict::Fails,
+            detail: format!("{error:#}"),
+            exit: Exit::Kernel,
+        },
     }
 }
 

@@ -33,10 +33,14 @@ pub fn run(config: InspectConfig) -> Result<u8> {
 fn inspect_process(pid: u32) -> Result<(String, Examination)> {
     let info = target::describe(pid).map_err(Failure::from)?;
     let opened = target::executable(pid).map_err(Failure::from)?;
-    let libraries: Vec<String> =
-        target::mapped_files(pid).map_err(Failure::from)?.iter().map(|mapped| mapped.path.display().to_string()).collect();
+    let libraries: Vec<String> = target::mapped_files(pid)
+        .map_err(Failure::from)?
+        .iter()
+        .map(|mapped| mapped.path.display().to_string())
+        .collect();
     let bytes = read_binary(&opened).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
-    let examination = examine(&bytes, &libraries).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
+    let examination =
+        examine(&bytes, &libraries).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
     Ok((format!("{} ({pid}): {}", info.comm, info.exe.display()), examination))
 }
 
@@ -98,14 +102,20 @@ impl View {
 
     fn text(&self) -> String {
         let stripped = if self.stripped { ", stripped" } else { "" };
-        let mut text = format!("{}\nallocator {}{stripped}, tier {}\n", self.subject, self.allocator, self.tier);
+        let mut text =
+            format!("{}\nallocator {}{stripped}, tier {}\n", self.subject, self.allocator, self.tier);
         if let Some(build_id) = &self.build_id {
             text += &format!("build id  {build_id}\n");
         }
         for site in &self.sites {
             text += &format!(
                 "{:<9} {}+{:#x}  file {:#x}  {:<28} {}{}\n",
-                site.role, site.function, site.function_offset, site.file_offset, site.instruction, site.class,
+                site.role,
+                site.function,
+                site.function_offset,
+                site.file_offset,
+                site.instruction,
+                site.class,
                 if site.result.is_empty() { String::new() } else { format!(", result {}", site.result) },
             );
         }

@@ -24,10 +24,7 @@ fn page(name: Option<&str>) -> anyhow::Result<Vec<u8>> {
     if let Some(name) = name {
         let found = command.find_subcommand(name).cloned();
         command = found.ok_or_else(|| {
-            Failure::error(
-                Exit::Usage,
-                format!("there is no subcommand {}; see --help", name.escape_debug()),
-            )
+            Failure::error(Exit::Usage, format!("there is no subcommand {}; see --help", name.escape_debug()))
         })?;
     }
     let mut page = Vec::new();

@@ -60,11 +60,7 @@ fn start_log(verbosity: u8, color: Color) {
         Color::Always => env_logger::WriteStyle::Always,
         Color::Never => env_logger::WriteStyle::Never,
     };
-    env_logger::Builder::new()
-        .filter_level(level)
-        .parse_default_env()
-        .write_style(style)
-        .init();
+    env_logger::Builder::new().filter_level(level).parse_default_env().write_style(style).init();
 }
 
 /// The codes below 125 are the traced command's own under `run`, so allocscope's failures go above.
@@ -78,9 +74,7 @@ fn as_failure_of_run(error: anyhow::Error) -> anyhow::Error {
 /// Whoever read the output (`| head`) has had enough: no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     };
     error.chain().any(broken)
 }
@@ -95,15 +89,14 @@ mod tests {
         let exit = |exit| exit_of(&as_failure_of_run(Failure::error(exit, "x")));
         assert_eq!(exit(Exit::Privilege), Exit::RunFailed);
         assert_eq!(exit(Exit::NotFound), Exit::NotFound);
-        let message = as_failure_of_run(Failure::error(Exit::Kernel, "no BTF").context("loading"))
-            .to_string();
+        let message =
+            as_failure_of_run(Failure::error(Exit::Kernel, "no BTF").context("loading")).to_string();
         assert_eq!(message, "loading: no BTF");
     }
 
     #[test]
     fn a_closed_pipe_is_known_under_context() {
-        let error =
-            anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
+        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
         assert!(is_broken_pipe(&error));
         assert!(!is_broken_pipe(&Failure::error(Exit::Internal, "x")));
     }

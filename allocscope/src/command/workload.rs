@@ -74,10 +74,7 @@ fn start_of(workload: &Workload) -> &StartArgs {
 /// Before signals are handled, so that they end the program here: a read would be resumed after a handler.
 fn wait_for_line(start: &StartArgs) -> anyhow::Result<()> {
     if start.wait_stdin {
-        io::stdin()
-            .lock()
-            .read_line(&mut String::new())
-            .context("cannot read standard input")?;
+        io::stdin().lock().read_line(&mut String::new()).context("cannot read standard input")?;
     }
     Ok(())
 }

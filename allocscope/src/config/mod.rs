@@ -9,8 +9,8 @@ use allocscope_common::config::MAX_SLOTS;
 use regex::Regex;
 
 use crate::cli::{
-    AttachArgs, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg, InspectArgs,
-    ManArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
+    AttachArgs, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg, InspectArgs, ManArgs,
+    RunArgs, SelectionArgs, TraceArgs, Workload,
 };
 use crate::failure::{Exit, Failure};
 
@@ -183,19 +183,12 @@ impl TryFrom<Cli> for Config {
             CommandArgs::Run(args) => Command::Run(run(args, color)?),
             CommandArgs::Daemon(args) => Command::Daemon(DaemonConfig::try_from(args)?),
             CommandArgs::Inspect(args) => Command::Inspect(inspect(args, color)?),
-            CommandArgs::Doctor(args) => Command::Doctor(DoctorConfig {
-                format: args.format.into(),
-                color,
-            }),
+            CommandArgs::Doctor(args) => Command::Doctor(DoctorConfig { format: args.format.into(), color }),
             CommandArgs::Workload(workload) => Command::Workload(workload),
             CommandArgs::Completions(args) => Command::Completions(args),
             CommandArgs::Man(args) => Command::Man(args),
         };
-        Ok(Self {
-            verbosity: cli.verbose,
-            color,
-            command,
-        })
+        Ok(Self { verbosity: cli.verbose, color, command })
     }
 }
 
@@ -213,12 +206,7 @@ impl TryFrom<DaemonArgs> for DaemonConfig {
                 pids.len()
             )));
         }
-        Ok(Self {
-            selection,
-            listen: args.listen,
-            min_size_bytes: args.min_size,
-            max_processes,
-        })
+        Ok(Self { selection, listen: args.listen, min_size_bytes: args.min_size, max_processes })
     }
 }
 
@@ -227,37 +215,19 @@ impl TryFrom<SelectionArgs> for Selection {
 
     fn try_from(args: SelectionArgs) -> Result<Self, Failure> {
         match args {
-            SelectionArgs {
-                mut pid,
-                comm: None,
-                exe: None,
-                all: false,
-            } if !pid.is_empty() => {
+            SelectionArgs { mut pid, comm: None, exe: None, all: false } if !pid.is_empty() => {
                 pid.sort_unstable();
                 pid.dedup();
                 Ok(Self::Pids(pid))
             }
-            SelectionArgs {
-                pid,
-                comm: Some(comm),
-                exe: None,
-                all: false,
-            } if pid.is_empty() => Ok(Self::Comm(comm)),
-            SelectionArgs {
-                pid,
-                comm: None,
-                exe: Some(exe),
-                all: false,
-            } if pid.is_empty() => Ok(Self::Exe(exe)),
-            SelectionArgs {
-                pid,
-                comm: None,
-                exe: None,
-                all: true,
-            } if pid.is_empty() => Ok(Self::All),
-            _ => Err(usage(
-                "exactly one of --pid, --comm, --exe and --all is needed".to_owned(),
-            )),
+            SelectionArgs { pid, comm: Some(comm), exe: None, all: false } if pid.is_empty() => {
+                Ok(Self::Comm(comm))
+            }
+            SelectionArgs { pid, comm: None, exe: Some(exe), all: false } if pid.is_empty() => {
+                Ok(Self::Exe(exe))
+            }
+            SelectionArgs { pid, comm: None, exe: None, all: true } if pid.is_empty() => Ok(Self::All),
+            _ => Err(usage("exactly one of --pid, --comm, --exe and --all is needed".to_owned())),
         }
     }
 }
@@ -296,11 +266,7 @@ fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
         .filter(|program| !program.is_empty())
         .ok_or_else(|| usage("`run` needs a command after `--`".to_owned()))?;
     let trace = trace(args.trace, !args.no_follow_children, color);
-    Ok(RunConfig {
-        program,
-        arguments: words.collect(),
-        trace,
-    })
+    Ok(RunConfig { program, arguments: words.collect(), trace })
 }
 
 fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {
@@ -327,25 +293,16 @@ fn inspect(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
         None => Subject::File(args.subject.into()),
         Some(digits) => match digits.parse() {
             Ok(0) | Err(_) => {
-                return Err(usage(format!(
-                    "{digits} is not a process id; write ./{digits} for a file"
-                )));
+                return Err(usage(format!("{digits} is not a process id; write ./{digits} for a file")));
             }
             Ok(pid) => Subject::Pid(pid),
         },
     };
-    Ok(InspectConfig {
-        subject,
-        format: args.format.into(),
-        color,
-    })
+    Ok(InspectConfig { subject, format: args.format.into(), color })
 }
 
 fn usage(message: String) -> Failure {
-    Failure {
-        exit: Exit::Usage,
-        message,
-    }
+    Failure { exit: Exit::Usage, message }
 }
 
 #[cfg(test)]
@@ -392,46 +349,29 @@ mod tests {
         assert!(follows("allocscope run -- true"));
         assert!(follows("allocscope run --follow-children -- true"));
         assert!(!follows("allocscope run --no-follow-children -- true"));
-        assert!(follows(
-            "allocscope run --no-follow-children --follow-children -- true"
-        ));
-        assert!(!follows(
-            "allocscope run --follow-children --no-follow-children -- true"
-        ));
+        assert!(follows("allocscope run --no-follow-children --follow-children -- true"));
+        assert!(!follows("allocscope run --follow-children --no-follow-children -- true"));
     }
 
     #[test]
     fn daemon_selections() {
-        let Selection::Pids(pids) = daemon("allocscope daemon --pid 9 --pid 3 --pid 9").selection
-        else {
+        let Selection::Pids(pids) = daemon("allocscope daemon --pid 9 --pid 3 --pid 9").selection else {
             panic!()
         };
         assert_eq!(pids, [3, 9]);
-        assert!(matches!(
-            daemon("allocscope daemon --comm ^a").selection,
-            Selection::Comm(_)
-        ));
-        assert!(matches!(
-            daemon("allocscope daemon --exe bin/").selection,
-            Selection::Exe(_)
-        ));
+        assert!(matches!(daemon("allocscope daemon --comm ^a").selection, Selection::Comm(_)));
+        assert!(matches!(daemon("allocscope daemon --exe bin/").selection, Selection::Exe(_)));
         let all = daemon("allocscope daemon --all --min-size 0");
         assert!(matches!(all.selection, Selection::All));
         assert_eq!((all.min_size_bytes, all.max_processes), (0, 1000));
-        assert_eq!(
-            all.listen,
-            SocketAddr::from(([127, 0, 0, 1], crate::cli::DEFAULT_PORT))
-        );
+        assert_eq!(all.listen, SocketAddr::from(([127, 0, 0, 1], crate::cli::DEFAULT_PORT)));
     }
 
     #[test]
     fn more_pids_than_processes_allowed() {
         let failure = config("allocscope daemon --pid 1 --pid 2 --max-processes 1").unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
-        assert!(
-            failure.message.contains("--pid names 2 processes"),
-            "{failure}"
-        );
+        assert!(failure.message.contains("--pid names 2 processes"), "{failure}");
         assert!(config("allocscope daemon --pid 1 --pid 1 --max-processes 1").is_ok());
     }
 
@@ -444,14 +384,8 @@ mod tests {
         assert_eq!(subject("12").unwrap(), Subject::Pid(12));
         assert_eq!(subject("./12").unwrap(), Subject::File("./12".into()));
         assert_eq!(subject("12a").unwrap(), Subject::File("12a".into()));
-        assert_eq!(
-            subject("0").map_err(|failure: Failure| failure.exit),
-            Err(Exit::Usage)
-        );
-        assert_eq!(
-            subject("99999999999").map_err(|failure| failure.exit),
-            Err(Exit::Usage)
-        );
+        assert_eq!(subject("0").map_err(|failure: Failure| failure.exit), Err(Exit::Usage));
+        assert_eq!(subject("99999999999").map_err(|failure| failure.exit), Err(Exit::Usage));
     }
 
     #[test]

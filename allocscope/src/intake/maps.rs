@@ -98,7 +98,10 @@ impl Maps {
         }
         self.forget_ranges(|key| slots.contains(&slot_of_space(key.space)));
         for &slot in slots {
-            let zero = vec![ProcessCounters::default(); aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?];
+            let zero = vec![
+                ProcessCounters::default();
+                aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?
+            ];
             self.processes.set(slot, PerCpuValues::try_from(zero)?, 0)?;
             self.free_slots.push(slot, 0)?;
         }
@@ -121,18 +124,23 @@ impl Maps {
     pub fn read(&self, slots: &BTreeSet<u32>) -> Reading {
         let mut reading = Reading::default();
         for &slot in slots {
-            reading.slots.insert(slot, SlotReading { counters: self.counters(slot), ..SlotReading::default() });
+            reading
+                .slots
+                .insert(slot, SlotReading { counters: self.counters(slot), ..SlotReading::default() });
         }
         // Histograms first: an event in between is then in the totals and not yet in the histogram,
         // never the other way round.
         for (key, counts) in self.buckets.iter().flatten() {
-            let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.series.slot), key.series.decode()) else {
+            let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.series.slot), key.series.decode())
+            else {
                 continue;
             };
             slot.series.entry(series).or_default().buckets.insert(key.bucket, counts.iter().sum());
         }
         for (key, totals) in self.series.iter().flatten() {
-            let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else { continue };
+            let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else {
+                continue;
+            };
             slot.series.entry(series).or_default().totals = sum_totals(&totals);
         }
         for reason in 0..LOSS_REASONS {
@@ -142,7 +150,9 @@ impl Maps {
     }
 
     fn counters(&self, slot: u32) -> ProcessCounters {
-        self.processes.get(&slot, 0).map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))
+        self.processes
+            .get(&slot, 0)
+            .map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))
     }
 }
 

@@ -63,7 +63,9 @@ impl FaultLinks {
 
 fn attach_btf(loaded: &mut Loaded) -> Result<()> {
     let btf = Btf::from_sys_fs().context("the kernel has no BTF")?;
-    for (program, tracepoint) in [("fault_user_btf", "page_fault_user"), ("fault_kernel_btf", "page_fault_kernel")] {
+    for (program, tracepoint) in
+        [("fault_user_btf", "page_fault_user"), ("fault_kernel_btf", "page_fault_kernel")]
+    {
         let program: &mut BtfTracePoint = loaded.program(program)?;
         program.load(tracepoint, &btf)?;
         program.attach()?;
@@ -102,7 +104,10 @@ fn attach_end(loaded: &mut Loaded, program: &str, event: SoftwareEvent) -> Resul
         Ok(())
     };
     attach(program).map_err(|error| {
-        Failure::error(Exit::Kernel, format!("page faults cannot be counted ({error:#}); run `allocscope doctor`"))
+        Failure::error(
+            Exit::Kernel,
+            format!("page faults cannot be counted ({error:#}); run `allocscope doctor`"),
+        )
     })
 }
 
@@ -111,9 +116,11 @@ impl Loaded {
     pub(super) fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P>
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program>,
-        <&'a mut P as TryFrom<&'a mut aya::programs::Program>>::Error: std::error::Error + Send + Sync + 'static,
+        <&'a mut P as TryFrom<&'a mut aya::programs::Program>>::Error:
+            std::error::Error + Send + Sync + 'static,
     {
-        let program = self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+        let program =
+            self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
         program.try_into().with_context(|| format!("program {name} is of another type"))
     }
 }

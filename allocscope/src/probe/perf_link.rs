@@ -40,9 +40,8 @@ pub fn attach_tracepoint(program: BorrowedFd<'_>, tracepoint_id: u64) -> io::Res
         ..LinkCreate::default()
     };
     // SAFETY: the attribute is live for the call, its size is passed, and the result is checked.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attr, size_of::<LinkCreate>())
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const attr, size_of::<LinkCreate>()) };
     owned(fd)
 }
 
@@ -52,9 +51,8 @@ fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
     attr[4..8].copy_from_slice(&(PERF_ATTR_SIZE as u32).to_ne_bytes());
     attr[8..16].copy_from_slice(&id.to_ne_bytes());
     // SAFETY: as above. A BPF program on a tracepoint runs on every CPU, whichever the event names.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
-    };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC) };
     owned(fd)
 }
 

@@ -89,8 +89,9 @@ impl Area {
     fn map() -> Option<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping; nothing else is affected.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), Self::LEN, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), Self::LEN, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
         if start == libc::MAP_FAILED {
             return None;
         }

@@ -61,7 +61,9 @@ fn attach_one(loaded: &mut Loaded, binary: &File, site: &Site, scope: Scope) -> 
         program.load()?;
     }
     let scope = match scope {
-        Scope::Process(pid) => NonZeroU32::new(pid).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess),
+        Scope::Process(pid) => {
+            NonZeroU32::new(pid).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess)
+        }
         Scope::Everyone => UProbeScope::AllProcesses,
     };
     let point = UProbeAttachPoint {

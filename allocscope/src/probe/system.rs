@@ -37,7 +37,8 @@ impl SystemProbes {
     /// # Errors
     /// [`Exit::Privilege`] or [`Exit::Kernel`]: without these there is nothing to show.
     pub fn attach(loaded: &mut Loaded) -> Result<Self> {
-        let tracefs = Tracefs::open().map_err(|e| Failure::error(Exit::Kernel, format!("{e:#}; run as root")))?;
+        let tracefs =
+            Tracefs::open().map_err(|e| Failure::error(Exit::Kernel, format!("{e:#}; run as root")))?;
         let mut tracepoints = Vec::with_capacity(TRACEPOINTS.len());
         for (program, category, name) in TRACEPOINTS {
             let link = attach_one(loaded, &tracefs, program, category, name)
@@ -54,7 +55,13 @@ impl SystemProbes {
     }
 }
 
-fn attach_one(loaded: &mut Loaded, tracefs: &Tracefs, program: &str, category: &str, name: &str) -> Result<OwnedFd> {
+fn attach_one(
+    loaded: &mut Loaded,
+    tracefs: &Tracefs,
+    program: &str,
+    category: &str,
+    name: &str,
+) -> Result<OwnedFd> {
     let id = tracefs.id(category, name)?;
     let program: &mut TracePoint = loaded.program(program)?;
     program.load().with_context(|| format!("the program for {category}:{name} does not load"))?;

@@ -56,14 +56,14 @@ fn mount_detached() -> io::Result<OwnedFd> {
     )?;
     let none: *const libc::c_char = std::ptr::null();
     // SAFETY: the command takes no key and no value.
-    let created = unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)
-    };
+    let created =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0) };
     if created < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open; the result is checked.
-    let mount = descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })?;
+    let mount =
+        descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })?;
     open_root(&mount)
 }
 

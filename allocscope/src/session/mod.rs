@@ -133,7 +133,10 @@ impl Session {
             self.over_limit += 1;
             return Err(Failure::error(
                 Exit::Internal,
-                format!("process {pid} is not traced: {} are traced already (--max-processes)", self.tracked.len()),
+                format!(
+                    "process {pid} is not traced: {} are traced already (--max-processes)",
+                    self.tracked.len()
+                ),
             ));
         };
         self.slots.insert(slot);
@@ -181,12 +184,16 @@ impl Session {
         match wakeup {
             Wakeup::Ended(pid) => self.end(pid),
             Wakeup::Process(event) => {
-                let Some(kind) = u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) else { return };
+                let Some(kind) = u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) else {
+                    return;
+                };
                 match kind {
                     ProcessEventKind::Fork => self.forked(&event),
                     ProcessEventKind::Exec => self.executed(&event),
                     // The process ends when its last thread does, which its handle tells.
-                    ProcessEventKind::Exit => log::debug!("the first thread of process {} exited", event.tgid),
+                    ProcessEventKind::Exit => {
+                        log::debug!("the first thread of process {} exited", event.tgid)
+                    }
                 }
             }
         }
@@ -261,12 +268,15 @@ impl Session {
 
     /// A child of a traced process, which the kernel side has given a slot already.
     fn forked(&mut self, event: &ProcessEvent) {
-        if event.slot == NO_SLOT || self.tracked.get(&event.tgid).is_some_and(|known| known.slot == event.slot) {
+        if event.slot == NO_SLOT
+            || self.tracked.get(&event.tgid).is_some_and(|known| known.slot == event.slot)
+        {
             return;
         }
         self.end(event.tgid);
         self.slots.insert(event.slot);
-        let parent = self.tracked.get(&event.parent_tgid).map(|parent| (parent.info.clone(), parent.coverage.clone()));
+        let parent =
+            self.tracked.get(&event.parent_tgid).map(|parent| (parent.info.clone(), parent.coverage.clone()));
         match target::describe(event.tgid) {
             Ok(info) => {
                 let (binary, coverage) = self.discover(&info);
@@ -295,7 +305,10 @@ impl Session {
             _ => true,
         };
         let Some(known) = self.tracked.remove(&pid) else {
-            if wanted && self.options.selection.is_some() && let Err(error) = self.trace(pid) {
+            if wanted
+                && self.options.selection.is_some()
+                && let Err(error) = self.trace(pid)
+            {
                 log::debug!("{error:#}");
             }
             return;

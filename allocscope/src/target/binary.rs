@@ -53,9 +53,7 @@ pub enum ElfClass {
 pub fn executable(pid: u32) -> Result<OpenedBinary, TargetError> {
     let process = open_process(pid)?;
     let link = process.exe().map_err(|error| sort_error(pid, error))?;
-    let file = process
-        .open_relative("exe")
-        .map_err(|error| sort_error(pid, error))?;
+    let file = process.open_relative("exe").map_err(|error| sort_error(pid, error))?;
     OpenedBinary::new(pid, file, &link, format!("/proc/{pid}/exe").into())
 }
 
@@ -70,36 +68,19 @@ pub fn elf_class(header: &[u8]) -> ElfClass {
 
 impl OpenedBinary {
     /// `link` is the path as the kernel tells it.
-    pub(super) fn new(
-        pid: u32,
-        file: File,
-        link: &Path,
-        proc_path: PathBuf,
-    ) -> Result<Self, TargetError> {
+    pub(super) fn new(pid: u32, file: File, link: &Path, proc_path: PathBuf) -> Result<Self, TargetError> {
         let metadata = file.metadata().map_err(|error| sort_io_error(pid, error))?;
         let (path, deleted) = told_path(pid, link, &metadata);
         let there = in_root_of(pid, &path);
-        let replaced = there
-            .metadata()
-            .is_ok_and(|found| !same_file(&found, &metadata));
+        let replaced = there.metadata().is_ok_and(|found| !same_file(&found, &metadata));
         let (dev, ino) = (metadata.dev(), metadata.ino());
-        Ok(Self {
-            file,
-            dev,
-            ino,
-            deleted,
-            replaced,
-            path,
-            proc_path,
-        })
+        Ok(Self { file, dev, ino, deleted, replaced, path, proc_path })
     }
 }
 
 /// Fails if a process' executable is a 32-bit program.
 pub(super) fn refuse_32_bit(pid: u32, process: &Process) -> Result<(), TargetError> {
-    let file = process
-        .open_relative("exe")
-        .map_err(|error| sort_error(pid, error))?;
+    let file = process.open_relative("exe").map_err(|error| sort_error(pid, error))?;
     match class_of(&file).map_err(|error| sort_io_error(pid, error))? {
         ElfClass::ThirtyTwo => Err(TargetError::ThirtyTwoBit { pid }),
         // What is no ELF file is for those to judge who parse it.
@@ -110,10 +91,7 @@ pub(super) fn refuse_32_bit(pid: u32, process: &Process) -> Result<(), TargetErr
 /// A path as seen by a process, from here.
 pub(super) fn in_root_of(pid: u32, path: &Path) -> PathBuf {
     let relative = path.strip_prefix("/").unwrap_or(path);
-    Path::new("/proc")
-        .join(pid.to_string())
-        .join("root")
-        .join(relative)
+    Path::new("/proc").join(pid.to_string()).join("root").join(relative)
 }
 
 /// Whether both are the same file.
@@ -124,17 +102,10 @@ pub(super) fn same_file(one: &Metadata, other: &Metadata) -> bool {
 /// The path without the kernel's suffix, and whether the suffix was the kernel's: a file may really have
 /// such a name.
 fn told_path(pid: u32, link: &Path, metadata: &Metadata) -> (PathBuf, bool) {
-    let Some(stem) = link
-        .as_os_str()
-        .as_bytes()
-        .strip_suffix(DELETED_SUFFIX.as_bytes())
-    else {
+    let Some(stem) = link.as_os_str().as_bytes().strip_suffix(DELETED_SUFFIX.as_bytes()) else {
         return (link.to_owned(), false);
     };
-    if in_root_of(pid, link)
-        .metadata()
-        .is_ok_and(|found| same_file(&found, metadata))
-    {
+    if in_root_of(pid, link).metadata().is_ok_and(|found| same_file(&found, metadata)) {
         return (link.to_owned(), false);
     }
     (PathBuf::from(OsStr::from_bytes(stem)), true)
@@ -159,13 +130,7 @@ mod tests {
         let own = executable(std::process::id()).unwrap();
         let there = std::env::current_exe().unwrap();
         assert_eq!(own.path, there);
-        assert_eq!(
-            (own.dev, own.ino),
-            (
-                there.metadata().unwrap().dev(),
-                there.metadata().unwrap().ino()
-            )
-        );
+        assert_eq!((own.dev, own.ino), (there.metadata().unwrap().dev(), there.metadata().unwrap().ino()));
         assert!(!own.deleted && !own.replaced);
         assert_eq!(class_of(&own.file).unwrap(), ElfClass::SixtyFour);
     }
@@ -179,14 +144,7 @@ mod tests {
         assert!(binary.deleted && !binary.replaced);
         assert_eq!(binary.path, dir.path.join("nap"));
         assert_eq!(class_of(&binary.file).unwrap(), ElfClass::SixtyFour);
-        assert_eq!(
-            File::open(&binary.proc_path)
-                .unwrap()
-                .metadata()
-                .unwrap()
-                .ino(),
-            binary.ino
-        );
+        assert_eq!(File::open(&binary.proc_path).unwrap().metadata().unwrap().ino(), binary.ino);
     }
 
     #[test]
@@ -216,13 +174,7 @@ mod tests {
     fn classes() {
         assert_eq!(elf_class(b"\x7fELF\x01\x01\x01\x00"), ElfClass::ThirtyTwo);
         assert_eq!(elf_class(b"\x7fELF\x02"), ElfClass::SixtyFour);
-        for bad in [
-            &b""[..],
-            b"\x7fELF",
-            b"\x7fELF\x00",
-            b"\x7fELF\x03",
-            b"#!/bin/sh",
-        ] {
+        for bad in [&b""[..], b"\x7fELF", b"\x7fELF\x00", b"\x7fELF\x03", b"#!/bin/sh"] {
             assert_eq!(elf_class(bad), ElfClass::NotElf);
         }
     }
@@ -236,11 +188,7 @@ mod tests {
         elf.extend([1, BASE + 84, 52, 0, 0].map(u32::to_le_bytes).concat());
         elf.extend([52u16, 32, 1, 0, 0, 0].map(u16::to_le_bytes).concat());
         let bytes = 84 + code.len() as u32;
-        elf.extend(
-            [1, 0, BASE, BASE, bytes, bytes, 5, 4096]
-                .map(u32::to_le_bytes)
-                .concat(),
-        );
+        elf.extend([1, 0, BASE, BASE, bytes, bytes, 5, 4096].map(u32::to_le_bytes).concat());
         elf.extend(code);
         elf
     }
@@ -250,25 +198,16 @@ mod tests {
         let dir = TempDir::new();
         let path = dir.path.join("tiny");
         std::fs::write(&path, program_of_32_bits()).unwrap();
-        assert_eq!(
-            class_of(&File::open(&path).unwrap()).unwrap(),
-            ElfClass::ThirtyTwo
-        );
+        assert_eq!(class_of(&File::open(&path).unwrap()).unwrap(), ElfClass::ThirtyTwo);
         // Without 32-bit emulation in the kernel there is no such process to be refused.
         if let Some(sleeper) = Sleeper::start_if_executable(&path) {
             let error = super::super::describe(sleeper.pid()).unwrap_err();
-            assert!(
-                matches!(error, TargetError::ThirtyTwoBit { .. }),
-                "{error:?}"
-            );
+            assert!(matches!(error, TargetError::ThirtyTwoBit { .. }), "{error:?}");
         }
     }
 
     #[test]
     fn an_executable_of_nobody() {
-        assert!(matches!(
-            executable(u32::MAX),
-            Err(TargetError::NoSuchProcess { .. })
-        ));
+        assert!(matches!(executable(u32::MAX), Err(TargetError::NoSuchProcess { .. })));
     }
 }

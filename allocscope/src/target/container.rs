@@ -7,25 +7,17 @@ pub fn cgroup_path(file: &[u8]) -> String {
     let mut memory = None;
     for line in file.split(|&byte| byte == b'\n') {
         let mut parts = line.splitn(3, |&byte| byte == b':');
-        let (Some(hierarchy), Some(controllers), Some(path)) =
-            (parts.next(), parts.next(), parts.next())
+        let (Some(hierarchy), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
         else {
             continue;
         };
         if hierarchy == b"0" && controllers.is_empty() {
             unified = Some(path);
-        } else if controllers
-            .split(|&byte| byte == b',')
-            .any(|controller| controller == b"memory")
-        {
+        } else if controllers.split(|&byte| byte == b',').any(|controller| controller == b"memory") {
             memory = Some(path);
         }
     }
-    let path = unified
-        .filter(|path| *path != b"/")
-        .or(memory)
-        .or(unified)
-        .unwrap_or_default();
+    let path = unified.filter(|path| *path != b"/").or(memory).or(unified).unwrap_or_default();
     String::from_utf8_lossy(path).into_owned()
 }
 
@@ -35,9 +27,7 @@ pub fn container_id(cgroup: &str) -> String {
     let parts: Vec<&str> = cgroup.split('/').collect();
     let innermost = (0..parts.len()).rev().find_map(|at| {
         let parent = at.checked_sub(1).map_or("", |before| parts[before]);
-        hex_id(parts[at])
-            .map(str::to_owned)
-            .or_else(|| named(parent, parts[at]))
+        hex_id(parts[at]).map(str::to_owned).or_else(|| named(parent, parts[at]))
     });
     innermost.unwrap_or_default()
 }
@@ -47,27 +37,17 @@ pub fn container_id(cgroup: &str) -> String {
 fn hex_id(part: &str) -> Option<&str> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
     let (prefix, id) = part.rsplit_once(['-', ':']).unwrap_or(("", part));
-    let is_id = id.len() == 64
-        && id
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_id = id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (is_id && !prefix.contains("conmon")).then_some(id)
 }
 
 /// Containers that are told by name: LXC's and systemd-nspawn's.
 fn named(parent: &str, part: &str) -> Option<String> {
-    let lxc = part
-        .strip_prefix("lxc.payload.")
-        .or_else(|| matches!(parent, "lxc" | "lxc.payload").then_some(part));
-    let nspawn = || {
-        part.strip_prefix("systemd-nspawn@")?
-            .strip_suffix(".service")
-    };
+    let lxc =
+        part.strip_prefix("lxc.payload.").or_else(|| matches!(parent, "lxc" | "lxc.payload").then_some(part));
+    let nspawn = || part.strip_prefix("systemd-nspawn@")?.strip_suffix(".service");
     let machine = || part.strip_prefix("machine-")?.strip_suffix(".scope");
-    lxc.or_else(nspawn)
-        .or_else(machine)
-        .filter(|name| !name.is_empty())
-        .map(unescape)
+    lxc.or_else(nspawn).or_else(machine).filter(|name| !name.is_empty()).map(unescape)
 }
 
 /// systemd writes bytes that have a meaning in unit names as `\x2d`.
@@ -75,10 +55,7 @@ fn unescape(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        match part
-            .get(..2)
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-        {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
                 bytes.extend_from_slice(&part.as_bytes()[2..]);
@@ -101,14 +78,8 @@ mod tests {
 
     #[test]
     fn paths() {
-        assert_eq!(
-            cgroup_path(b"0::/system.slice/nginx.service\n"),
-            "/system.slice/nginx.service"
-        );
-        assert_eq!(
-            cgroup_path(b"9:name=systemd:/a\n4:cpu,memory:/b:c\n"),
-            "/b:c"
-        );
+        assert_eq!(cgroup_path(b"0::/system.slice/nginx.service\n"), "/system.slice/nginx.service");
+        assert_eq!(cgroup_path(b"9:name=systemd:/a\n4:cpu,memory:/b:c\n"), "/b:c");
         assert_eq!(cgroup_path(b"4:memory:/b\n0::/\n"), "/b");
         assert_eq!(cgroup_path(b"4:memory:/b\n0::/user.slice\n"), "/user.slice");
         assert_eq!(cgroup_path(b"0::/\n"), "/");
@@ -127,9 +98,7 @@ mod tests {
             format!("/kubepods/burstable/pod6f3c1d2e-0000-4000-8000-000000000000/{ID}"),
             format!("/kubepods.slice/kubepods-pod1_2.slice/cri-containerd-{ID}.scope"),
             format!("/kubepods.slice/kubepods-pod1_2.slice/crio-{ID}.scope"),
-            format!(
-                "/system.slice/containerd.service/kubepods-burstable-pod1.slice:cri-containerd:{ID}"
-            ),
+            format!("/system.slice/containerd.service/kubepods-burstable-pod1.slice:cri-containerd:{ID}"),
             format!("/machine.slice/libpod-{ID}.scope/container"),
             format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
             format!("/libpod_parent/libpod-{ID}"),
@@ -145,10 +114,7 @@ mod tests {
             ("/lxc/web1", "web1"),
             ("/lxc.payload.web1/system.slice/nginx.service", "web1"),
             ("/lxc.payload/web1", "web1"),
-            (
-                "/machine.slice/systemd-nspawn@build.service/payload",
-                "build",
-            ),
+            ("/machine.slice/systemd-nspawn@build.service/payload", "build"),
             ("/machine.slice/machine-deb\\x2dian.scope", "deb-ian"),
             ("/machine.slice/machine-a\\xzz.scope", "a\\xzz"),
         ] {

@@ -63,27 +63,20 @@ impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSuchProcess { pid } => {
-                write!(
-                    f,
-                    "no process with pid {pid}: it may have ended, or live in another pid namespace"
-                )
+                write!(f, "no process with pid {pid}: it may have ended, or live in another pid namespace")
             }
-            Self::Ended { pid } => write!(
-                f,
-                "process {pid} has ended and only waits for its parent to notice"
-            ),
-            Self::Thread { tid, process } => write!(
-                f,
-                "{tid} is a thread of process {process}; use --pid {process}"
-            ),
-            Self::KernelThread { pid } => write!(
-                f,
-                "{pid} is a kernel thread, which has no memory of its own to trace"
-            ),
-            Self::ThirtyTwoBit { pid } => write!(
-                f,
-                "process {pid} is a 32-bit program; only 64-bit ones can be traced"
-            ),
+            Self::Ended { pid } => {
+                write!(f, "process {pid} has ended and only waits for its parent to notice")
+            }
+            Self::Thread { tid, process } => {
+                write!(f, "{tid} is a thread of process {process}; use --pid {process}")
+            }
+            Self::KernelThread { pid } => {
+                write!(f, "{pid} is a kernel thread, which has no memory of its own to trace")
+            }
+            Self::ThirtyTwoBit { pid } => {
+                write!(f, "process {pid} is a 32-bit program; only 64-bit ones can be traced")
+            }
             Self::Denied { pid } => write!(
                 f,
                 "not allowed to look at process {pid}; run allocscope as root or give it CAP_SYS_PTRACE"
@@ -104,18 +97,15 @@ impl fmt::Display for TargetError {
 impl From<TargetError> for Failure {
     fn from(error: TargetError) -> Self {
         let exit = match error {
-            TargetError::NoSuchProcess { .. }
-            | TargetError::Ended { .. }
-            | TargetError::Thread { .. } => Exit::NoSuchProcess,
+            TargetError::NoSuchProcess { .. } | TargetError::Ended { .. } | TargetError::Thread { .. } => {
+                Exit::NoSuchProcess
+            }
             TargetError::KernelThread { .. } => Exit::NothingToTrace,
             TargetError::ThirtyTwoBit { .. } => Exit::ThirtyTwoBit,
             TargetError::Denied { .. } => Exit::Privilege,
             TargetError::FileGone { .. } => Exit::BadBinary,
             TargetError::Io { .. } => Exit::Internal,
         };
-        Self {
-            exit,
-            message: error.to_string(),
-        }
+        Self { exit, message: error.to_string() }
     }
 }

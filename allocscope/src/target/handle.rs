@@ -26,10 +26,8 @@ impl ProcessHandle {
     /// [`TargetError::NoSuchProcess`] if it has ended or its pid has been given to another.
     pub fn open(id: ProcessId) -> Result<Self, TargetError> {
         let pid = id.pid;
-        let raw = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(TargetError::NoSuchProcess { pid })?;
+        let raw =
+            i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(TargetError::NoSuchProcess { pid })?;
         let opened = pidfd_open(raw, PidfdFlags::empty());
         if opened.is_err() {
             // The kernel's error for a thread's id differs between versions.
@@ -54,13 +52,7 @@ impl ProcessHandle {
     /// Where the kernel cannot poll, such as for want of memory.
     pub fn has_ended(&self) -> io::Result<bool> {
         let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
-        poll(
-            &mut polled,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )?;
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         Ok(!polled[0].revents().is_empty())
     }
 
@@ -102,10 +94,7 @@ mod tests {
         assert!(handle.has_ended().unwrap());
         sleeper.child.wait().unwrap();
         assert!(handle.has_ended().unwrap());
-        assert!(matches!(
-            ProcessHandle::open(handle.id()),
-            Err(TargetError::NoSuchProcess { .. })
-        ));
+        assert!(matches!(ProcessHandle::open(handle.id()), Err(TargetError::NoSuchProcess { .. })));
     }
 
     #[test]
@@ -113,26 +102,14 @@ mod tests {
         let sleeper = Sleeper::start();
         let mut id = identify(sleeper.pid()).unwrap();
         id.start_ticks -= 1;
-        assert!(matches!(
-            ProcessHandle::open(id),
-            Err(TargetError::NoSuchProcess { .. })
-        ));
+        assert!(matches!(ProcessHandle::open(id), Err(TargetError::NoSuchProcess { .. })));
     }
 
     #[test]
     fn pids_that_cannot_be() {
         for pid in [0, u32::MAX, i32::MAX as u32] {
-            let id = ProcessId {
-                pid,
-                start_ticks: 1,
-            };
-            assert!(
-                matches!(
-                    ProcessHandle::open(id),
-                    Err(TargetError::NoSuchProcess { .. })
-                ),
-                "{pid}"
-            );
+            let id = ProcessId { pid, start_ticks: 1 };
+            assert!(matches!(ProcessHandle::open(id), Err(TargetError::NoSuchProcess { .. })), "{pid}");
         }
     }
 
@@ -142,8 +119,7 @@ mod tests {
         let handle = ProcessHandle::open(identify(sleeper.pid()).unwrap()).unwrap();
         let waiting = handle.watch().unwrap();
         sleeper.child.kill().unwrap();
-        let ready =
-            tokio::time::timeout(std::time::Duration::from_secs(10), waiting.readable()).await;
+        let ready = tokio::time::timeout(std::time::Duration::from_secs(10), waiting.readable()).await;
         assert!(ready.unwrap().is_ok());
     }
 }

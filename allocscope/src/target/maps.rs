@@ -67,9 +67,7 @@ pub struct ExecutableRange {
 /// Where the process is gone or may not be looked at.
 pub fn mappings(pid: u32) -> Result<Mappings, TargetError> {
     let process = open_process(pid)?;
-    let file = process
-        .open_relative("maps")
-        .map_err(|error| sort_error(pid, error))?;
+    let file = process.open_relative("maps").map_err(|error| sort_error(pid, error))?;
     parse(BufReader::with_capacity(64 * 1024, file)).map_err(|error| sort_io_error(pid, error))
 }
 
@@ -109,10 +107,8 @@ pub fn open_mapped(pid: u32, mapped: &MappedFile) -> Result<OpenedBinary, Target
             }
         }
     }
-    open_by_path(pid, mapped).ok_or_else(|| TargetError::FileGone {
-        pid,
-        path: mapped.path.to_string_lossy().into_owned(),
-    })
+    open_by_path(pid, mapped)
+        .ok_or_else(|| TargetError::FileGone { pid, path: mapped.path.to_string_lossy().into_owned() })
 }
 
 /// The path is the process' own, unless it has only changed its root: then the kernel tells it from ours, and
@@ -168,11 +164,7 @@ fn parse(reader: impl BufRead) -> std::io::Result<Mappings> {
 }
 
 fn add(found: &mut Mappings, places: &mut HashMap<(u64, u64, Vec<u8>), usize>, line: &Line<'_>) {
-    let range = ExecutableRange {
-        start: line.start,
-        end: line.end,
-        file_offset: line.file_offset,
-    };
+    let range = ExecutableRange { start: line.start, end: line.end, file_offset: line.file_offset };
     let key = (line.dev, line.ino, line.path.to_vec());
     if let Some(&place) = places.get(&key) {
         found.files[place].executable.push(range);
@@ -185,13 +177,7 @@ fn add(found: &mut Mappings, places: &mut HashMap<(u64, u64, Vec<u8>), usize>, l
             None => (line.path, false),
         };
         let path = PathBuf::from(OsString::from_vec(unescape(path)));
-        found.files.push(MappedFile {
-            path,
-            dev: line.dev,
-            ino: line.ino,
-            deleted,
-            executable: vec![range],
-        });
+        found.files.push(MappedFile { path, dev: line.dev, ino: line.ino, deleted, executable: vec![range] });
     }
 }
 
@@ -206,24 +192,13 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let path = rest.trim_ascii_start();
     let dev = libc::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
     let executable = permissions.get(2) == Some(&b'x');
-    (start < end).then_some(Line {
-        start,
-        end,
-        executable,
-        file_offset,
-        dev,
-        ino,
-        path,
-    })
+    (start < end).then_some(Line { start, end, executable, file_offset, dev, ino, path })
 }
 
 /// Takes the next word off.
 fn word<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let text = rest.trim_ascii_start();
-    let end = text
-        .iter()
-        .position(|&byte| byte == b' ')
-        .unwrap_or(text.len());
+    let end = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
     let (word, after) = text.split_at(end);
     *rest = after;
     (!word.is_empty()).then_some(word)
@@ -288,40 +263,22 @@ garbage
             (Path::new("/bin/a b"), libc::makedev(0xfe, 1), 77, false)
         );
         assert_eq!(own.executable.len(), 2);
-        let first = ExecutableRange {
-            start: 0x55d0_c000_1000,
-            end: 0x55d0_c000_3000,
-            file_offset: 0x1000,
-        };
+        let first = ExecutableRange { start: 0x55d0_c000_1000, end: 0x55d0_c000_3000, file_offset: 0x1000 };
         assert_eq!(own.executable[0], first);
         let library = &found.files[1];
         assert!(library.deleted);
-        assert_eq!(
-            library.path.as_os_str().as_encoded_bytes(),
-            b"/lib/new\nline\xff.so"
-        );
+        assert_eq!(library.path.as_os_str().as_encoded_bytes(), b"/lib/new\nline\xff.so");
     }
 
     #[test]
     fn bounds() {
-        let line = |i: u64| {
-            format!(
-                "{:x}-{:x} r-xp 0 0:1 {} /f\n",
-                i * 4096,
-                (i + 1) * 4096,
-                i + 1
-            )
-        };
+        let line = |i: u64| format!("{:x}-{:x} r-xp 0 0:1 {} /f\n", i * 4096, (i + 1) * 4096, i + 1);
         let many: String = (0..MAX_FILES as u64 + 1).map(line).collect();
         let found = parse(many.as_bytes()).unwrap();
         assert_eq!((found.files.len(), found.truncated), (MAX_FILES, true));
         let same = "1000-2000 r-xp 0 0:1 7 /f\n";
         assert!(!parse(same.repeat(MAX_LINES).as_bytes()).unwrap().truncated);
-        assert!(
-            parse(same.repeat(MAX_LINES + 1).as_bytes())
-                .unwrap()
-                .truncated
-        );
+        assert!(parse(same.repeat(MAX_LINES + 1).as_bytes()).unwrap().truncated);
     }
 
     proptest! {
@@ -340,12 +297,7 @@ garbage
         let files = mapped_files(pid).unwrap();
         let mapped = files.iter().find(|file| file.path == own).unwrap();
         let here = own_mappings as *const () as u64;
-        assert!(
-            mapped
-                .executable
-                .iter()
-                .any(|range| (range.start..range.end).contains(&here))
-        );
+        assert!(mapped.executable.iter().any(|range| (range.start..range.end).contains(&here)));
         let opened = open_mapped(pid, mapped).unwrap();
         assert_eq!(opened.ino, own.metadata().unwrap().ino());
         assert!(heap_end(pid).unwrap().is_some_and(|end| end % 4096 == 0));

@@ -22,9 +22,7 @@ pub use binary::{ElfClass, OpenedBinary, elf_class, executable};
 pub use container::{cgroup_path, container_id};
 pub use error::TargetError;
 pub use handle::ProcessHandle;
-pub use maps::{
-    ExecutableRange, MappedFile, Mappings, heap_end, mapped_files, mappings, open_mapped,
-};
+pub use maps::{ExecutableRange, MappedFile, Mappings, heap_end, mapped_files, mappings, open_mapped};
 pub use status::{Seccomp, is_in_other_pid_namespace, namespace_pids, seccomp_mode};
 
 /// The most processes that [`list`] yields.
@@ -65,10 +63,7 @@ pub struct ProcessInfo {
 pub fn describe(pid: u32) -> Result<ProcessInfo, TargetError> {
     let process = open_process(pid)?;
     let stat = live_stat(pid, &process)?;
-    if stat
-        .flags()
-        .is_ok_and(|flags| flags.contains(StatFlags::PF_KTHREAD))
-    {
+    if stat.flags().is_ok_and(|flags| flags.contains(StatFlags::PF_KTHREAD)) {
         return Err(TargetError::KernelThread { pid });
     }
     status::refuse_thread(pid, &process)?;
@@ -76,10 +71,7 @@ pub fn describe(pid: u32) -> Result<ProcessInfo, TargetError> {
     binary::refuse_32_bit(pid, &process)?;
     let cgroup = cgroup_path(&proc_file::read(pid, &process, "cgroup", MAX_CGROUP_BYTES)?);
     Ok(ProcessInfo {
-        id: ProcessId {
-            pid,
-            start_ticks: stat.starttime,
-        },
+        id: ProcessId { pid, start_ticks: stat.starttime },
         comm: stat.comm,
         exe,
         container: container_id(&cgroup),
@@ -94,10 +86,7 @@ pub fn describe(pid: u32) -> Result<ProcessInfo, TargetError> {
 /// [`TargetError::Io`] where /proc cannot be read at all.
 pub fn list() -> Result<impl Iterator<Item = u32>, TargetError> {
     let processes = procfs::process::all_processes().map_err(|error| sort_error(0, error))?;
-    Ok(processes
-        .filter_map(Result::ok)
-        .filter_map(|process| traceable_pid(&process))
-        .take(MAX_LISTED))
+    Ok(processes.filter_map(Result::ok).filter_map(|process| traceable_pid(&process)).take(MAX_LISTED))
 }
 
 /// Whether a process is among those selected.
@@ -119,20 +108,13 @@ pub fn matches(selection: &Selection, info: &ProcessInfo) -> bool {
 /// [`TargetError::NoSuchProcess`], [`TargetError::Ended`].
 pub fn identify(pid: u32) -> Result<ProcessId, TargetError> {
     let process = open_process(pid)?;
-    Ok(ProcessId {
-        pid,
-        start_ticks: live_stat(pid, &process)?.starttime,
-    })
+    Ok(ProcessId { pid, start_ticks: live_stat(pid, &process)?.starttime })
 }
 
 /// The stat line of a process that is not a zombie.
 fn live_stat(pid: u32, process: &Process) -> Result<Stat, TargetError> {
     let stat = process.stat().map_err(|error| sort_error(pid, error))?;
-    if has_ended(&stat) {
-        Err(TargetError::Ended { pid })
-    } else {
-        Ok(stat)
-    }
+    if has_ended(&stat) { Err(TargetError::Ended { pid }) } else { Ok(stat) }
 }
 
 fn has_ended(stat: &Stat) -> bool {
@@ -141,14 +123,8 @@ fn has_ended(stat: &Stat) -> bool {
 
 fn traceable_pid(process: &Process) -> Option<u32> {
     let stat = process.stat().ok()?;
-    let kernel_thread = stat
-        .flags()
-        .is_ok_and(|flags| flags.contains(StatFlags::PF_KTHREAD));
-    if kernel_thread || has_ended(&stat) {
-        None
-    } else {
-        u32::try_from(process.pid()).ok()
-    }
+    let kernel_thread = stat.flags().is_ok_and(|flags| flags.contains(StatFlags::PF_KTHREAD));
+    if kernel_thread || has_ended(&stat) { None } else { u32::try_from(process.pid()).ok() }
 }
 
 #[cfg(test)]
@@ -175,26 +151,17 @@ mod tests {
         assert!(list().unwrap().any(|pid| pid == sleeper.pid()));
         sleeper.child.kill().unwrap();
         sleeper.wait_until_zombie();
-        assert!(matches!(
-            describe(sleeper.pid()),
-            Err(TargetError::Ended { .. })
-        ));
+        assert!(matches!(describe(sleeper.pid()), Err(TargetError::Ended { .. })));
         assert!(list().unwrap().all(|pid| pid != sleeper.pid()));
         sleeper.child.wait().unwrap();
-        assert!(matches!(
-            describe(sleeper.pid()),
-            Err(TargetError::NoSuchProcess { .. })
-        ));
+        assert!(matches!(describe(sleeper.pid()), Err(TargetError::NoSuchProcess { .. })));
     }
 
     #[test]
     fn pids_that_cannot_be() {
         for pid in [0, u32::MAX, i32::MAX as u32] {
             let error = describe(pid).unwrap_err();
-            assert!(
-                matches!(error, TargetError::NoSuchProcess { .. }),
-                "{error:?}"
-            );
+            assert!(matches!(error, TargetError::NoSuchProcess { .. }), "{error:?}");
             assert_eq!(Failure::from(error).exit, Exit::NoSuchProcess);
         }
     }
@@ -203,10 +170,7 @@ mod tests {
     fn a_kernel_thread() {
         // Pid 2 is kthreadd, except in a pid namespace of one's own.
         if std::fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
-            assert!(matches!(
-                describe(2),
-                Err(TargetError::KernelThread { pid: 2 })
-            ));
+            assert!(matches!(describe(2), Err(TargetError::KernelThread { pid: 2 })));
             assert!(list().unwrap().all(|pid| pid != 2));
         }
     }
@@ -216,22 +180,15 @@ mod tests {
         let (tid_sender, tid) = std::sync::mpsc::channel();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            tid_sender
-                .send(nix::unistd::gettid().as_raw() as u32)
-                .unwrap();
+            tid_sender.send(nix::unistd::gettid().as_raw() as u32).unwrap();
             stopped.recv().ok();
         });
         let tid = tid.recv().unwrap();
         let error = describe(tid).unwrap_err();
         let process = std::process::id();
-        assert!(
-            matches!(error, TargetError::Thread { tid: t, process: p } if (t, p) == (tid, process))
-        );
+        assert!(matches!(error, TargetError::Thread { tid: t, process: p } if (t, p) == (tid, process)));
         let failure = Failure::from(error);
-        assert!(
-            failure.message.ends_with(&format!("use --pid {process}")),
-            "{failure}"
-        );
+        assert!(failure.message.ends_with(&format!("use --pid {process}")), "{failure}");
         drop(stop);
         thread.join().unwrap();
     }
@@ -266,10 +223,7 @@ mod tests {
     #[test]
     fn selections() {
         let info = ProcessInfo {
-            id: ProcessId {
-                pid: 7,
-                start_ticks: 1,
-            },
+            id: ProcessId { pid: 7, start_ticks: 1 },
             comm: "server".into(),
             exe: "/opt/shop/server (deleted)".into(),
             cgroup: String::new(),

@@ -16,19 +16,10 @@ pub(super) fn open_process(pid: u32) -> Result<Process, TargetError> {
 }
 
 /// The first `limit` bytes of a file in the folder.
-pub(super) fn read(
-    pid: u32,
-    process: &Process,
-    name: &str,
-    limit: u64,
-) -> Result<Vec<u8>, TargetError> {
-    let file = process
-        .open_relative(name)
-        .map_err(|error| sort_error(pid, error))?;
+pub(super) fn read(pid: u32, process: &Process, name: &str, limit: u64) -> Result<Vec<u8>, TargetError> {
+    let file = process.open_relative(name).map_err(|error| sort_error(pid, error))?;
     let mut bytes = Vec::new();
-    file.take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(|error| sort_io_error(pid, error))?;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| sort_io_error(pid, error))?;
     Ok(bytes)
 }
 
@@ -38,10 +29,7 @@ pub(super) fn sort_error(pid: u32, error: ProcError) -> TargetError {
         ProcError::NotFound(_) => TargetError::NoSuchProcess { pid },
         ProcError::PermissionDenied(_) => TargetError::Denied { pid },
         ProcError::Io(source, _) => sort_io_error(pid, source),
-        other => TargetError::Io {
-            pid,
-            source: io::Error::other(other.to_string()),
-        },
+        other => TargetError::Io { pid, source: io::Error::other(other.to_string()) },
     }
 }
 

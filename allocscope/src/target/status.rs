@@ -64,10 +64,7 @@ pub fn is_in_other_pid_namespace(pid: u32) -> Result<bool, TargetError> {
 pub(super) fn refuse_thread(pid: u32, process: &Process) -> Result<(), TargetError> {
     let status = read(pid, process, "status", MAX_STATUS_BYTES)?;
     match numbers(field(&status, "Tgid").unwrap_or_default()).first() {
-        Some(&leader) if leader != pid => Err(TargetError::Thread {
-            tid: pid,
-            process: leader,
-        }),
+        Some(&leader) if leader != pid => Err(TargetError::Thread { tid: pid, process: leader }),
         _ => Ok(()),
     }
 }
@@ -82,10 +79,7 @@ fn field<'a>(status: &'a [u8], name: &str) -> Option<&'a str> {
 }
 
 fn numbers(value: &str) -> Vec<u32> {
-    value
-        .split_ascii_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect()
+    value.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Kernels built without seccomp have no such line.
@@ -103,7 +97,8 @@ mod tests {
 
     #[test]
     fn lines() {
-        let status = b"Name:\tTgid:\\nSeccomp:\t2\xff\nTgid:\t12\nNSpid:\t12\t3\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        let status =
+            b"Name:\tTgid:\\nSeccomp:\t2\xff\nTgid:\t12\nNSpid:\t12\t3\nSeccomp:\t2\nSeccomp_filters:\t1\n";
         assert_eq!(numbers(field(status, "Tgid").unwrap()), [12]);
         assert_eq!(numbers(field(status, "NSpid").unwrap()), [12, 3]);
         assert_eq!(field(status, "Name"), None);
@@ -142,34 +137,18 @@ mod tests {
             jf: 0,
             k: libc::SECCOMP_RET_ALLOW,
         };
-        let program = libc::sock_fprog {
-            len: 1,
-            filter: &raw mut allow,
-        };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut allow };
         // SAFETY: both calls concern this thread only, and `program` points to one instruction that outlives
         // the second.
         unsafe {
             assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-            assert_eq!(
-                libc::prctl(
-                    libc::PR_SET_SECCOMP,
-                    libc::SECCOMP_MODE_FILTER,
-                    &raw const program
-                ),
-                0
-            );
+            assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
         }
     }
 
     #[test]
     fn nobody() {
-        assert!(matches!(
-            seccomp_mode(u32::MAX),
-            Err(TargetError::NoSuchProcess { .. })
-        ));
-        assert!(matches!(
-            is_in_other_pid_namespace(0),
-            Err(TargetError::NoSuchProcess { .. })
-        ));
+        assert!(matches!(seccomp_mode(u32::MAX), Err(TargetError::NoSuchProcess { .. })));
+        assert!(matches!(is_in_other_pid_namespace(0), Err(TargetError::NoSuchProcess { .. })));
     }
 }

@@ -39,12 +39,7 @@ impl Sleeper {
 
     /// After a kill: waits until the kernel has let go of everything but the entry.
     pub fn wait_until_zombie(&self) {
-        let stat = || {
-            procfs::process::Process::new(self.pid() as i32)
-                .unwrap()
-                .stat()
-                .unwrap()
-        };
+        let stat = || procfs::process::Process::new(self.pid() as i32).unwrap().stat().unwrap();
         while stat().state != 'Z' {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -99,16 +94,11 @@ pub struct TempDir {
 impl TempDir {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "allocscope-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name =
+            format!("allocscope-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
-        Self {
-            path: path.canonicalize().unwrap(),
-        }
+        Self { path: path.canonicalize().unwrap() }
     }
 }
 

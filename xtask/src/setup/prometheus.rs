@@ -25,10 +25,7 @@ impl Item for Prometheus {
     fn install(&self) -> Result<()> {
         let place = run::tools_dir()?.join("prometheus");
         let work = WorkFolder::new("prometheus")?;
-        let by_hand = format!(
-            "put prometheus and promtool into {}/usr/bin by hand",
-            place.display()
-        );
+        let by_hand = format!("put prometheus and promtool into {}/usr/bin by hand", place.display());
         debian::unpack(&["prometheus"], &work.0, &by_hand)?;
         if !work.0.join("usr/bin/promtool").is_file() {
             bail!("this system's package has no promtool: {by_hand}");

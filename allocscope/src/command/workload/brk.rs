@@ -33,12 +33,7 @@ pub struct BrkTruth {
 /// break is where it was left; if it is not, nothing is taken away.
 pub fn run(args: &BrkArgs) -> anyhow::Result<BrkTruth> {
     let step_bytes = pages(args.step) * PAGE_BYTES;
-    let mut truth = BrkTruth {
-        workload: "brk",
-        pid: std::process::id(),
-        step_bytes,
-        ..BrkTruth::default()
-    };
+    let mut truth = BrkTruth { workload: "brk", pid: std::process::id(), step_bytes, ..BrkTruth::default() };
     let step = isize::try_from(step_bytes)?;
     let before = Faults::so_far()?;
     for _ in 0..args.rounds {
@@ -58,9 +53,7 @@ fn grow(truth: &mut BrkTruth, step: isize, steps: u64) -> anyhow::Result<u64> {
     for _ in 0..steps {
         let start = timed(&mut truth.grow_ns, || move_break(step))?;
         // SAFETY: the break was at `start` and is `step` further on: the range is new, writable and only ours.
-        truth.pages_touched += timed(&mut truth.touch_ns, || unsafe {
-            touch_pages(start, truth.step_bytes)
-        });
+        truth.pages_touched += timed(&mut truth.touch_ns, || unsafe { touch_pages(start, truth.step_bytes) });
         truth.grow_calls += 1;
         truth.bytes += truth.step_bytes;
     }
@@ -70,10 +63,7 @@ fn grow(truth: &mut BrkTruth, step: isize, steps: u64) -> anyhow::Result<u64> {
 fn shrink(truth: &mut BrkTruth, step: isize, steps: u64) -> anyhow::Result<()> {
     let mut expected = move_break(0)?;
     for _ in 0..steps {
-        anyhow::ensure!(
-            move_break(0)? == expected,
-            "somebody else moved the program break"
-        );
+        anyhow::ensure!(move_break(0)? == expected, "somebody else moved the program break");
         timed(&mut truth.shrink_ns, || move_break(-step))?;
         truth.shrink_calls += 1;
         expected = expected.wrapping_offset(-step);

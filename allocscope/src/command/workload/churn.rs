@@ -51,28 +51,14 @@ struct SmallTruth {
 pub fn run(args: &ChurnArgs) -> anyhow::Result<ChurnTruth> {
     let before = Faults::so_far()?;
     let started = Instant::now();
-    let end = args
-        .seconds
-        .and_then(|seconds| started.checked_add(Duration::from_secs(seconds)));
+    let end = args.seconds.and_then(|seconds| started.checked_add(Duration::from_secs(seconds)));
     let shares = thread::scope(|scope| {
-        let spawn = |_| {
-            thread::Builder::new()
-                .name("churn".into())
-                .spawn_scoped(scope, move || churn(end))
-        };
-        let threads: Vec<_> = (0..args.threads)
-            .map(spawn)
-            .collect::<Result<_, _>>()
-            .context("cannot start a thread")?;
-        let join = |thread: ScopedJoinHandle<'_, _>| {
-            thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("a thread died"))?
-        };
-        threads
-            .into_iter()
-            .map(join)
-            .collect::<anyhow::Result<Vec<Share>>>()
+        let spawn = |_| thread::Builder::new().name("churn".into()).spawn_scoped(scope, move || churn(end));
+        let threads: Vec<_> =
+            (0..args.threads).map(spawn).collect::<Result<_, _>>().context("cannot start a thread")?;
+        let join =
+            |thread: ScopedJoinHandle<'_, _>| thread.join().map_err(|_| anyhow::anyhow!("a thread died"))?;
+        threads.into_iter().map(join).collect::<anyhow::Result<Vec<Share>>>()
     })?;
     let mut sum = Share::default();
     shares.iter().for_each(|share| sum.merge(share));
@@ -98,15 +84,8 @@ struct Share {
 
 impl Default for Share {
     fn default() -> Self {
-        let (large, middle) = (
-            SizeTruth::of_size(LARGE_BYTES),
-            SizeTruth::of_size(MIDDLE_BYTES),
-        );
-        Self {
-            large,
-            middle,
-            small: SmallTruth::default(),
-        }
+        let (large, middle) = (SizeTruth::of_size(LARGE_BYTES), SizeTruth::of_size(MIDDLE_BYTES));
+        Self { large, middle, small: SmallTruth::default() }
     }
 }
 
@@ -153,20 +132,13 @@ fn allocate_small(live: &mut Vec<Box<[u8]>>, truth: &mut SmallTruth) {
 fn allocate_touch_free(truth: &mut SizeTruth) -> anyhow::Result<()> {
     let size = truth.size_bytes;
     // SAFETY: malloc has no preconditions.
-    let start = timed(&mut truth.call_ns, || unsafe {
-        libc::malloc(size as usize)
-    });
-    let start =
-        NonNull::new(start.cast::<u8>()).with_context(|| format!("malloc refused {size} bytes"))?;
+    let start = timed(&mut truth.call_ns, || unsafe { libc::malloc(size as usize) });
+    let start = NonNull::new(start.cast::<u8>()).with_context(|| format!("malloc refused {size} bytes"))?;
     // The block starts behind malloc's own header, whose page malloc has touched: that fault is in the call.
     // SAFETY: the block is `size` bytes long and nobody else knows of it.
-    truth.pages_touched += timed(&mut truth.touch_ns, || unsafe {
-        touch_pages(start.as_ptr(), size)
-    });
+    truth.pages_touched += timed(&mut truth.touch_ns, || unsafe { touch_pages(start.as_ptr(), size) });
     // SAFETY: `start` came from malloc just now and is not used again.
-    timed(&mut truth.release_ns, || unsafe {
-        libc::free(start.as_ptr().cast())
-    });
+    timed(&mut truth.release_ns, || unsafe { libc::free(start.as_ptr().cast()) });
     truth.count += 1;
     truth.bytes += size;
     Ok(())

@@ -40,9 +40,7 @@ pub fn run(args: &FaultsArgs) -> anyhow::Result<FaultsTruth> {
         let mut round_ns = 0;
         pages_touched += timed(&mut round_ns, || mapping.touch());
         rounds_ns.push(round_ns);
-        mapping
-            .advise(libc::MADV_DONTNEED)
-            .context("cannot discard pages")?;
+        mapping.advise(libc::MADV_DONTNEED).context("cannot discard pages")?;
     }
     let faults = Faults::so_far()? - before;
     Ok(summary(args.mib, pages_touched, rounds_ns, faults))

@@ -35,8 +35,8 @@ pub struct FileFaultsTruth {
 pub fn run(args: &FileFaultsArgs) -> anyhow::Result<FileFaultsTruth> {
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let size_bytes = pages(args.size) * PAGE_BYTES;
-    let file = cold_file(&dir, size_bytes)
-        .with_context(|| format!("cannot make a file in {}", dir.display()))?;
+    let file =
+        cold_file(&dir, size_bytes).with_context(|| format!("cannot make a file in {}", dir.display()))?;
     let mut truth = FileFaultsTruth {
         workload: "file-faults",
         pid: std::process::id(),
@@ -70,12 +70,7 @@ fn cold_file(dir: &Path, bytes: u64) -> io::Result<File> {
 
 /// A file that vanishes with its last user, whatever ends the program.
 fn nameless_file(dir: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_TMPFILE)
-        .open(dir)
+    OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(dir)
 }
 
 /// A file's read-only mapping.
@@ -89,14 +84,7 @@ impl MappedFile {
         let size = usize::try_from(bytes)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                size,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE,
-                file.as_raw_fd(),
-                0,
-            )
+            libc::mmap(ptr::null_mut(), size, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error()).context("cannot map the file");
@@ -104,21 +92,13 @@ impl MappedFile {
         // Without read-ahead each page is a fault of its own. A kernel that refuses makes fewer, larger reads.
         // SAFETY: the range is the mapping made just now; this advice changes no contents.
         unsafe { libc::madvise(start, size, libc::MADV_RANDOM) };
-        Ok(Self {
-            start: NonNull::new(start.cast()).context("cannot map the file")?,
-            bytes,
-        })
+        Ok(Self { start: NonNull::new(start.cast()).context("cannot map the file")?, bytes })
     }
 
     fn read_pages(&self) -> u64 {
         for page in 0..pages(self.bytes) {
             // SAFETY: the page is within the mapping, and the file, which nobody else can open, is that long.
-            unsafe {
-                self.start
-                    .as_ptr()
-                    .add((page * PAGE_BYTES) as usize)
-                    .read_volatile()
-            };
+            unsafe { self.start.as_ptr().add((page * PAGE_BYTES) as usize).read_volatile() };
         }
         pages(self.bytes)
     }

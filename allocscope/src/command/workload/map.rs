@@ -21,11 +21,7 @@ pub struct MapTruth {
 /// Maps, touches and unmaps one of each size in turn, as often as asked.
 pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
     let before = Faults::so_far()?;
-    let mut sizes: Vec<_> = args
-        .sizes
-        .iter()
-        .map(|&size| SizeTruth::of_size(size))
-        .collect();
+    let mut sizes: Vec<_> = args.sizes.iter().map(|&size| SizeTruth::of_size(size)).collect();
     let mut held = Vec::new();
     'all: for _ in 0..args.count {
         for (index, truth) in sizes.iter_mut().enumerate() {
@@ -48,14 +44,7 @@ pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
         HugePages::Always => "always",
     };
     let faults = Faults::so_far()? - before;
-    Ok(MapTruth {
-        workload: "map",
-        pid: std::process::id(),
-        huge_pages,
-        hold: args.hold,
-        sizes,
-        faults,
-    })
+    Ok(MapTruth { workload: "map", pid: std::process::id(), huge_pages, hold: args.hold, sizes, faults })
 }
 
 /// The advice is part of neither time: a kernel without huge pages refuses it, and needs none.

@@ -27,14 +27,9 @@ impl Mapping {
     /// Where the kernel refuses; 0 bytes it always does.
     pub fn new(bytes: u64) -> anyhow::Result<Self> {
         let refused = || format!("cannot map {bytes} bytes");
-        let size = usize::try_from(bytes)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .with_context(refused)?;
-        let (protection, flags) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
+        let size = usize::try_from(bytes).ok().and_then(NonZeroUsize::new).with_context(refused)?;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let start = unsafe { libc::mmap(ptr::null_mut(), size.get(), protection, flags, -1, 0) };
         if start == libc::MAP_FAILED {
@@ -56,16 +51,9 @@ impl Mapping {
 
     /// The same from an offset on, which is a multiple of the page size; nothing if it lies beyond the end.
     pub fn touch_from(&mut self, offset_bytes: u64) -> u64 {
-        let from = usize::try_from(offset_bytes)
-            .unwrap_or(usize::MAX)
-            .min(self.bytes.get());
+        let from = usize::try_from(offset_bytes).unwrap_or(usize::MAX).min(self.bytes.get());
         // SAFETY: `from` is at most the mapping's size, so the rest is mapped, writable and only ours.
-        unsafe {
-            touch_pages(
-                self.start.as_ptr().add(from),
-                (self.bytes.get() - from) as u64,
-            )
-        }
+        unsafe { touch_pages(self.start.as_ptr().add(from), (self.bytes.get() - from) as u64) }
     }
 
     /// Advises the kernel about the whole mapping. `MADV_DONTNEED` throws its contents away.
@@ -75,11 +63,7 @@ impl Mapping {
     pub fn advise(&mut self, advice: c_int) -> io::Result<()> {
         // SAFETY: the range is this mapping, `&mut` rules out other users, and no value in it has invariants.
         let result = unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes.get(), advice) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Grows it, moving it where there is no room; returns whether it was moved.
@@ -88,18 +72,10 @@ impl Mapping {
     /// Where the kernel refuses; the mapping is then as before.
     pub fn grow(&mut self, bytes: u64) -> anyhow::Result<bool> {
         let refused = || format!("cannot grow a mapping to {bytes} bytes");
-        let size = usize::try_from(bytes)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .with_context(refused)?;
+        let size = usize::try_from(bytes).ok().and_then(NonZeroUsize::new).with_context(refused)?;
         // SAFETY: the old range is this mapping; its only address is replaced below if it moves.
         let start = unsafe {
-            libc::mremap(
-                self.start.as_ptr().cast(),
-                self.bytes.get(),
-                size.get(),
-                libc::MREMAP_MAYMOVE,
-            )
+            libc::mremap(self.start.as_ptr().cast(), self.bytes.get(), size.get(), libc::MREMAP_MAYMOVE)
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error()).with_context(refused);
@@ -117,27 +93,14 @@ impl Mapping {
     pub fn split(self, offset_bytes: u64) -> anyhow::Result<(Self, Self)> {
         let refused = || format!("cannot cut a mapping at {offset_bytes} bytes");
         anyhow::ensure!(offset_bytes.is_multiple_of(PAGE_BYTES), refused());
-        let head = usize::try_from(offset_bytes)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .with_context(refused)?;
-        let tail = self
-            .bytes
-            .get()
-            .checked_sub(head.get())
-            .and_then(NonZeroUsize::new)
-            .with_context(refused)?;
+        let head = usize::try_from(offset_bytes).ok().and_then(NonZeroUsize::new).with_context(refused)?;
+        let tail =
+            self.bytes.get().checked_sub(head.get()).and_then(NonZeroUsize::new).with_context(refused)?;
         // SAFETY: the offset is less than the size, so the sum stays within the mapping.
         let middle = unsafe { self.start.add(head.get()) };
         let start = self.start;
         std::mem::forget(self);
-        Ok((
-            Self { start, bytes: head },
-            Self {
-                start: middle,
-                bytes: tail,
-            },
-        ))
+        Ok((Self { start, bytes: head }, Self { start: middle, bytes: tail }))
     }
 }
 

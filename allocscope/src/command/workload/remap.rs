@@ -44,11 +44,7 @@ pub struct RemapTruth {
 
 /// Goes through it all, as often as asked.
 pub fn run(args: &RemapArgs) -> anyhow::Result<RemapTruth> {
-    let mut truth = RemapTruth {
-        workload: "remap",
-        pid: std::process::id(),
-        ..RemapTruth::default()
-    };
+    let mut truth = RemapTruth { workload: "remap", pid: std::process::id(), ..RemapTruth::default() };
     let before = Faults::so_far()?;
     for _ in 0..args.rounds {
         if is_stopped() {
@@ -87,8 +83,7 @@ fn cut_down(mapping: Mapping, truth: &mut RemapTruth) -> anyhow::Result<()> {
     let (mut first, rest) = rest.split(LAST_BYTES / 4)?;
     let (hole, last) = rest.split(LAST_BYTES / 4)?;
     unmap(hole, truth, true);
-    timed(&mut truth.discard_ns, || first.advise(libc::MADV_DONTNEED))
-        .context("cannot discard pages")?;
+    timed(&mut truth.discard_ns, || first.advise(libc::MADV_DONTNEED)).context("cannot discard pages")?;
     truth.madvise_calls += 1;
     truth.madvise_bytes += first.bytes();
     truth.pages_retouched += timed(&mut truth.touch_ns, || first.touch());

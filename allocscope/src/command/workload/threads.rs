@@ -43,19 +43,10 @@ pub fn run(args: &ThreadsArgs) -> anyhow::Result<ThreadsTruth> {
     let child = copy_on_write(args.size)?;
     let before = Faults::so_far()?;
     let shares = thread::scope(|scope| {
-        let spawn = |_| {
-            thread::Builder::new()
-                .name("map".into())
-                .spawn_scoped(scope, || pass_on(args))
-        };
-        let groups: Vec<_> = (0..args.threads)
-            .map(spawn)
-            .collect::<Result<_, _>>()
-            .context("cannot start a thread")?;
-        groups
-            .into_iter()
-            .map(|group| joined(group.join())?)
-            .collect::<anyhow::Result<Vec<_>>>()
+        let spawn = |_| thread::Builder::new().name("map".into()).spawn_scoped(scope, || pass_on(args));
+        let groups: Vec<_> =
+            (0..args.threads).map(spawn).collect::<Result<_, _>>().context("cannot start a thread")?;
+        groups.into_iter().map(|group| joined(group.join())?).collect::<anyhow::Result<Vec<_>>>()
     })?;
     let mut mappings = SizeTruth::of_size(args.size);
     shares.iter().for_each(|share| mappings.merge(share));
@@ -79,9 +70,8 @@ fn pass_on(args: &ThreadsArgs) -> anyhow::Result<SizeTruth> {
         let toucher = start("touch")
             .spawn_scoped(scope, || touch_all(touch, to_unmap))
             .context("cannot start a thread")?;
-        let unmapper = start("unmap")
-            .spawn_scoped(scope, || unmap_all(unmap))
-            .context("cannot start a thread")?;
+        let unmapper =
+            start("unmap").spawn_scoped(scope, || unmap_all(unmap)).context("cannot start a thread")?;
         let mut truth = map_all(args, to_touch)?;
         (truth.pages_touched, truth.touch_ns) = joined(toucher.join())?;
         truth.release_ns = joined(unmapper.join())?;
@@ -97,9 +87,7 @@ fn map_all(args: &ThreadsArgs, next: SyncSender<Mapping>) -> anyhow::Result<Size
         }
         let mut mapping = timed(&mut truth.call_ns, || Mapping::new(args.size))?;
         mapping.advise(libc::MADV_NOHUGEPAGE).ok();
-        next.send(mapping)
-            .ok()
-            .context("the thread that touches is gone")?;
+        next.send(mapping).ok().context("the thread that touches is gone")?;
         truth.count += 1;
         truth.bytes += args.size;
     }
@@ -138,15 +126,8 @@ fn copy_on_write(bytes: u64) -> anyhow::Result<ChildTruth> {
         }
         ForkResult::Parent { child } => {
             let status = waitpid(child, None).context("cannot wait for the child")?;
-            anyhow::ensure!(
-                matches!(status, WaitStatus::Exited(_, 0)),
-                "the child died: {status:?}"
-            );
-            Ok(ChildTruth {
-                pid: child.as_raw(),
-                pages_copied,
-                faults: Faults::of_children()? - before,
-            })
+            anyhow::ensure!(matches!(status, WaitStatus::Exited(_, 0)), "the child died: {status:?}");
+            Ok(ChildTruth { pid: child.as_raw(), pages_copied, faults: Faults::of_children()? - before })
         }
     }
 }

@@ -29,10 +29,7 @@ pub struct SizeTruth {
 impl SizeTruth {
     /// Nothing yet.
     pub fn of_size(size_bytes: u64) -> Self {
-        Self {
-            size_bytes,
-            ..Self::default()
-        }
+        Self { size_bytes, ..Self::default() }
     }
 
     /// Takes another's numbers in; of the same size.
@@ -75,10 +72,7 @@ impl Faults {
     fn of(who: UsageWho) -> anyhow::Result<Self> {
         let usage = getrusage(who).context("cannot read the count of page faults")?;
         let count = |faults: i64| u64::try_from(faults).unwrap_or_default();
-        Ok(Self {
-            minor: count(usage.minor_page_faults()),
-            major: count(usage.major_page_faults()),
-        })
+        Ok(Self { minor: count(usage.minor_page_faults()), major: count(usage.major_page_faults()) })
     }
 }
 
