@@ -40,7 +40,7 @@ const EIGHTHS: [u64; 8] = [
 pub const fn ticks_from_ns(ns: u64) -> u64 {
     let whole = ns / FIVE_POW_9;
     let rest = ns % FIVE_POW_9;
-    let part = ((rest << TICK_SHIFT) + FIVE_POW_9 - 1) / FIVE_POW_9;
+    let part = (rest << TICK_SHIFT).div_ceil(FIVE_POW_9);
     if whole > (u64::MAX >> TICK_SHIFT) {
         return u64::MAX;
     }
