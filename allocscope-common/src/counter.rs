@@ -87,6 +87,8 @@ pub enum LossReason {
     EventRingFull = 11,
     /// No slot was left for a new process.
     SlotsExhausted = 12,
+    /// A `munmap` failed after its range had been taken for released.
+    UnmapFailed = 13,
 }
 
 named!(LossReason {
@@ -97,10 +99,11 @@ named!(LossReason {
     RangeSplit => "range_split", UnmapTooMany => "unmap_too_many",
     FaultOverwritten => "fault_overwritten", EventRingFull => "event_ring_full",
     SlotsExhausted => "slots_exhausted",
+    UnmapFailed => "unmap_failed",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 13;
+pub const LOSS_REASONS: usize = 14;
 
 /// A live large range: what an allocation returned and has not been released.
 #[repr(C)]

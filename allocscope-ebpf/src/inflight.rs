@@ -8,6 +8,9 @@ use crate::record::lost;
 use allocscope_common::config::INFLIGHT_SLOTS;
 use allocscope_common::counter::LossReason;
 
+/// Words that an open system call keeps for its exit.
+pub const CALL_ARGS: usize = 6;
+
 /// An open memory system call of a thread.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -16,8 +19,8 @@ pub struct SystemCall {
     pub tag: u64,
     /// When it began.
     pub start_ns: u64,
-    /// First to third argument that its exit needs.
-    pub args: [u64; 3],
+    /// What its exit needs.
+    pub args: [u64; CALL_ARGS],
 }
 
 /// An open page fault of a thread.

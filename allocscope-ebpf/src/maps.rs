@@ -52,6 +52,12 @@ pub static RANGES: HashMap<RangeKey, LiveRange> = HashMap::with_max_entries(1638
 #[map]
 pub static GRANULES: HashMap<RangeKey, Granule> = HashMap::with_max_entries(32768, 0);
 
+/// How many granules were ever entered into [`GRANULES`]. The kernel side never takes one out: two
+/// CPUs may fill and empty the same one, and an entry that goes in between would take a range with it.
+/// The user side sweeps empty ones out, when this tells that the map has filled up.
+#[map]
+pub static GRANULES_ADDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// The last range that a fault on this CPU fell into: first touches mostly walk one range.
 #[map]
 pub static LAST_RANGE: PerCpuArray<CachedRange> = PerCpuArray::with_max_entries(1, 0);

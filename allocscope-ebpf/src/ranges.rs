@@ -2,10 +2,10 @@
 
 use crate::atomic::{add, increment, set_bits};
 use crate::filter::Traced;
-use crate::maps::{GRANULES, LAST_RANGE, RANGES};
-use crate::record::{counters, lost};
+use crate::maps::{GRANULES, GRANULES_ADDED, LAST_RANGE, RANGES};
+use crate::record::{counters, lost, lost_many};
 use allocscope_common::counter::{LiveRange, LossReason};
-use allocscope_common::key::RangeKey;
+use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
@@ -39,6 +39,10 @@ pub fn file(traced: &Traced, start: u64, range: LiveRange) {
     }
     let replaced = index_range(u64::from(space), start, range.end);
     use_class(traced, class);
+    // Go frees without a call that is probed: that its ranges give way is their normal end.
+    if range.allocator != Allocator::Go as u64 {
+        lost_many(LossReason::RangeReplaced, replaced);
+    }
     if let Some(counters) = counters(traced) {
         // SAFETY: a checked map value.
         unsafe {
@@ -83,7 +87,12 @@ pub extern "C" fn index_range(space: u64, start: u64, end: u64) -> u64 {
 fn index_in_granule(key: RangeKey, span: Span) -> u64 {
     if GRANULES.get_ptr_mut(key).is_none() {
         let empty = Granule { spans: [Span { start: 0, end: 0 }; 2] };
-        let _ = GRANULES.insert(key, empty, u64::from(BPF_NOEXIST));
+        if GRANULES.insert(key, empty, u64::from(BPF_NOEXIST)).is_ok()
+            && let Some(added) = GRANULES_ADDED.get_ptr_mut(0)
+        {
+            // SAFETY: a checked map value.
+            unsafe { add(added, 1) };
+        }
     }
     let Some(granule) = GRANULES.get_ptr_mut(key) else {
         lost(LossReason::RangesFull);
@@ -92,11 +101,7 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
     // SAFETY: a checked map value.
     let Some(stale) = (unsafe { (*granule).insert(span) }) else { return 0 };
     // Its other granules keep a stale word, which a search tells by the range being gone.
-    if RANGES.remove(RangeKey { space: key.space, class: 0, index: stale.start }).is_err() {
-        return 0;
-    }
-    lost(LossReason::RangeReplaced);
-    1
+    u64::from(RANGES.remove(RangeKey { space: key.space, class: 0, index: stale.start }).is_ok())
 }
 
 /// Takes a range out of the map of ranges and out of its granules. Returns 0.
@@ -110,10 +115,9 @@ pub extern "C" fn unindex_range(space: u64, start: u64, end: u64) -> u64 {
         let key = RangeKey { space: space as u32, class, index: first + step };
         if first + step <= last
             && let Some(granule) = GRANULES.get_ptr_mut(key)
-            // SAFETY: a checked map value.
-            && unsafe { (*granule).remove(start) }
         {
-            let _ = GRANULES.remove(key);
+            // SAFETY: a checked map value.
+            unsafe { (*granule).remove(start) };
         }
     }
     0

@@ -11,9 +11,15 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 /// Counts something lost.
 #[inline(always)]
 pub fn lost(reason: LossReason) {
+    lost_many(reason, 1);
+}
+
+/// Counts `many` of something lost.
+#[inline(always)]
+pub fn lost_many(reason: LossReason, many: u64) {
     if let Some(count) = LOST.get_ptr_mut(reason as u32) {
         // SAFETY: a checked map value.
-        unsafe { add(count, 1) };
+        unsafe { add(count, many) };
     }
 }
 

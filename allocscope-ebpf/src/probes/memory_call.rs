@@ -5,11 +5,11 @@
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
-use crate::inflight::{SystemCall, close_system_call, open_system_call};
+use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, open_system_call};
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, record};
+use crate::record::{counters, hit, lost, record};
 use allocscope_common::config::OWN_HEAP;
-use allocscope_common::counter::{LiveRange, ProbeClass};
+use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::tracepoint;
@@ -50,7 +50,7 @@ fn enter() -> Option<Traced> {
 
 /// Remembers the call. The clock is read last, so that the time measured is the call's.
 #[inline(always)]
-fn open(traced: &Traced, args: [u64; 3]) -> Option<u32> {
+fn open(traced: &Traced, args: [u64; CALL_ARGS]) -> Option<u32> {
     // SAFETY: a helper without arguments.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     open_system_call(SystemCall { tag: traced.pid_tgid, start_ns, args });
@@ -90,7 +90,7 @@ fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(len) || flags & MAP_ANONYMOUS == 0 {
         return None;
     }
-    open(&traced, [len, prot, flags])
+    open(&traced, [len, prot, flags, 0, 0, 0])
 }
 
 /// The end of `mmap`: the address, or an error.
@@ -103,7 +103,7 @@ fn mmap_exit(ctx: TracePointContext) -> u32 {
 fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     let (traced, call, ns) = close()?;
     let start = result(ctx)?;
-    let [len, prot, flags] = call.args;
+    let [len, prot, flags, ..] = call.args;
     if start > LAST_ADDRESS {
         return None;
     }
@@ -134,11 +134,36 @@ fn munmap_enter(ctx: TracePointContext) -> u32 {
     try_munmap_enter(&ctx).unwrap_or(0)
 }
 
+/// What an unmapping did to live ranges, as its exit needs it: nothing, cut some, or ended at least one.
+const NOTHING: u64 = 0;
+const CUT: u64 = 1;
+const ENDED: u64 = 2;
+
+/// Takes the ranges out before the kernel unmaps them: as soon as it has, another thread may be given
+/// the same addresses, and would lose its range to this call's exit.
 #[inline(always)]
 fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     // Of any size: a small unmapping may cut a large range.
     let traced = enter()?;
-    open(&traced, [argument(ctx, 0)?, argument(ctx, 1)?, 0])
+    let (start, len) = (argument(ctx, 0)?, argument(ctx, 1)?);
+    let unmapped = ranges::unmap(&traced, start, page_end(start, len));
+    let (outcome, range) = outcome(&unmapped);
+    if outcome == ENDED {
+        let class = size_class(range.size);
+        let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
+        record(touch, range.touch_ns, range.size);
+    }
+    open(&traced, [len, outcome, range.size, range.allocator, 0, 0])
+}
+
+#[inline(always)]
+fn outcome(unmapped: &Unmapped) -> (u64, LiveRange) {
+    let none = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, allocator: 0 };
+    match unmapped.first {
+        Some(range) => (ENDED, range),
+        None if unmapped.cut > 0 => (CUT, none),
+        None => (NOTHING, none),
+    }
 }
 
 /// The end of `munmap`: 0, or an error.
@@ -147,41 +172,33 @@ fn munmap_exit(ctx: TracePointContext) -> u32 {
     try_munmap_exit(&ctx).unwrap_or(0)
 }
 
+/// Records the release. A call that ended a range is that range's release; one that only cut ranges is
+/// a partial release; a large one that met no range released memory mapped before tracing began, or a
+/// runtime's own heap.
 #[inline(always)]
 fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     let (traced, call, ns) = close()?;
-    let [start, len, _] = call.args;
+    let [len, outcome, size, allocator, ..] = call.args;
     if result(ctx)? != 0 {
+        if outcome != NOTHING {
+            lost(LossReason::UnmapFailed);
+        }
         return None;
     }
-    let unmapped = ranges::unmap(&traced, start, page_end(start, len));
-    released(&traced, &unmapped, ns, len);
-    None
-}
-
-/// Records the release. A call that ended a range is that range's release and closes its touches;
-/// one that only cut ranges is a partial release; a large one that met no range released memory
-/// mapped before tracing began, or a runtime's own heap.
-#[inline(always)]
-fn released(traced: &Traced, unmapped: &Unmapped, ns: u64, len: u64) {
-    if let Some(range) = unmapped.first {
-        let class = size_class(range.size);
-        let allocator = range.allocator as u8;
-        let release = SeriesKey::stage_numbered(traced.slot, allocator, Stage::Release, class);
-        record(release, ns, len);
-        let touch = SeriesKey::stage_numbered(traced.slot, allocator, Stage::Touch, class);
-        record(touch, range.touch_ns, range.size);
-    } else if unmapped.cut > 0 {
-        if let Some(counters) = counters(traced) {
-            // SAFETY: a checked map value.
-            unsafe {
-                add(&raw mut (*counters).partial_releases, 1);
-                add(&raw mut (*counters).partial_release_ns, ns);
-            }
+    if outcome == ENDED {
+        let class = size_class(size);
+        record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), ns, len);
+    } else if outcome == CUT {
+        let counters = counters(&traced)?;
+        // SAFETY: a checked map value.
+        unsafe {
+            add(&raw mut (*counters).partial_releases, 1);
+            add(&raw mut (*counters).partial_release_ns, ns);
         }
     } else if is_large(len) {
-        record(stage(traced, Allocator::Mmap, Stage::Release, len), ns, len);
+        record(stage(&traced, Allocator::Mmap, Stage::Release, len), ns, len);
     }
+    None
 }
 
 /// `mremap(old_addr, old_len, new_len, flags, new_addr)`
@@ -190,6 +207,7 @@ fn mremap_enter(ctx: TracePointContext) -> u32 {
     try_mremap_enter(&ctx).unwrap_or(0)
 }
 
+/// Takes the range out before the kernel moves it, as for `munmap`, and keeps what its exit files anew.
 #[inline(always)]
 fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
     let traced = enter()?;
@@ -197,7 +215,17 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(old_len) && !is_large(new_len) {
         return None;
     }
-    open(&traced, [start, old_len, new_len])
+    let mut kept = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, allocator: 0 };
+    if let Some((range_start, range)) = ranges::find(&traced, start) {
+        // SAFETY: a checked map value; copied, because the entry is about to go.
+        let range = unsafe { *range };
+        // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
+        if range_start == start && range.end == page_end(start, old_len) {
+            ranges::end(&traced, range_start, range);
+            kept = range;
+        }
+    }
+    open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator])
 }
 
 /// The end of `mremap`: the new address, or an error.
@@ -209,27 +237,16 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
     let (traced, call, ns) = close()?;
-    let [old_start, old_len, new_len] = call.args;
+    let [old_start, old_len, new_len, touch_ns, faults, allocator] = call.args;
     let new_start = result(ctx)?;
-    if new_start > LAST_ADDRESS {
-        return None;
-    }
-    if is_large(new_len) {
+    let moved = new_start <= LAST_ADDRESS;
+    if moved && is_large(new_len) {
         record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
     }
-    if traced.has(OWN_HEAP) {
-        return None;
-    }
-    let moved = ranges::find(&traced, old_start);
-    if let Some((range_start, range)) = moved {
-        // SAFETY: a checked map value; copied, because the entry is about to go.
-        let range = unsafe { *range };
-        // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
-        if range_start == old_start && range.end == page_end(old_start, old_len) {
-            ranges::end(&traced, range_start, range);
-            let end = page_end(new_start, new_len);
-            ranges::file(&traced, new_start, LiveRange { end, size: new_len, ..range });
-        }
+    if allocator != 0 {
+        let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
+        let range = LiveRange { end: page_end(start, size), size, touch_ns, faults, allocator };
+        ranges::file(&traced, start, range);
     }
     None
 }
@@ -247,7 +264,7 @@ fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(len) || (behavior != MADV_DONTNEED && behavior != MADV_FREE) {
         return None;
     }
-    open(&traced, [len, 0, 0])
+    open(&traced, [len, 0, 0, 0, 0, 0])
 }
 
 /// The end of `madvise`: 0, or an error.
@@ -275,7 +292,7 @@ fn brk_enter(_ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_brk_enter() -> Option<u32> {
     let traced = enter()?;
-    open(&traced, [0, 0, 0])
+    open(&traced, [0; CALL_ARGS])
 }
 
 /// The end of `brk`: the new program break, or the old one where it could not be moved.

@@ -19,6 +19,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 /// Between redraws of the live table, unless `--interval` says otherwise.
 const LIVE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Between rounds of housekeeping.
+const HOUSEKEEPING: Duration = Duration::from_secs(2);
+
 /// Runs a command's future on one thread: the work is waiting.
 pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -59,6 +62,7 @@ pub async fn run(
     server: &mut Option<Server>,
 ) -> Result<Stop> {
     let deadline = until.duration.map(|duration| Instant::now() + duration);
+    let mut housekeeping = interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
     loop {
         if until.process.is_some_and(|pid| !session.is_tracing(pid)) {
             return Ok(Stop::ProcessEnded);
@@ -66,6 +70,7 @@ pub async fn run(
         tokio::select! {
             wakeup = session.wait() => session.handle(wakeup?),
             () = live.tick() => live.show(&session.snapshot()),
+            _ = housekeeping.tick() => session.housekeep(),
             request = next_request(server) => answer(session, request),
             () = signals.next(), if !until.ignore_signals => return Ok(Stop::Signal),
             () = until_deadline(deadline) => return Ok(Stop::Time),

@@ -20,6 +20,9 @@ pub struct Maps {
     buckets: PerCpuHashMap<MapData, BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
     granules: HashMap<MapData, RangeKey, Granule>,
+    granules_added: PerCpuArray<MapData, u64>,
+    granules_sweep_at: u64,
+    granules_capacity: u64,
     lost: PerCpuArray<MapData, u64>,
     /// Kernel memory that the maps hold, in bytes, as the kernel tells it.
     pub held_bytes: u64,
@@ -35,6 +38,7 @@ impl Maps {
     /// Where the object lacks a map, or the kernel refuses a descriptor.
     pub fn take(ebpf: &mut Ebpf, max_processes: u32) -> Result<(Self, Events)> {
         let held_bytes = ebpf.maps().filter_map(|(_, map)| held_bytes(map)).sum();
+        let granules_capacity = ebpf.map("GRANULES").and_then(max_entries).unwrap_or(0);
         let events = Events::try_from(map(ebpf, "EVENTS")?)?;
         let mut maps = Self {
             targets: HashMap::try_from(map(ebpf, "TARGETS")?)?,
@@ -44,6 +48,9 @@ impl Maps {
             buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
             granules: HashMap::try_from(map(ebpf, "GRANULES")?)?,
+            granules_added: PerCpuArray::try_from(map(ebpf, "GRANULES_ADDED")?)?,
+            granules_sweep_at: granules_capacity / 2,
+            granules_capacity,
             lost: PerCpuArray::try_from(map(ebpf, "LOST")?)?,
             held_bytes,
         };
@@ -120,6 +127,30 @@ impl Maps {
         }
     }
 
+    /// Takes empty granules out, if the map may be more than half full: the kernel side only adds.
+    pub fn sweep(&mut self) {
+        let added: u64 = self.granules_added.get(&0, 0).map_or(0, |counts| counts.iter().sum());
+        if added < self.granules_sweep_at {
+            return;
+        }
+        let mut kept = 0;
+        let mut empty = Vec::new();
+        for (key, granule) in self.granules.iter().flatten() {
+            if granule == Granule::default() {
+                empty.push(key);
+            } else {
+                kept += 1;
+            }
+        }
+        for key in empty {
+            // Filled since it was read? Then it stays, but for the moment between these two calls.
+            if self.granules.get(&key, 0).is_ok_and(|granule| granule == Granule::default()) {
+                let _ = self.granules.remove(&key);
+            }
+        }
+        self.granules_sweep_at = added + (self.granules_capacity / 2).saturating_sub(kept).max(1024);
+    }
+
     /// Reads everything counted so far, for the processes in `slots`.
     pub fn read(&self, slots: &BTreeSet<u32>) -> Reading {
         let mut reading = Reading::default();
@@ -169,6 +200,11 @@ pub fn decode_event(record: &[u8]) -> Option<ProcessEvent> {
 
 fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"))
+}
+
+fn max_entries(map: &Map) -> Option<u64> {
+    let Map::HashMap(data) = map else { return None };
+    Some(u64::from(data.info().ok()?.max_entries()))
 }
 
 fn held_bytes(map: &Map) -> Option<u64> {

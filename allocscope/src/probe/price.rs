@@ -13,7 +13,7 @@ use std::ptr;
 use std::time::Instant;
 
 /// Batches; the fastest one counts, since others are disturbed.
-const BATCHES: usize = 7;
+const BATCHES: usize = 25;
 /// Events in a batch.
 const BATCH: usize = 256;
 const PAGE: usize = 4096;

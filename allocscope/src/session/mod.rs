@@ -225,6 +225,11 @@ impl Session {
         snapshot
     }
 
+    /// What is due every few seconds, whether anyone reads the maps or not.
+    pub fn housekeep(&mut self) {
+        self.maps.sweep();
+    }
+
     /// Tells that a scrape that showed snapshot `sequence` was answered.
     pub fn scraped(&mut self, sequence: u64) {
         self.aggregator.scraped(sequence);
