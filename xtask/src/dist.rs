@@ -33,7 +33,10 @@ fn stdout_of(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
         .args(args)
         .output()
         .context("cannot start allocscope")?;
-    if !output.status.success() || output.stdout.is_empty() {
+    if output.status.success() && output.stdout.is_empty() {
+        bail!("`allocscope {}` printed nothing", args.join(" "));
+    }
+    if !output.status.success() {
         bail!(
             "`allocscope {}` failed: {}",
             args.join(" "),
