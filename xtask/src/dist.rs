@@ -30,7 +30,10 @@ pub fn main() -> Result<()> {
 
 fn stdout_of(program: &Path, args: &[&str]) -> Result<Vec<u8>> {
     let output = Command::new(program).args(args).output().context("cannot start allocscope")?;
-    if !output.status.success() || output.stdout.is_empty() {
+    if output.status.success() && output.stdout.is_empty() {
+        bail!("`allocscope {}` printed nothing", args.join(" "));
+    }
+    if !output.status.success() {
         bail!("`allocscope {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output.stdout)
