@@ -94,10 +94,11 @@ fn call_ns(function: usize) -> f64 {
         // rbx and r14 are put back. Without `nostack` the compiler keeps nothing below the stack pointer.
         unsafe {
             std::arch::asm!(
-                "push rbx", "push r14", "mov rbx, {size}", "mov r14, {g}", "call {function}", "pop r14", "pop rbx",
-                size = in(reg) u64::MAX >> 1,
-                g = in(reg) g.as_ptr(),
-                function = in(reg) function,
+                "push rbx", "push r14", "mov rbx, rdx", "mov r14, rsi", "call rcx", "pop r14", "pop rbx",
+                // Named: of its own choice the compiler could take r14, which is overwritten before the call.
+                in("rdx") u64::MAX >> 1,
+                in("rsi") g.as_ptr(),
+                in("rcx") function,
                 out("rax") _,
             );
         }
