@@ -4,6 +4,8 @@
 //! here and lead to discovery again.
 
 mod binaries;
+mod price;
+mod price_uprobe;
 mod selfmon;
 mod watch;
 
@@ -11,7 +13,7 @@ use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSna
 use crate::config::Selection;
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
-use crate::probe::{FaultRung, LoadOptions, Loaded, Prices, Scope, SystemProbes, load};
+use crate::probe::{FaultRung, LoadOptions, Loaded, Scope, SystemProbes, load};
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::LossReason;
@@ -20,6 +22,7 @@ use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
 pub(crate) use binaries::read_all as read_binary;
 use binaries::{Binaries, BinaryId};
+use price::Prices;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
