@@ -37,6 +37,7 @@ async fn traced(config: RunConfig) -> Result<u8> {
     let pid = child.pid();
     session.trace(pid)?;
     child.go()?;
+    preflight::drop_privileges()?;
     if let Some(server) = &server {
         server.set_ready(true);
     }
