@@ -13,9 +13,12 @@ pub const TARGET: &str = "bpfel-unknown-none";
 pub enum BpfToolchain {
     /// A distribution's rustc with a prebuilt core for [`TARGET`], linked into rustup.
     Linked,
-    /// rustup's nightly with `rust-src`: cargo builds core.
+    /// A rustup nightly with `rust-src`: cargo builds core.
     Nightly,
 }
+
+/// The nightly that is used: rustc 1.97, the last series with LLVM 22, which the pinned bpf-linker takes.
+const NIGHTLY: &str = "nightly-2026-05-20";
 
 impl BpfToolchain {
     /// The first toolchain that can build for [`TARGET`]. One that was linked was linked on purpose.
@@ -27,7 +30,7 @@ impl BpfToolchain {
     pub fn name(self) -> &'static str {
         match self {
             Self::Linked => "allocscope-bpf",
-            Self::Nightly => "nightly",
+            Self::Nightly => NIGHTLY,
         }
     }
 
