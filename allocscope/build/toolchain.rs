@@ -40,13 +40,6 @@ impl BpfToolchain {
         (self == Self::Linked).then_some("aya_ebpf,allocscope_ebpf")
     }
 
-    /// The major version of its LLVM.
-    pub fn llvm_major(self) -> Option<String> {
-        let version = rustc(self.name(), &["-vV"])?;
-        let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
-        Some(llvm.split('.').next()?.to_owned())
-    }
-
     fn has_core(self) -> bool {
         let name = self.name();
         match self {
