@@ -99,7 +99,7 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
         return 0;
     };
     // SAFETY: a checked map value.
-    let Some(stale) = (unsafe { (*granule).insert(span) }) else { return 0 };
+    let Some(stale) = (unsafe { (*granule).insert(key.index << (key.class & 63), span) }) else { return 0 };
     // Its other granules keep a stale word, which a search tells by the range being gone.
     u64::from(RANGES.remove(RangeKey { space: key.space, class: 0, index: stale.start }).is_ok())
 }
@@ -137,7 +137,7 @@ pub fn find(traced: &Traced, address: u64) -> Option<(u64, *mut LiveRange)> {
     // SAFETY: a checked map value of this CPU.
     let last = unsafe { *cached };
     if last.space == space && last.generation == generation && last.span.holds(address) {
-        return get(space, last.span.start);
+        return get(space, last.span.start).filter(|found| holds(*found, address));
     }
     let (start, range) = get(space, search_granules(u64::from(space), classes, address))?;
     // SAFETY: checked map values.
@@ -178,6 +178,13 @@ fn get(space: u32, start: u64) -> Option<(u64, *mut LiveRange)> {
     RANGES.get_ptr_mut(RangeKey { space, class: 0, index: start }).map(|range| (start, range))
 }
 
+/// Whether a range holds `address`, by its own word.
+#[inline(always)]
+fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
+    // SAFETY: a checked map value.
+    start <= address && address < unsafe { (*range).end }
+}
+
 /// Takes a range out of the maps.
 #[inline(always)]
 pub fn end(traced: &Traced, start: u64, range: LiveRange) {
@@ -214,7 +221,11 @@ pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
         if cursor >= end_of_unmap {
             return unmapped;
         }
-        let Some((range_start, found)) = find(traced, cursor) else { return unmapped };
+        // Most unmappings begin where a range does; some begin below one.
+        let found = get(traced.space(), cursor).or_else(|| find(traced, cursor));
+        let Some((range_start, found)) = found.or_else(|| find(traced, end_of_unmap - 1)) else {
+            return unmapped;
+        };
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *found };
         cursor = range.end;

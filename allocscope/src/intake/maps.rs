@@ -136,7 +136,7 @@ impl Maps {
         let mut kept = 0;
         let mut empty = Vec::new();
         for (key, granule) in self.granules.iter().flatten() {
-            if granule == Granule::default() {
+            if granule.is_empty() {
                 empty.push(key);
             } else {
                 kept += 1;
@@ -144,7 +144,7 @@ impl Maps {
         }
         for key in empty {
             // Filled since it was read? Then it stays, but for the moment between these two calls.
-            if self.granules.get(&key, 0).is_ok_and(|granule| granule == Granule::default()) {
+            if self.granules.get(&key, 0).is_ok_and(|granule| granule.is_empty()) {
                 let _ = self.granules.remove(&key);
             }
         }

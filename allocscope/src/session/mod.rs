@@ -4,6 +4,8 @@
 //! here and lead to discovery again.
 
 mod binaries;
+mod price;
+mod price_uprobe;
 mod selfmon;
 mod watch;
 
@@ -11,7 +13,7 @@ use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSna
 use crate::config::Selection;
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
-use crate::probe::{FaultRung, LoadOptions, Loaded, Prices, Scope, SystemProbes, load};
+use crate::probe::{FaultRung, LoadOptions, Loaded, Scope, SystemProbes, load};
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::LossReason;
@@ -20,6 +22,7 @@ use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
 pub(crate) use binaries::read_all as read_binary;
 use binaries::{Binaries, BinaryId};
+use price::Prices;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
@@ -34,6 +37,9 @@ pub struct SessionOptions {
     pub max_processes: u32,
     /// Whether the children of a traced process are traced from their fork on.
     pub follow_children: bool,
+    /// Whether one process is traced and no other: then the code of others that run the same binary is
+    /// left as it is.
+    pub one_process: bool,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
     pub selection: Option<Selection>,
     /// Whether the kernel side's diagnostics are read.
@@ -127,6 +133,10 @@ impl Session {
     pub fn trace(&mut self, pid: u32) -> Result<()> {
         let info = target::describe(pid).map_err(Failure::from)?;
         if self.tracked.get(&pid).is_some_and(|known| known.id == info.id) {
+            return Ok(());
+        }
+        if self.maps.target(pid).is_some() && !self.tracked.contains_key(&pid) {
+            // The kernel side has given it a slot already; its fork event is under way.
             return Ok(());
         }
         let Some(slot) = self.maps.take_slot() else {
@@ -255,8 +265,7 @@ impl Session {
 
     /// Examines a process' binary and attaches its sites.
     fn discover(&mut self, info: &ProcessInfo) -> (Option<BinaryId>, Coverage) {
-        let everyone = self.options.follow_children || self.options.selection.is_some();
-        let scope = if everyone { Scope::Everyone } else { Scope::Process(info.id.pid) };
+        let scope = if self.options.one_process { Scope::Process(info.id.pid) } else { Scope::Everyone };
         let found = self.binaries.attach(&mut self.loaded, info.id.pid, scope);
         if found.1.sites_attached > 0 {
             self.prices.measure_uprobes(&mut self.loaded);
@@ -301,6 +310,18 @@ impl Session {
         }
     }
 
+    /// Starts tracing a process that has just become one of those selected.
+    fn adopt(&mut self, pid: u32) {
+        let over_limit = self.over_limit;
+        if let Err(error) = self.trace(pid) {
+            log::debug!("{error:#}");
+        }
+        if matches!(self.options.selection, Some(Selection::All)) {
+            // The kernel side counted it at its fork.
+            self.over_limit = over_limit;
+        }
+    }
+
     /// A process has a new image: everything known of the old one is void.
     fn executed(&mut self, event: &ProcessEvent) {
         let pid = event.tgid;
@@ -310,11 +331,8 @@ impl Session {
             _ => true,
         };
         let Some(known) = self.tracked.remove(&pid) else {
-            if wanted
-                && self.options.selection.is_some()
-                && let Err(error) = self.trace(pid)
-            {
-                log::debug!("{error:#}");
+            if wanted && self.options.selection.is_some() {
+                self.adopt(pid);
             }
             return;
         };
@@ -327,8 +345,8 @@ impl Session {
             self.end(pid);
             return;
         }
-        self.binaries.release(known.binary);
         let (binary, coverage) = self.discover(&info);
+        self.binaries.release(known.binary);
         self.set_flags(pid, &coverage);
         let slot = known.slot;
         let space = self.maps.target(pid).map(|target| space(slot, target.exec_count));
