@@ -251,6 +251,10 @@ pub enum Workload {
     Threads(ThreadsArgs),
     /// First touches of a file's pages that are not in the page cache
     FileFaults(FileFaultsArgs),
+    /// A system call that is not about memory, over and over
+    Syscalls(RepeatArgs),
+    /// 64 bytes allocated by malloc and freed, over and over
+    Small(RepeatArgs),
 }
 
 /// When a workload starts.
@@ -294,6 +298,9 @@ pub struct MapArgs {
     /// Keep every mapping until all are touched, then unmap them
     #[arg(long)]
     pub hold: bool,
+    /// Do not touch the pages
+    #[arg(long)]
+    pub no_touch: bool,
     /// When to start.
     #[command(flatten)]
     pub start: StartArgs,
@@ -368,6 +375,20 @@ pub struct FileFaultsArgs {
     /// folder for temporary files
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// When to start.
+    #[command(flatten)]
+    pub start: StartArgs,
+}
+
+/// `workload syscalls` and `workload small`.
+#[derive(Clone, Debug, Args)]
+pub struct RepeatArgs {
+    /// How often; rounded down to ten thousands
+    #[arg(long, default_value_t = 10_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(10_000..))]
+    pub count: u64,
+    /// Then so many allocations of 1 MiB, untimed
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub large: u64,
     /// When to start.
     #[command(flatten)]
     pub start: StartArgs,

@@ -51,6 +51,23 @@ fn map_touches_each_page_once() {
 }
 
 #[test]
+fn map_can_leave_pages_alone() {
+    let truth = workload("map --sizes 1MiB --count 3 --no-touch");
+    let size = &truth["sizes"][0];
+    assert_eq!((number(size, "count"), number(size, "pages_touched")), (3, 0));
+    assert!(number(&truth["faults"], "minor") < 256, "{truth}");
+}
+
+#[test]
+fn repetitions_are_counted_in_whole_chunks() {
+    for name in ["syscalls", "small"] {
+        let truth = workload(&format!("{name} --count 25000 --large 2"));
+        assert_eq!((number(&truth, "count"), number(&truth, "large")), (20_000, 2));
+        assert!(truth["ns_per_op_best"].as_f64().unwrap() <= truth["ns_per_op_median"].as_f64().unwrap());
+    }
+}
+
+#[test]
 fn map_waits_for_a_line_and_for_its_time() {
     let mut child = program("workload map --sizes 64KiB --count 1 --wait-stdin --start-delay 200ms")
         .stdin(Stdio::piped())

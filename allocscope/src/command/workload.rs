@@ -8,6 +8,7 @@ mod file_faults;
 mod map;
 mod mapping;
 mod remap;
+mod repeat;
 mod threads;
 mod truth;
 
@@ -46,6 +47,8 @@ pub fn run(workload: Workload) -> anyhow::Result<u8> {
         Workload::Brk(args) => print(&brk::run(&args)?),
         Workload::Threads(args) => print(&threads::run(&args)?),
         Workload::FileFaults(args) => print(&file_faults::run(&args)?),
+        Workload::Syscalls(args) => print(&repeat::syscalls(&args)?),
+        Workload::Small(args) => print(&repeat::small(&args)?),
     }
 }
 
@@ -68,6 +71,7 @@ fn start_of(workload: &Workload) -> &StartArgs {
         Workload::Brk(args) => &args.start,
         Workload::Threads(args) => &args.start,
         Workload::FileFaults(args) => &args.start,
+        Workload::Syscalls(args) | Workload::Small(args) => &args.start,
     }
 }
 

@@ -28,7 +28,7 @@ pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
             if is_stopped() {
                 break 'all;
             }
-            let mapping = map_and_touch(truth, args.huge_pages)?;
+            let mapping = map_and_touch(truth, args)?;
             if args.hold {
                 held.push((index, mapping));
             } else {
@@ -48,15 +48,17 @@ pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
 }
 
 /// The advice is part of neither time: a kernel without huge pages refuses it, and needs none.
-fn map_and_touch(truth: &mut SizeTruth, huge_pages: HugePages) -> anyhow::Result<Mapping> {
+fn map_and_touch(truth: &mut SizeTruth, args: &MapArgs) -> anyhow::Result<Mapping> {
     let size = truth.size_bytes;
     let mut mapping = timed(&mut truth.call_ns, || Mapping::new(size))?;
-    let advice = match huge_pages {
-        HugePages::Never => libc::MADV_NOHUGEPAGE,
-        HugePages::Always => libc::MADV_HUGEPAGE,
-    };
-    mapping.advise(advice).ok();
-    truth.pages_touched += timed(&mut truth.touch_ns, || mapping.touch());
+    if !args.no_touch {
+        let advice = match args.huge_pages {
+            HugePages::Never => libc::MADV_NOHUGEPAGE,
+            HugePages::Always => libc::MADV_HUGEPAGE,
+        };
+        mapping.advise(advice).ok();
+        truth.pages_touched += timed(&mut truth.touch_ns, || mapping.touch());
+    }
     truth.count += 1;
     truth.bytes += size;
     Ok(mapping)
