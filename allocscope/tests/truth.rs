@@ -201,7 +201,7 @@ fn sizes_below_the_smallest_are_not_counted() {
 #[test]
 fn children_have_their_own_exact_counts() {
     let (report, truths) = run_two_children("--follow-children");
-    for (truth, count) in truths.iter().zip([3, 5]) {
+    for (truth, count) in truths.iter().zip([30, 50]) {
         let process = report.process(truth.pid());
         assert_eq!(process.counts("mmap", MIB), Counts::whole(count, MIB), "{report}");
         assert_eq!(process.0["comm"], "allocscope");
@@ -225,8 +225,8 @@ fn run_two_children(flag: &str) -> (Report, [Truth; 2]) {
     let outputs = [dir.join("one"), dir.join("two")];
     let [one, two] = outputs.each_ref().map(|path| path.display());
     let script = format!(
-        "{PROGRAM} workload map --sizes 1MiB --count 3 > {one} & \
-         {PROGRAM} workload map --sizes 1MiB --count 5 > {two} & wait"
+        "{PROGRAM} workload map --sizes 1MiB --count 30 > {one} & \
+         {PROGRAM} workload map --sizes 1MiB --count 50 > {two} & wait"
     );
     let mut command = program(&format!("run --format json {flag} --"));
     let ended = Running::start(command.args(["sh", "-c", &script])).wait();

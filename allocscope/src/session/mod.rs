@@ -192,20 +192,28 @@ impl Session {
     /// Takes in what [`Self::wait`] returned.
     pub fn handle(&mut self, wakeup: Wakeup) {
         match wakeup {
-            Wakeup::Ended(pid) => self.end(pid),
-            Wakeup::Process(event) => {
-                let Some(kind) = u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) else {
-                    return;
-                };
-                match kind {
-                    ProcessEventKind::Fork => self.forked(&event),
-                    ProcessEventKind::Exec => self.executed(&event),
-                    // The process ends when its last thread does, which its handle tells.
-                    ProcessEventKind::Exit => {
-                        log::debug!("the first thread of process {} exited", event.tgid)
-                    }
+            Wakeup::Process(event) => self.handle_event(&event),
+            Wakeup::Ended(pid) => {
+                // What it did last comes first: an exec that nobody has heard of yet, a child.
+                while let Some(event) = self.next_event() {
+                    self.handle_event(&event);
                 }
+                self.end(pid);
             }
+        }
+    }
+
+    fn next_event(&mut self) -> Option<ProcessEvent> {
+        self.events.get_mut().next().and_then(|record| decode_event(&record))
+    }
+
+    fn handle_event(&mut self, event: &ProcessEvent) {
+        match u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) {
+            Some(ProcessEventKind::Fork) => self.forked(event),
+            Some(ProcessEventKind::Exec) => self.executed(event),
+            // The process ends when its last thread does, which its handle tells.
+            Some(ProcessEventKind::Exit) => log::debug!("the first thread of process {} exited", event.tgid),
+            None => {}
         }
     }
 
@@ -337,7 +345,10 @@ impl Session {
             return;
         };
         let Ok(info) = described else {
-            self.tracked.insert(pid, known);
+            // Gone already: of the new image only its name is known.
+            let info = ProcessInfo { comm: comm_of(event), ..known.info.clone() };
+            self.aggregator.admit(known.slot, info.clone(), known.coverage.clone());
+            self.tracked.insert(pid, Tracked { info, ..known });
             return;
         };
         if !wanted {
@@ -381,4 +392,10 @@ impl Session {
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// The short name in an event.
+fn comm_of(event: &ProcessEvent) -> String {
+    let end = event.comm.iter().position(|&byte| byte == 0).unwrap_or(event.comm.len());
+    String::from_utf8_lossy(&event.comm[..end]).into_owned()
 }
