@@ -32,10 +32,10 @@ pub struct Examination {
 }
 
 impl Examination {
-    /// How deep the allocator is seen into: `probed` with sites in its large-object path, else
+    /// How deep the allocator is seen into: `large-path` with sites in its large-object path, else
     /// `kernel`, which is mmap, brk and page faults.
     pub fn tier(&self) -> &'static str {
-        if self.plan.sites.is_empty() { "kernel" } else { "probed" }
+        if self.plan.sites.is_empty() { "kernel" } else { "large-path" }
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
         let found = examine(&go::tests::go_file("go1.22.10 X:arenas"), &["/lib/libc.so.6".into()]).unwrap();
         assert_eq!(
             (found.kind, found.allocator.as_str(), found.tier()),
-            (Allocator::Go, "go1.22.10", "probed")
+            (Allocator::Go, "go1.22.10", "large-path")
         );
         assert!(found.stripped && found.build_id.is_none());
     }

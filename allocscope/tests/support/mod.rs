@@ -1,5 +1,5 @@
 //! What integration tests share: the program run as a user runs it, its report, and workloads that know the truth.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
 pub mod http;

@@ -1,0 +1,274 @@
+//! What allocscope reports about Go programs, against what these programs know of themselves.
+//!
+//! The programs are compiled here by real toolchains. They allocate on growing stacks, from sixteen
+//! goroutines, under collection, in panics and in `Goexit`: whatever a probe does wrong shows as a count
+//! that is off or as a crash.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
+
+mod support;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use support::http::{Metrics, address};
+use support::{LIMIT, Report, Running, allocscope, attach, eventually, program};
+
+const DEBIAN: &str = "1.19";
+const VERSIONS: [&str; 4] = [DEBIAN, "1.22.10", "1.25.5", "1.27.3"];
+
+const PLAIN: &[&str] = &[];
+const STRIPPED: &[&str] = &["-ldflags=-s -w"];
+const PIE: &[&str] = &["-buildmode=pie"];
+const STRIPPED_PIE: &[&str] = &["-buildmode=pie", "-ldflags=-s -w"];
+
+/// What must be 0 for counts to be exact.
+const LOSSES: [&str; 3] = ["call_overwritten", "exit_unmatched", "result_unreadable"];
+
+#[test]
+fn every_large_object_of_every_version_is_counted() {
+    for version in VERSIONS {
+        assert_exact(&build(version, "large", PLAIN), 6);
+    }
+}
+
+#[test]
+fn stripped_and_position_independent_programs_are_counted() {
+    for (version, flags) in [
+        (DEBIAN, STRIPPED),
+        ("1.22.10", STRIPPED_PIE),
+        ("1.25.5", STRIPPED),
+        ("1.27.3", PIE),
+        ("1.27.3", STRIPPED_PIE),
+    ] {
+        assert_exact(&build(version, "large", flags), 3);
+    }
+}
+
+/// From the first instruction on: whatever the runtime allocates for itself would show as well.
+fn assert_exact(go: &Path, rounds: u32) {
+    let ended = Running::start(program("run --format json --").arg(go).arg(rounds.to_string())).wait();
+    assert_eq!(ended.code, Some(0), "{}: {ended}", go.display());
+    compare(&truth_in(&ended.stdout), &Report::last_in(&ended.stdout));
+}
+
+fn compare(truth: &Value, report: &Report) {
+    let process = report.process(truth["pid"].as_u64().unwrap());
+    assert_eq!(process.0["coverage"]["tier"], "large-path", "{report}");
+    let classes = truth["classes"].as_object().unwrap();
+    assert!(classes.len() >= 4, "{truth}");
+    let expected: Vec<(u64, u64, u64)> = classes
+        .iter()
+        .map(|(class, of)| (class.parse().unwrap(), of[0].as_u64().unwrap(), of[1].as_u64().unwrap()))
+        .collect();
+    let mut counted: Vec<(u64, u64, u64)> = process
+        .classes("go")
+        .into_iter()
+        .map(|class| (class, process.counts("go", class).calls, process.counts("go", class).bytes))
+        .collect();
+    counted.sort_unstable();
+    let mut expected = expected;
+    expected.sort_unstable();
+    assert_eq!(counted, expected, "counted against truth, {}", process.0["coverage"]["allocator"]);
+    for reason in LOSSES {
+        assert_eq!(report.lost(reason), 0, "{reason}: {report}");
+    }
+}
+
+#[test]
+fn a_running_program_can_be_attached_to() {
+    for version in [DEBIAN, "1.27.3"] {
+        let mut target = start_waiting(&build(version, "large", PLAIN), 4);
+        let tracer = attach(target.pid(), "");
+        target.tell("");
+        let ended = target.wait();
+        assert_eq!(ended.code, Some(0), "{ended}");
+        let traced = tracer.wait();
+        assert_eq!(traced.code, Some(0), "{traced}");
+        compare(&truth_in(&ended.stdout), &Report::last_in(&traced.stdout));
+    }
+}
+
+/// Killed, allocscope detaches nothing itself; the kernel does. The bytes of the program's code tell, and a
+/// program that runs on over left-over probes would be another way to notice.
+#[test]
+fn a_killed_tracer_leaves_the_code_as_it_was_and_another_one_works() {
+    let go = build("1.27.3", "large", PLAIN);
+    let mut target = start_waiting(&go, 4);
+    let sites = sites_of(&go);
+    let original = code_at(target.pid(), &go, &sites);
+    let tracer = attach(target.pid(), "");
+    let probed = code_at(target.pid(), &go, &sites);
+    assert!(original.iter().zip(&probed).all(|(before, now)| before != now), "{original:x?} {probed:x?}");
+    tracer.signal(Signal::SIGKILL);
+    assert_eq!(tracer.wait().signal, Some(9));
+    let restored = eventually(LIMIT, || code_at(target.pid(), &go, &sites) == original);
+    assert!(restored, "{original:x?} {:x?}", code_at(target.pid(), &go, &sites));
+
+    let (one, two) = (attach(target.pid(), ""), attach(target.pid(), ""));
+    target.tell("");
+    let ended = target.wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    for tracer in [one, two] {
+        compare(&truth_in(&ended.stdout), &Report::last_in(&tracer.wait().stdout));
+    }
+}
+
+#[test]
+fn a_process_that_was_not_asked_for_keeps_its_code() {
+    let go = build("1.27.3", "large", PLAIN);
+    let (mut asked, mut other) = (start_waiting(&go, 3), start_waiting(&go, 3));
+    let sites = sites_of(&go);
+    let original = code_at(other.pid(), &go, &sites);
+    let tracer = attach(asked.pid(), "");
+    assert_eq!(code_at(other.pid(), &go, &sites), original);
+    assert_ne!(code_at(asked.pid(), &go, &sites), original);
+    asked.tell("");
+    other.tell("");
+    let (asked, other) = (asked.wait(), other.wait());
+    assert_eq!((asked.code, other.code), (Some(0), Some(0)));
+    let report = Report::last_in(&tracer.wait().stdout);
+    compare(&truth_in(&asked.stdout), &report);
+    assert_eq!(report.processes().count(), 1, "{report}");
+}
+
+/// One that runs already, one that starts later, and the program of another name between them.
+#[test]
+fn processes_of_one_binary_are_counted_apart_by_the_daemon() {
+    let go = build("1.25.5", "large", &["-o", "twins"]);
+    let mut first = start_waiting(&go, 3);
+    let daemon = Running::start(&mut program("daemon --listen 127.0.0.1:0 --comm ^twins$"));
+    let address = address(&daemon);
+    let mut second = start_waiting(&go, 5);
+    let seen = |pid| Metrics::scrape(address).of_process("allocscope_process_info", pid, &[]).is_some();
+    assert!(eventually(LIMIT, || seen(first.pid()) && seen(second.pid())));
+    let attached = |pid| {
+        let labels = [("state", "attached")];
+        Metrics::scrape(address).of_process("allocscope_sites", pid, &labels) == Some(2)
+    };
+    assert!(eventually(LIMIT, || attached(first.pid()) && attached(second.pid())));
+    first.tell("");
+    second.tell("");
+    let truths = [first.wait(), second.wait()].map(|ended| truth_in(&ended.stdout));
+    let expected = truths.map(|truth| {
+        let classes = truth["classes"].as_object().unwrap();
+        let counts = classes.values().map(|of| of[0].as_u64().unwrap());
+        (truth["pid"].as_u64().unwrap() as u32, Some(counts.sum::<u64>()))
+    });
+    // An ended process is shown once more and then goes, so what was seen last of each counts.
+    let mut last = expected.map(|(pid, _)| (pid, None));
+    let exact = eventually(LIMIT, || {
+        let metrics = Metrics::scrape(address);
+        for (pid, count) in &mut last {
+            let labels = [("allocator", "go")];
+            *count = metrics.of_process("allocscope_allocations_total", *pid, &labels).or(*count);
+        }
+        last == expected
+    });
+    assert!(exact, "counted {last:?} of {expected:?}");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code, Some(0));
+}
+
+/// Every page of a fresh object faults once, unless the runtime gets huge pages for it: at most 512 times
+/// fewer faults then. A page may have been touched before by the object's neighbours or by the runtime, so
+/// that some are missing: 2 % is what the runtime's own use of the heap never reached here.
+#[test]
+fn first_touches_of_fresh_objects_are_attributed_to_them() {
+    for version in [DEBIAN, "1.27.3"] {
+        let go = build(version, "fresh", PLAIN);
+        let mut command = program("run --format json --");
+        let ended = Running::start(command.arg(&go).args(["300", "204800"])).wait();
+        assert_eq!(ended.code, Some(0), "{ended}");
+        let truth = truth_in(&ended.stdout);
+        let report = Report::last_in(&ended.stdout);
+        let process = report.process(truth["pid"].as_u64().unwrap());
+        assert_eq!(process.counts("go", 131_072).calls, 300, "{report}");
+        let (pages, large) = (truth["pages"].as_u64().unwrap(), process.faults("minor", "large"));
+        assert!(large <= pages && large * 100 >= pages * 98, "{large} faults in {pages} pages: {report}");
+    }
+}
+
+#[test]
+fn inspect_finds_the_same_sites_with_and_without_symbols() {
+    for version in VERSIONS {
+        let [plain, stripped] = [PLAIN, STRIPPED].map(|flags| inspect(&build(version, "large", flags)));
+        assert_eq!(plain["tier"], "large-path", "{plain}");
+        assert!(plain["allocator"].as_str().unwrap().starts_with(&format!("go{version}")), "{plain}");
+        let offsets = |view: &Value| -> Vec<(String, u64)> {
+            let sites = view["sites"].as_array().unwrap().iter();
+            sites.map(|site| (site["role"].to_string(), site["function_offset"].as_u64().unwrap())).collect()
+        };
+        assert!(offsets(&plain).len() >= 2, "{plain}");
+        assert_eq!(offsets(&plain), offsets(&stripped));
+        assert_eq!(stripped["stripped"], true);
+    }
+}
+
+fn inspect(path: &Path) -> Value {
+    let ended = allocscope(&format!("inspect --format json {}", path.display()));
+    assert_eq!(ended.code, Some(0), "{ended}");
+    serde_json::from_str(&ended.stdout).unwrap()
+}
+
+/// File offsets of the probe sites.
+fn sites_of(go: &Path) -> Vec<u64> {
+    let view = inspect(go);
+    view["sites"].as_array().unwrap().iter().map(|site| site["file_offset"].as_u64().unwrap()).collect()
+}
+
+/// The first byte of each site in the memory of a process.
+fn code_at(pid: u32, go: &Path, sites: &[u64]) -> Vec<u8> {
+    let maps = procfs::process::Process::new(pid as i32).unwrap().maps().unwrap();
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let byte_at = |&site: &u64| {
+        let holds = |map: &procfs::process::MemoryMap| {
+            let is_file = matches!(&map.pathname, procfs::process::MMapPath::Path(path) if path == go);
+            is_file && (map.offset..map.offset + map.address.1 - map.address.0).contains(&site)
+        };
+        let map = maps.iter().find(|map| holds(map)).unwrap();
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, map.address.0 + site - map.offset).unwrap();
+        byte[0]
+    };
+    sites.iter().map(byte_at).collect()
+}
+
+/// The program, waiting for a line.
+fn start_waiting(go: &Path, rounds: u32) -> Running {
+    Running::start(Command::new(go).arg(rounds.to_string()).arg("wait"))
+}
+
+/// The line of JSON that a Go program printed.
+fn truth_in(stdout: &str) -> Value {
+    let line = stdout.lines().find(|line| line.starts_with("{\"pid\"")).unwrap_or_else(|| panic!("{stdout}"));
+    serde_json::from_str(line).unwrap()
+}
+
+/// Compiles a program of `tests/go` once for each way; `-o NAME` names it.
+fn build(version: &str, source: &str, flags: &[&str]) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let name = match flags {
+        ["-o", name] => (*name).to_owned(),
+        _ => format!("{source}{}", flags.concat().replace([' ', '=', '-'], "")),
+    };
+    let output = tmp.join("go").join(version).join(name);
+    let tools =
+        std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(|| tmp.with_file_name("tools"), PathBuf::from);
+    let go = tools.join("go").join(version).join("bin/go");
+    assert!(go.is_file(), "{} is missing: run `cargo xtask setup`", go.display());
+    let mut command = Command::new(&go);
+    command.args(["build", "-trimpath"]).args(flags.iter().filter(|_| flags.first() != Some(&"-o")));
+    command.arg("-o").arg(&output).arg(format!("{}/tests/go/{source}.go", env!("CARGO_MANIFEST_DIR")));
+    command.env("GOCACHE", tmp.join("gocache")).env("GOTOOLCHAIN", "local").env("GO111MODULE", "off");
+    command.env("CGO_ENABLED", "0").env_remove("GOFLAGS").env_remove("GOROOT");
+    let built = command.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    output
+}
