@@ -7,7 +7,7 @@ use crate::export::{json, table};
 use crate::failure::{Exit, Failure};
 use crate::session::Session;
 use anyhow::{Context, Result};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -195,21 +195,22 @@ impl Live {
     }
 }
 
-/// Writes the final report on standard output.
+/// Writes the final report on standard output. A reader that has had enough of it is no failure.
 ///
 /// # Errors
 /// Where it cannot be written.
 pub fn report(snapshot: &Snapshot, format: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match format {
-        Format::Json => out.write_all(json::line(snapshot, true).as_bytes())?,
+    let text = match format {
+        Format::Json => json::line(snapshot, true),
         Format::Table => {
-            for process in &snapshot.processes {
-                writeln!(out, "{}", table::report(process, snapshot))?;
-            }
+            snapshot.processes.iter().map(|process| table::report(process, snapshot) + "\n").collect()
         }
+    };
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
-    Ok(out.flush()?)
 }
 
 /// The HTTP server, in a task of its own.

@@ -1,0 +1,195 @@
+//! Processes that come, change and go under the daemon; tracers that are killed, doubled and stopped.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
+
+mod support;
+
+use nix::sys::signal::Signal;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use support::http::{Metrics, address, get};
+use support::report::Counts;
+use support::{LIMIT, PROGRAM, Report, Running, TempDir, Truth, Workload, attach, eventually, program};
+
+const MIB: u64 = 1 << 20;
+
+/// A daemon that traces, and where it serves.
+fn daemon(flags: &str) -> (Running, SocketAddr) {
+    let daemon = Running::start(&mut program(&format!("daemon --listen 127.0.0.1:0 {flags}")));
+    let address = address(&daemon);
+    assert!(eventually(LIMIT, || get(address, "/readyz").0 == 200));
+    (daemon, address)
+}
+
+fn stop(daemon: Running) {
+    daemon.signal(Signal::SIGTERM);
+    let ended = daemon.wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert!(!ended.stderr.contains("panicked"), "{ended}");
+}
+
+/// Calls of mmap in a size class that a scrape shows for a process.
+fn calls(metrics: &Metrics, pid: u32, size: &str) -> Option<u64> {
+    metrics.of_process("allocscope_allocations_total", pid, &[("allocator", "mmap"), ("size", size)])
+}
+
+fn is_known(metrics: &Metrics, pid: u32) -> bool {
+    metrics.of_process("allocscope_process_up", pid, &[]).is_some()
+}
+
+#[test]
+fn a_killed_tracer_leaves_nothing_and_the_next_one_counts() {
+    let workload = Workload::waiting("map --sizes 1MiB --count 40");
+    let pid = workload.pid();
+    let first = attach(pid, "");
+    first.signal(Signal::SIGKILL);
+    assert_eq!(first.wait().signal, Some(9));
+    let (second, third) = (attach(pid, ""), attach(pid, ""));
+    workload.go();
+    for tracer in [second, third] {
+        let ended = tracer.wait();
+        let report = Report::last_in(&ended.stdout);
+        assert_eq!(report.process(pid.into()).counts("mmap", MIB), Counts::whole(40, MIB), "{report}");
+    }
+}
+
+/// An ended process is shown by one more scrape, with its final counts, and then no more.
+#[test]
+fn a_dead_process_is_shown_once_more() {
+    let dir = TempDir::new();
+    let copy = dir.copy(PROGRAM, "once-more");
+    let (daemon, address) = daemon("--comm ^once-more$");
+    let workload = Workload::waiting_at(&copy, "map --sizes 2MiB --count 25");
+    let pid = workload.pid();
+    assert!(eventually(LIMIT, || is_known(&Metrics::scrape(address), pid)));
+    workload.go();
+    let mut last = None;
+    let gone = eventually(LIMIT, || {
+        let metrics = Metrics::scrape(address);
+        if is_known(&metrics, pid) {
+            let up = metrics.of_process("allocscope_process_up", pid, &[]).unwrap();
+            last = Some((up, calls(&metrics, pid, "2MiB")));
+            return false;
+        }
+        true
+    });
+    assert!(gone, "process {pid} is still shown");
+    assert_eq!(last, Some((0, Some(25))));
+    stop(daemon);
+}
+
+#[test]
+fn the_daemon_follows_by_executable_and_by_pid() {
+    let dir = TempDir::new();
+    let copy = dir.copy(PROGRAM, "by-path");
+    let (by_path, path_address) = daemon(&format!("--exe ^{}$", copy.display()));
+    let workload = Workload::waiting_at(&copy, "map --sizes 1MiB --count 30 --hold");
+    let (by_pid, pid_address) = daemon(&format!("--pid {}", workload.pid()));
+    let pid = workload.pid();
+    assert!(eventually(LIMIT, || is_known(&Metrics::scrape(path_address), pid)));
+    workload.go();
+    for address in [path_address, pid_address] {
+        let mut last = None;
+        let exact = eventually(LIMIT, || {
+            last = calls(&Metrics::scrape(address), pid, "1MiB").or(last);
+            last == Some(30)
+        });
+        assert!(exact, "{last:?}");
+    }
+    stop(by_path);
+    stop(by_pid);
+}
+
+/// The shell becomes the workload: the same process with a new image and new counts of its own.
+#[test]
+fn exec_replaces_the_image() {
+    let script = format!("exec {PROGRAM} workload map --sizes 1MiB --count 20");
+    let ended = Running::start(program("run --format json --").args(["sh", "-c", &script])).wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let (truth, report) = (Truth::in_output(&ended.stdout), Report::last_in(&ended.stdout));
+    let process = report.process(truth.pid());
+    assert_eq!(process.0["comm"], "allocscope", "{report}");
+    assert_eq!(process.counts("mmap", MIB), Counts::whole(20, MIB), "{report}");
+}
+
+/// Each child is a process of its own, whatever slot it gets; counts never move from one to another.
+#[test]
+fn short_lived_processes_keep_their_counts_apart() {
+    let dir = TempDir::new();
+    let copy = dir.copy(PROGRAM, "brief");
+    let (daemon, address) = daemon("--comm ^brief$ --max-processes 24");
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let before = descriptors();
+    for round in 1..=100u64 {
+        let count = 1 + round % 7;
+        let workload = Workload::waiting_at(&copy, &format!("map --sizes 1MiB --count {count}"));
+        let pid = workload.pid();
+        assert!(eventually(LIMIT, || is_known(&Metrics::scrape(address), pid)), "round {round}");
+        workload.go();
+        let mut last = None;
+        let exact = eventually(LIMIT, || {
+            last = calls(&Metrics::scrape(address), pid, "1MiB").or(last);
+            last == Some(count)
+        });
+        assert!(exact, "round {round}: {last:?} of {count}");
+    }
+    let settled = eventually(LIMIT, || {
+        get(address, "/metrics");
+        descriptors() <= before + 4
+    });
+    assert!(settled, "{before} descriptors before, {} after", descriptors());
+    assert_eq!(Metrics::scrape(address).value("allocscope_processes_over_limit_total", &[]), Some(0.0));
+    stop(daemon);
+}
+
+#[test]
+fn processes_over_the_limit_are_counted() {
+    let dir = TempDir::new();
+    let copy = dir.copy(PROGRAM, "crowd");
+    let workloads: Vec<_> = (0..5).map(|_| Workload::waiting_at(&copy, "map --count 1")).collect();
+    let (daemon, address) = daemon("--comm ^crowd$ --max-processes 3");
+    let metrics = Metrics::scrape(address);
+    let known = workloads.iter().filter(|workload| is_known(&metrics, workload.pid())).count();
+    assert_eq!(known, 3);
+    assert_eq!(metrics.value("allocscope_processes_over_limit_total", &[]), Some(2.0));
+    stop(daemon);
+}
+
+/// Of all processes on the machine, the test's own are looked at.
+#[test]
+fn the_daemon_traces_everyone_but_itself() {
+    let (daemon, address) = daemon("--all");
+    let workload = Workload::waiting("map --sizes 4MiB --count 15 --hold");
+    let pid = workload.pid();
+    assert!(eventually(LIMIT, || is_known(&Metrics::scrape(address), pid)));
+    let metrics = Metrics::scrape(address);
+    assert!(!is_known(&metrics, daemon.pid()), "{}", metrics.0);
+    workload.go();
+    let mut last = None;
+    let exact = eventually(LIMIT, || {
+        last = calls(&Metrics::scrape(address), pid, "4MiB").or(last);
+        last == Some(15)
+    });
+    assert!(exact, "{last:?}");
+    stop(daemon);
+}
+
+#[test]
+fn a_stopped_daemon_frees_its_port() {
+    let (daemon, address) = daemon(&format!("--pid {}", std::process::id()));
+    assert_eq!(get(address, "/healthz").0, 200);
+    assert_eq!(get(address, "/").0, 200);
+    assert_eq!(get(address, "/nowhere").0, 404);
+    stop(daemon);
+    TcpListener::bind(address).unwrap();
+}
+
+/// The manual and the completions come from the same description of the command line.
+#[test]
+fn the_manual_and_completions_are_written() {
+    for (arguments, word) in [(["man"].as_slice(), ".TH"), (&["completions", "bash"], "_allocscope")] {
+        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        assert!(String::from_utf8(output.stdout).unwrap().contains(word));
+    }
+}
