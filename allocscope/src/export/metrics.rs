@@ -165,13 +165,16 @@ impl<'a> Process<'a> {
     /// Page faults of every kind and scope, those that never came as 0: a rate of a counter that
     /// appears with its first event does not see that event.
     fn tell_faults(&self, families: &mut Families) {
+        let mut time_ns = 0;
         for (&kind, &scope) in
             FaultKind::ALL.iter().flat_map(|kind| FaultScope::ALL.iter().map(move |scope| (kind, scope)))
         {
             let series = self.process.series.get(&Series::Fault { kind, scope });
             let count = series.map_or(0, |series| series.totals.count);
+            time_ns += series.map_or(0, |series| series.totals.time_ns);
             families.add(&names::PAGE_FAULTS, &self.labels(&[kind.name(), scope.name()]), count as f64);
         }
+        families.add(&names::STALL, &self.labels(&["page_fault"]), time_ns as f64 / 1e9);
     }
 
     fn tell_series(&self, series: &Series, reading: &SeriesReading, families: &mut Families) {
