@@ -71,11 +71,18 @@ fn find_llvm(toolchain: BpfToolchain) -> Option<PathBuf> {
     if toolchain == BpfToolchain::Nightly {
         return None;
     }
-    let major = toolchain.llvm_major()?;
+    let major = llvm_major(toolchain)?;
     let own = toolchain::rustc(toolchain.name(), &["--print", "sysroot"]);
     let host = toolchain::prints(Command::new("rustc").args(["--print", "sysroot"]));
     let roots = [own, host].into_iter().flatten();
     roots.map(|root| Path::new(&root).join("lib")).find_map(|lib| find_llvm_in(&lib, &major))
+}
+
+/// The major version of a toolchain's LLVM.
+fn llvm_major(toolchain: BpfToolchain) -> Option<String> {
+    let version = toolchain::rustc(toolchain.name(), &["-vV"])?;
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    Some(llvm.split('.').next()?.to_owned())
 }
 
 /// `libLLVM.so.22.1` or `libLLVM-22*.so` in a library folder or its folder for the host's architecture.

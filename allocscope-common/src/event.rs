@@ -33,6 +33,9 @@ pub struct ProcessEvent {
     pub parent_tgid: u32,
     /// The process' slot, or [`NO_SLOT`].
     pub slot: u32,
+    /// The short name of the process that ran into the event (for a fork, the parent's), ended by a 0: by
+    /// the time that the event is read, the process may be gone.
+    pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<ProcessEvent>() == 16);
+const _: () = assert!(size_of::<ProcessEvent>() == 32);

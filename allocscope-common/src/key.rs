@@ -20,6 +20,9 @@ pub enum Allocator {
     Brk = 6,
     /// `madvise(MADV_DONTNEED | MADV_FREE)`: memory given back, addresses kept.
     Madvise = 7,
+    /// A file's mapping: no allocation, so nothing is counted for it. Its range is known all the same, so
+    /// that its release is not taken for one of memory.
+    File = 8,
 }
 
 /// A stage of what an allocation costs.
@@ -83,7 +86,7 @@ pub(crate) use named;
 
 named!(Allocator {
     Go => "go", Mmap => "mmap", Reserve => "reserve", Stack => "stack", Mremap => "mremap",
-    Brk => "brk", Madvise => "madvise",
+    Brk => "brk", Madvise => "madvise", File => "file",
 });
 named!(Stage { Call => "call", Touch => "touch", Release => "release" });
 named!(FaultKind { Minor => "minor", Major => "major" });

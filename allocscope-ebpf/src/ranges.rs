@@ -37,17 +37,14 @@ pub fn file(traced: &Traced, start: u64, range: LiveRange) {
         lost(LossReason::RangesFull);
         return;
     }
-    let replaced = index_range(u64::from(space), start, range.end);
+    let gave_way = index_range(u64::from(space), start, range.end);
     use_class(traced, class);
-    // Go frees without a call that is probed: that its ranges give way is their normal end.
-    if range.allocator != Allocator::Go as u64 {
-        lost_many(LossReason::RangeReplaced, replaced);
-    }
+    lost_many(LossReason::RangeReplaced, gave_way >> 32);
     if let Some(counters) = counters(traced) {
         // SAFETY: a checked map value.
         unsafe {
             add(&raw mut (*counters).ranges_filed, 1);
-            add(&raw mut (*counters).ranges_ended, replaced);
+            add(&raw mut (*counters).ranges_ended, gave_way & 0xffff_ffff);
         }
     }
 }
@@ -63,7 +60,9 @@ fn use_class(traced: &Traced, class: u32) {
     }
 }
 
-/// Enters a range into the granules that it overlaps; returns how many stale ranges gave way.
+/// Enters a range into the granules that it overlaps; returns how many others gave way, and in the upper
+/// half how many of these should have been released first: those of Go, which frees without a call that
+/// is probed, and those of files, which a program maps other things over, may give way.
 ///
 /// Like [`search_granules`] and [`unindex_range`] a function with global linkage and scalar arguments:
 /// the verifier checks such a function once and not at each of its calls. Inlined into a loop over
@@ -99,9 +98,17 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
         return 0;
     };
     // SAFETY: a checked map value.
-    let Some(stale) = (unsafe { (*granule).insert(span) }) else { return 0 };
+    let Some(stale) = (unsafe { (*granule).insert(key.index << (key.class & 63), span) }) else { return 0 };
+    let stale_key = RangeKey { space: key.space, class: 0, index: stale.start };
+    let Some(range) = RANGES.get_ptr_mut(stale_key) else { return 0 };
+    // SAFETY: a checked map value.
+    let allocator = unsafe { (*range).allocator };
+    let may = allocator == Allocator::Go as u64 || allocator == Allocator::File as u64;
     // Its other granules keep a stale word, which a search tells by the range being gone.
-    u64::from(RANGES.remove(RangeKey { space: key.space, class: 0, index: stale.start }).is_ok())
+    if RANGES.remove(stale_key).is_err() {
+        return 0;
+    }
+    if may { 1 } else { 1 | 1 << 32 }
 }
 
 /// Takes a range out of the map of ranges and out of its granules. Returns 0.
@@ -137,7 +144,7 @@ pub fn find(traced: &Traced, address: u64) -> Option<(u64, *mut LiveRange)> {
     // SAFETY: a checked map value of this CPU.
     let last = unsafe { *cached };
     if last.space == space && last.generation == generation && last.span.holds(address) {
-        return get(space, last.span.start);
+        return get(space, last.span.start).filter(|found| holds(*found, address));
     }
     let (start, range) = get(space, search_granules(u64::from(space), classes, address))?;
     // SAFETY: checked map values.
@@ -178,6 +185,13 @@ fn get(space: u32, start: u64) -> Option<(u64, *mut LiveRange)> {
     RANGES.get_ptr_mut(RangeKey { space, class: 0, index: start }).map(|range| (start, range))
 }
 
+/// Whether a range holds `address`, by its own word.
+#[inline(always)]
+fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
+    // SAFETY: a checked map value.
+    start <= address && address < unsafe { (*range).end }
+}
+
 /// Takes a range out of the maps.
 #[inline(always)]
 pub fn end(traced: &Traced, start: u64, range: LiveRange) {
@@ -214,7 +228,11 @@ pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
         if cursor >= end_of_unmap {
             return unmapped;
         }
-        let Some((range_start, found)) = find(traced, cursor) else { return unmapped };
+        // Most unmappings begin where a range does; some begin below one.
+        let found = get(traced.space(), cursor).or_else(|| find(traced, cursor));
+        let Some((range_start, found)) = found.or_else(|| find(traced, end_of_unmap - 1)) else {
+            return unmapped;
+        };
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *found };
         cursor = range.end;

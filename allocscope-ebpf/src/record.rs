@@ -76,12 +76,19 @@ fn totals(key: &SeriesKey) -> Option<*mut Totals> {
 
 #[inline(always)]
 fn bucket(key: BucketKey) {
-    if BUCKETS.get_ptr_mut(key).is_none() {
-        let _ = BUCKETS.insert(key, 0, u64::from(BPF_NOEXIST));
+    let Some(count) = bucket_count(&key) else {
+        lost(LossReason::BucketsFull);
+        return;
+    };
+    // SAFETY: a checked map value.
+    unsafe { add(count, 1) };
+}
+
+#[inline(always)]
+fn bucket_count(key: &BucketKey) -> Option<*mut u64> {
+    if let Some(count) = BUCKETS.get_ptr_mut(key) {
+        return Some(count);
     }
-    match BUCKETS.get_ptr_mut(key) {
-        // SAFETY: a checked map value.
-        Some(count) => unsafe { add(count, 1) },
-        None => lost(LossReason::BucketsFull),
-    }
+    let _ = BUCKETS.insert(key, 0, u64::from(BPF_NOEXIST));
+    BUCKETS.get_ptr_mut(key)
 }

@@ -13,9 +13,12 @@ pub const TARGET: &str = "bpfel-unknown-none";
 pub enum BpfToolchain {
     /// A distribution's rustc with a prebuilt core for [`TARGET`], linked into rustup.
     Linked,
-    /// rustup's nightly with `rust-src`: cargo builds core.
+    /// A rustup nightly with `rust-src`: cargo builds core.
     Nightly,
 }
+
+/// The nightly that is used: rustc 1.97, the last series with LLVM 22, which the pinned bpf-linker takes.
+const NIGHTLY: &str = "nightly-2026-05-20";
 
 impl BpfToolchain {
     /// The first toolchain that can build for [`TARGET`]. One that was linked was linked on purpose.
@@ -27,7 +30,7 @@ impl BpfToolchain {
     pub fn name(self) -> &'static str {
         match self {
             Self::Linked => "allocscope-bpf",
-            Self::Nightly => "nightly",
+            Self::Nightly => NIGHTLY,
         }
     }
 
@@ -35,13 +38,6 @@ impl BpfToolchain {
     /// of being 1, which would also make aya-build pass `-Z build-std`.
     pub fn bootstrap(self) -> Option<&'static str> {
         (self == Self::Linked).then_some("aya_ebpf,allocscope_ebpf")
-    }
-
-    /// The major version of its LLVM.
-    pub fn llvm_major(self) -> Option<String> {
-        let version = rustc(self.name(), &["-vV"])?;
-        let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
-        Some(llvm.split('.').next()?.to_owned())
     }
 
     fn has_core(self) -> bool {

@@ -289,9 +289,12 @@ pub struct MapArgs {
     /// Sizes to map, in turn
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', default_value = "64KiB,1MiB,64MiB", value_parser = positive_size)]
     pub sizes: Vec<u64>,
-    /// Mappings of each size
+    /// Mappings of each size, in each thread
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: u64,
+    /// Threads that do it at the same time
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
     /// Whether to ask for transparent huge pages
     #[arg(long, value_enum, default_value_t = HugePages::Never)]
     pub huge_pages: HugePages,
@@ -315,6 +318,9 @@ pub struct FaultsArgs {
     /// How often to touch all of it
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub rounds: u64,
+    /// Read instead of write: the cheapest fault there is, as every page is the one that holds zeros
+    #[arg(long)]
+    pub read: bool,
     /// When to start.
     #[command(flatten)]
     pub start: StartArgs,

@@ -24,7 +24,34 @@
 //! | [`aggregate`] | readings into a `Snapshot`: totals, histograms, retirement of dead processes | pure, cannot fail |
 //! | [`export`] | a snapshot into bytes, one file a format; `http` is the only socket | pure, but for http |
 //! | [`session`] | owns one tracing run: what is traced, attached and read | wiring |
+//! | [`preflight`] | privileges and kernel, before anything is loaded; privileges given up after | edge |
 //! | [`command`] | one file a subcommand | edge |
+//!
+//! # Invariants, and what guards them
+//!
+//! 1. Stages import only leftwards. (`cargo xtask tidy`)
+//! 2. `site`, `allocator`, `aggregate` and `export` do no I/O and cannot fail on data. (`cargo xtask
+//!    tidy`; tests on truncated and mutated binaries in `allocator`)
+//! 3. A small allocation costs nothing: no probe sits on a path that small allocations take. (`site`
+//!    plans only large-path functions; `tests/go.rs` counts sizes around the threshold)
+//! 4. No probe can hurt its target: no return probes at all, never off an instruction boundary, never
+//!    on a 5-byte nop of foreign code. (`site::decode` refuses a stream that does not end with its
+//!    function; `tests/go.rs` runs real programs under stack growth and collection)
+//! 5. Kernel work per event is bounded, and small events insert and delete nothing. (the verifier;
+//!    `allocscope-ebpf`'s `inflight`)
+//! 6. Nothing is lost silently: each loss has a [`allocscope_common::counter::LossReason`] that reaches
+//!    metrics and reports. (the enum is the map's index; exporters print every value)
+//! 7. Coverage is stated: faults in large ranges against faults seen, sites attached against planned.
+//!    ([`aggregate::Coverage`]; golden texts in `export::table`)
+//! 8. Histograms leave whole; only viewers compute percentiles. ([`intake::SeriesReading`] keeps
+//!    buckets; `export::quantile` is used by viewers only)
+//! 9. The tool knows its own price: measured at start-up, counted per process, exported.
+//!    (`session::price`)
+//! 10. Nothing stays attached: every link is owned by a descriptor of this process. Privileges are
+//!     given up after start. (`tests/lifecycle.rs`, `tests/go.rs` kill it and look at the target's code)
+//! 11. A bound on everything: processes, series, map entries, live ranges; past it, the overflow is
+//!     counted. (`probe::load` sets every size)
+//! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)
 
 pub mod aggregate;
 pub mod allocator;

@@ -101,8 +101,11 @@ fn attribute(traced: &Traced, address: u64, ns: u64) -> FaultScope {
         add(&raw mut (*range).touch_ns, ns);
         (*range).allocator
     };
-    // A thread's stack and reserved addresses (an allocator's own heap) are no large allocations.
-    if allocator == Allocator::Stack as u64 || allocator == Allocator::Reserve as u64 {
+    // A thread's stack, reserved addresses (an allocator's own heap) and files are no large allocations.
+    if allocator == Allocator::Stack as u64
+        || allocator == Allocator::Reserve as u64
+        || allocator == Allocator::File as u64
+    {
         FaultScope::Other
     } else {
         FaultScope::Large

@@ -87,7 +87,7 @@ fn mmap_enter(ctx: TracePointContext) -> u32 {
 fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
     let traced = enter()?;
     let (len, prot, flags) = (argument(ctx, 1)?, argument(ctx, 2)?, argument(ctx, 3)?);
-    if !is_large(len) || flags & MAP_ANONYMOUS == 0 {
+    if !is_large(len) {
         return None;
     }
     open(&traced, [len, prot, flags, 0, 0, 0])
@@ -107,22 +107,23 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     if start > LAST_ADDRESS {
         return None;
     }
-    let allocator = if flags & MAP_STACK != 0 {
+    let allocator = if flags & MAP_ANONYMOUS == 0 {
+        Allocator::File
+    } else if flags & MAP_STACK != 0 {
         Allocator::Stack
     } else if prot == PROT_NONE {
         Allocator::Reserve
     } else {
         Allocator::Mmap
     };
-    record(stage(&traced, allocator, Stage::Call, len), ns, len);
-    if !traced.has(OWN_HEAP) {
-        let range = LiveRange {
-            end: page_end(start, len),
-            size: len,
-            touch_ns: 0,
-            faults: 0,
-            allocator: allocator as u64,
-        };
+    let is_memory = allocator as u64 != Allocator::File as u64;
+    if is_memory {
+        record(stage(&traced, allocator, Stage::Call, len), ns, len);
+    }
+    // A runtime's mappings are its heap, which holds the ranges of its objects.
+    if !is_memory || !traced.has(OWN_HEAP) {
+        let end = page_end(start, len);
+        let range = LiveRange { end, size: len, touch_ns: 0, faults: 0, allocator: allocator as u64 };
         ranges::file(&traced, start, range);
     }
     None
@@ -148,7 +149,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     let (start, len) = (argument(ctx, 0)?, argument(ctx, 1)?);
     let unmapped = ranges::unmap(&traced, start, page_end(start, len));
     let (outcome, range) = outcome(&unmapped);
-    if outcome == ENDED {
+    if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
         record(touch, range.touch_ns, range.size);
@@ -183,6 +184,9 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
         if outcome != NOTHING {
             lost(LossReason::UnmapFailed);
         }
+        return None;
+    }
+    if outcome == ENDED && allocator == Allocator::File as u64 {
         return None;
     }
     if outcome == ENDED {

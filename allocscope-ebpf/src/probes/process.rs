@@ -7,7 +7,7 @@ use crate::record::lost;
 use allocscope_common::config::{FOLLOW_CHILDREN, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 
@@ -100,7 +100,8 @@ fn try_exit() -> Option<u32> {
 
 #[inline(always)]
 fn report(kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u32) -> Option<u32> {
-    let event = ProcessEvent { kind: kind as u32, tgid, parent_tgid, slot };
+    let comm = bpf_get_current_comm().unwrap_or([0; 16]);
+    let event = ProcessEvent { kind: kind as u32, tgid, parent_tgid, slot, comm };
     if EVENTS.output::<ProcessEvent>(event, 0).is_err() {
         lost(LossReason::EventRingFull);
     }

@@ -52,6 +52,7 @@ fn session_options(config: &AttachConfig) -> SessionOptions {
         min_size_bytes: config.trace.min_size_bytes,
         max_processes: if config.trace.follow_children { MAX_FOLLOWED } else { 8 },
         follow_children: config.trace.follow_children,
+        one_process: !config.trace.follow_children,
         selection: None,
         log: log::log_enabled!(log::Level::Info),
     }

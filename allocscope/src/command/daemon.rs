@@ -23,6 +23,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         min_size_bytes: config.min_size_bytes,
         max_processes: config.max_processes,
         follow_children: !by_pid,
+        one_process: false,
         selection: (!by_pid).then(|| config.selection.clone()),
         log: log::log_enabled!(log::Level::Info),
     })?;

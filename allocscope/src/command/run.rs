@@ -30,6 +30,7 @@ async fn traced(config: RunConfig) -> Result<u8> {
         min_size_bytes: config.trace.min_size_bytes,
         max_processes: if config.trace.follow_children { MAX_FOLLOWED } else { 8 },
         follow_children: config.trace.follow_children,
+        one_process: !config.trace.follow_children,
         selection: None,
         log: log::log_enabled!(log::Level::Info),
     })?;
@@ -37,6 +38,7 @@ async fn traced(config: RunConfig) -> Result<u8> {
     let pid = child.pid();
     session.trace(pid)?;
     child.go()?;
+    preflight::drop_privileges()?;
     if let Some(server) = &server {
         server.set_ready(true);
     }

@@ -6,7 +6,7 @@ use crate::aggregate::{ProcessSnapshot, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
 use allocscope_common::counter::ProbeClass;
-use allocscope_common::key::{FaultKind, Series, Stage};
+use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, PROTOBUF_FORMAT, ProtobufEncoder, Registry, TEXT_FORMAT, TextEncoder};
@@ -109,6 +109,7 @@ impl<'a> Process<'a> {
         self.tell_info(families);
         self.tell_coverage(families);
         self.tell_counters(snapshot, families);
+        self.tell_faults(families);
         for (series, reading) in &self.process.series {
             self.tell_series(series, reading, families);
         }
@@ -161,6 +162,18 @@ impl<'a> Process<'a> {
         families.add(&names::PROBE_COST, &labels, self.process.probe_cost_seconds(&snapshot.tool));
     }
 
+    /// Page faults of every kind and scope, those that never came as 0: a rate of a counter that
+    /// appears with its first event does not see that event.
+    fn tell_faults(&self, families: &mut Families) {
+        for (&kind, &scope) in
+            FaultKind::ALL.iter().flat_map(|kind| FaultScope::ALL.iter().map(move |scope| (kind, scope)))
+        {
+            let series = self.process.series.get(&Series::Fault { kind, scope });
+            let count = series.map_or(0, |series| series.totals.count);
+            families.add(&names::PAGE_FAULTS, &self.labels(&[kind.name(), scope.name()]), count as f64);
+        }
+    }
+
     fn tell_series(&self, series: &Series, reading: &SeriesReading, families: &mut Families) {
         let (count, bytes) = (reading.totals.count as f64, reading.totals.bytes as f64);
         match *series {
@@ -180,7 +193,6 @@ impl<'a> Process<'a> {
             }
             Series::Fault { kind, scope } => {
                 let labels = self.labels(&[kind.name(), scope.name()]);
-                families.add(&names::PAGE_FAULTS, &labels, count);
                 families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading);
             }
         }
@@ -483,6 +495,7 @@ mod tests {
             r#"allocscope_allocated_bytes_total{pid="4242",comm="server",allocator="go",size="64MiB"} 134217728"#,
             r#"allocscope_released_bytes_total{pid="4242",comm="server",allocator="go",size="64MiB"} 67108864"#,
             r#"allocscope_page_faults_total{pid="4242",comm="server",kind="minor",scope="large"} 4"#,
+            r#"allocscope_page_faults_total{pid="4242",comm="server",kind="major",scope="other"} 0"#,
             r#"allocscope_page_fault_duration_seconds_count{pid="4242",comm="server",kind="minor",scope="large"} 3"#,
             r#"allocscope_untimed_page_faults_total{pid="4242",comm="server",kind="minor"} 1"#,
             r#"allocscope_live_ranges{pid="4242",comm="server"} 1"#,

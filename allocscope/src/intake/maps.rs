@@ -136,7 +136,7 @@ impl Maps {
         let mut kept = 0;
         let mut empty = Vec::new();
         for (key, granule) in self.granules.iter().flatten() {
-            if granule == Granule::default() {
+            if granule.is_empty() {
                 empty.push(key);
             } else {
                 kept += 1;
@@ -144,7 +144,7 @@ impl Maps {
         }
         for key in empty {
             // Filled since it was read? Then it stays, but for the moment between these two calls.
-            if self.granules.get(&key, 0).is_ok_and(|granule| granule == Granule::default()) {
+            if self.granules.get(&key, 0).is_ok_and(|granule| granule.is_empty()) {
                 let _ = self.granules.remove(&key);
             }
         }
@@ -195,7 +195,8 @@ pub fn decode_event(record: &[u8]) -> Option<ProcessEvent> {
     if record.len() != size_of::<ProcessEvent>() {
         return None;
     }
-    Some(ProcessEvent { kind: word(0)?, tgid: word(1)?, parent_tgid: word(2)?, slot: word(3)? })
+    let comm = record.get(16..32)?.try_into().ok()?;
+    Some(ProcessEvent { kind: word(0)?, tgid: word(1)?, parent_tgid: word(2)?, slot: word(3)?, comm })
 }
 
 fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
@@ -251,9 +252,11 @@ mod tests {
 
     #[test]
     fn a_record_of_another_size_is_refused() {
-        assert_eq!(decode_event(&[0; 15]), None);
-        assert_eq!(decode_event(&[0; 17]), None);
-        let bytes: Vec<u8> = [2u32, 42, 0, 7].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        assert_eq!(decode_event(&bytes), Some(ProcessEvent { kind: 2, tgid: 42, parent_tgid: 0, slot: 7 }));
+        assert_eq!(decode_event(&[0; 31]), None);
+        assert_eq!(decode_event(&[0; 33]), None);
+        let mut bytes: Vec<u8> = [2u32, 42, 0, 7].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend(*b"sixteen bytes ok");
+        let event = ProcessEvent { kind: 2, tgid: 42, parent_tgid: 0, slot: 7, comm: *b"sixteen bytes ok" };
+        assert_eq!(decode_event(&bytes), Some(event));
     }
 }

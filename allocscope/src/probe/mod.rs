@@ -6,15 +6,12 @@
 mod faults;
 mod load;
 mod perf_link;
-mod price;
-mod price_uprobe;
 mod sites;
 mod system;
 mod tracefs;
 
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
-pub use price::Prices;
 pub use sites::{AttachedSites, Scope};
 pub use system::SystemProbes;
 pub use tracefs::Tracefs;

@@ -7,6 +7,7 @@ use crate::site::{Miss, Plan};
 use crate::target::{self, OpenedBinary};
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::mpsc;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,13 +23,13 @@ const MAX_BINARY_BYTES: u64 = 1 << 30;
 #[derive(Default)]
 pub struct Binaries {
     known: BTreeMap<BinaryId, Binary>,
+    detacher: Option<Detacher>,
 }
 
 struct Binary {
     users: usize,
     coverage: Coverage,
-    // Kept for its drop, which detaches.
-    _sites: AttachedSites,
+    sites: AttachedSites,
 }
 
 impl Binaries {
@@ -46,19 +47,38 @@ impl Binaries {
         let (label, plan) = examine_binary(pid, &opened);
         let sites = AttachedSites::attach(loaded, &opened.file, &plan.sites, scope);
         let coverage = coverage(label, plan, &sites);
-        self.known.insert(id, Binary { users: 1, coverage: coverage.clone(), _sites: sites });
+        self.known.insert(id, Binary { users: 1, coverage: coverage.clone(), sites });
         (Some(id), coverage)
     }
 
     /// Tells that a process no longer runs the binary; the last one detaches its probes.
     pub fn release(&mut self, id: Option<BinaryId>) {
         let Some(id) = id else { return };
-        if let Some(binary) = self.known.get_mut(&id) {
-            binary.users -= 1;
-            if binary.users == 0 {
-                self.known.remove(&id);
-            }
+        let Some(binary) = self.known.get_mut(&id) else { return };
+        binary.users -= 1;
+        if binary.users == 0
+            && let Some(binary) = self.known.remove(&id)
+        {
+            // Started when first needed: by then privileges were given up, and the thread has none.
+            self.detacher.get_or_insert_with(Detacher::start).detach(binary.sites);
         }
+    }
+}
+
+/// A thread that detaches the probes of binaries that nobody runs any more: each probe takes the kernel a
+/// tenth of a second, in which events and scrapes would wait.
+struct Detacher(mpsc::Sender<AttachedSites>);
+
+impl Detacher {
+    fn start() -> Self {
+        let (sender, sites) = mpsc::channel::<AttachedSites>();
+        std::thread::spawn(move || sites.into_iter().for_each(drop));
+        Self(sender)
+    }
+
+    fn detach(&self, sites: AttachedSites) {
+        // Where the thread is gone, the probes are dropped here.
+        let _ = self.0.send(sites);
     }
 }
 

@@ -4,6 +4,8 @@
 //! here and lead to discovery again.
 
 mod binaries;
+mod price;
+mod price_uprobe;
 mod selfmon;
 mod watch;
 
@@ -11,7 +13,7 @@ use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSna
 use crate::config::Selection;
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
-use crate::probe::{FaultRung, LoadOptions, Loaded, Prices, Scope, SystemProbes, load};
+use crate::probe::{FaultRung, LoadOptions, Loaded, Scope, SystemProbes, load};
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::LossReason;
@@ -20,6 +22,7 @@ use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
 pub(crate) use binaries::read_all as read_binary;
 use binaries::{Binaries, BinaryId};
+use price::Prices;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
@@ -34,6 +37,9 @@ pub struct SessionOptions {
     pub max_processes: u32,
     /// Whether the children of a traced process are traced from their fork on.
     pub follow_children: bool,
+    /// Whether one process is traced and no other: then the code of others that run the same binary is
+    /// left as it is.
+    pub one_process: bool,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
     pub selection: Option<Selection>,
     /// Whether the kernel side's diagnostics are read.
@@ -129,6 +135,10 @@ impl Session {
         if self.tracked.get(&pid).is_some_and(|known| known.id == info.id) {
             return Ok(());
         }
+        if self.maps.target(pid).is_some() && !self.tracked.contains_key(&pid) {
+            // The kernel side has given it a slot already; its fork event is under way.
+            return Ok(());
+        }
         let Some(slot) = self.maps.take_slot() else {
             self.over_limit += 1;
             return Err(Failure::error(
@@ -182,20 +192,28 @@ impl Session {
     /// Takes in what [`Self::wait`] returned.
     pub fn handle(&mut self, wakeup: Wakeup) {
         match wakeup {
-            Wakeup::Ended(pid) => self.end(pid),
-            Wakeup::Process(event) => {
-                let Some(kind) = u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) else {
-                    return;
-                };
-                match kind {
-                    ProcessEventKind::Fork => self.forked(&event),
-                    ProcessEventKind::Exec => self.executed(&event),
-                    // The process ends when its last thread does, which its handle tells.
-                    ProcessEventKind::Exit => {
-                        log::debug!("the first thread of process {} exited", event.tgid)
-                    }
+            Wakeup::Process(event) => self.handle_event(&event),
+            Wakeup::Ended(pid) => {
+                // What it did last comes first: an exec that nobody has heard of yet, a child.
+                while let Some(event) = self.next_event() {
+                    self.handle_event(&event);
                 }
+                self.end(pid);
             }
+        }
+    }
+
+    fn next_event(&mut self) -> Option<ProcessEvent> {
+        self.events.get_mut().next().and_then(|record| decode_event(&record))
+    }
+
+    fn handle_event(&mut self, event: &ProcessEvent) {
+        match u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) {
+            Some(ProcessEventKind::Fork) => self.forked(event),
+            Some(ProcessEventKind::Exec) => self.executed(event),
+            // The process ends when its last thread does, which its handle tells.
+            Some(ProcessEventKind::Exit) => log::debug!("the first thread of process {} exited", event.tgid),
+            None => {}
         }
     }
 
@@ -255,8 +273,7 @@ impl Session {
 
     /// Examines a process' binary and attaches its sites.
     fn discover(&mut self, info: &ProcessInfo) -> (Option<BinaryId>, Coverage) {
-        let everyone = self.options.follow_children || self.options.selection.is_some();
-        let scope = if everyone { Scope::Everyone } else { Scope::Process(info.id.pid) };
+        let scope = if self.options.one_process { Scope::Process(info.id.pid) } else { Scope::Everyone };
         let found = self.binaries.attach(&mut self.loaded, info.id.pid, scope);
         if found.1.sites_attached > 0 {
             self.prices.measure_uprobes(&mut self.loaded);
@@ -301,6 +318,18 @@ impl Session {
         }
     }
 
+    /// Starts tracing a process that has just become one of those selected.
+    fn adopt(&mut self, pid: u32) {
+        let over_limit = self.over_limit;
+        if let Err(error) = self.trace(pid) {
+            log::debug!("{error:#}");
+        }
+        if matches!(self.options.selection, Some(Selection::All)) {
+            // The kernel side counted it at its fork.
+            self.over_limit = over_limit;
+        }
+    }
+
     /// A process has a new image: everything known of the old one is void.
     fn executed(&mut self, event: &ProcessEvent) {
         let pid = event.tgid;
@@ -310,16 +339,16 @@ impl Session {
             _ => true,
         };
         let Some(known) = self.tracked.remove(&pid) else {
-            if wanted
-                && self.options.selection.is_some()
-                && let Err(error) = self.trace(pid)
-            {
-                log::debug!("{error:#}");
+            if wanted && self.options.selection.is_some() {
+                self.adopt(pid);
             }
             return;
         };
         let Ok(info) = described else {
-            self.tracked.insert(pid, known);
+            // Gone already: of the new image only its name is known.
+            let info = ProcessInfo { comm: comm_of(event), ..known.info.clone() };
+            self.aggregator.admit(known.slot, info.clone(), known.coverage.clone());
+            self.tracked.insert(pid, Tracked { info, ..known });
             return;
         };
         if !wanted {
@@ -327,8 +356,8 @@ impl Session {
             self.end(pid);
             return;
         }
-        self.binaries.release(known.binary);
         let (binary, coverage) = self.discover(&info);
+        self.binaries.release(known.binary);
         self.set_flags(pid, &coverage);
         let slot = known.slot;
         let space = self.maps.target(pid).map(|target| space(slot, target.exec_count));
@@ -363,4 +392,10 @@ impl Session {
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// The short name in an event.
+fn comm_of(event: &ProcessEvent) -> String {
+    let end = event.comm.iter().position(|&byte| byte == 0).unwrap_or(event.comm.len());
+    String::from_utf8_lossy(&event.comm[..end]).into_owned()
 }

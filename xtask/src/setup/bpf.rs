@@ -16,10 +16,10 @@ pub struct Linker;
 /// clippy for [`Toolchain`].
 pub struct Clippy;
 
-/// The bpf-linker for LLVM 22, as rustc 1.95 to 1.97 have it; later ones want LLVM 23.
+/// The bpf-linker for LLVM 22, as rustc 1.95 to 1.97 have it: it opens the toolchain's own LLVM, where
+/// later series want one installed on the system to compile against.
 const LINKER: &str = "0.10.3";
 const LINKER_SERIES: &str = "0.10.";
-const LINKER_LLVM: &str = "22";
 
 const DEBIAN_RUSTC: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 const DEBIAN_CLIPPY: &str = "rust-web-clippy";
@@ -55,13 +55,9 @@ impl Item for Toolchain {
 
 /// The usual way: core is built from source.
 fn fetch_nightly() -> Result<()> {
-    let installed = run::prints(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default();
     let mut rustup = Command::new("rustup");
-    if installed.lines().any(|line| line.starts_with("nightly-")) {
-        rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
-    } else {
-        rustup.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
-    }
+    rustup.args(["toolchain", "install", BpfToolchain::Nightly.name(), "--profile", "minimal"]);
+    rustup.args(["--component", "rust-src", "--component", "clippy"]);
     run::logged(&mut rustup, &run::tools_dir()?.join("log/rustup"), FETCH_LIMIT)
 }
 
@@ -84,23 +80,12 @@ impl Item for Linker {
     fn present(&self) -> Option<String> {
         let line = run::prints(Command::new("bpf-linker").arg("--version"))?;
         let version = line.split_whitespace().nth(1)?;
-        // Whoever has another one beside a nightly has chosen both to fit.
-        let fits = version.starts_with(LINKER_SERIES) || BpfToolchain::find() == Some(BpfToolchain::Nightly);
-        fits.then(|| version.to_owned())
+        version.starts_with(LINKER_SERIES).then(|| version.to_owned())
     }
 
     fn install(&self) -> Result<()> {
-        let toolchain =
-            BpfToolchain::find().context("which one depends on the toolchain for BPF, and there is none")?;
         let mut cargo = Command::new("cargo");
-        // A newer LLVM writes what an older one cannot read: the newest linker for a newer nightly, and
-        // compiled by it, since it needs a newer rustc too.
-        if toolchain == BpfToolchain::Nightly && toolchain.llvm_major().as_deref() != Some(LINKER_LLVM) {
-            cargo.env("RUSTUP_TOOLCHAIN", toolchain.name());
-            cargo.args(["install", "bpf-linker", "--locked"]);
-        } else {
-            cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked"]);
-        }
+        cargo.args(["install", "bpf-linker", "--version", LINKER, "--locked"]);
         run::logged(&mut cargo, &run::tools_dir()?.join("log/bpf-linker"), BUILD_LIMIT)
     }
 }
@@ -120,7 +105,7 @@ impl Item for Clippy {
             BpfToolchain::Linked => debian::install(&[DEBIAN_CLIPPY]),
             BpfToolchain::Nightly => {
                 let mut rustup = Command::new("rustup");
-                rustup.args(["component", "add", "clippy", "--toolchain", "nightly"]);
+                rustup.args(["component", "add", "clippy", "--toolchain", BpfToolchain::Nightly.name()]);
                 run::logged(&mut rustup, &run::tools_dir()?.join("log/rustup-clippy"), FETCH_LIMIT)
             }
         }

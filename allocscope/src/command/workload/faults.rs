@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::is_stopped;
 use super::mapping::Mapping;
-use super::truth::{Faults, timed};
+use super::truth::{Faults, timed_with_cpu};
 use crate::cli::FaultsArgs;
 use anyhow::Context;
 
@@ -17,6 +17,8 @@ pub struct FaultsTruth {
     rounds: u64,
     pages_touched: u64,
     touch_ns: u64,
+    /// The same by the thread's CPU clock, which stands still while others run.
+    touch_cpu_ns: u64,
     /// Of all rounds.
     ns_per_fault_mean: f64,
     /// Of the middle round.
@@ -31,19 +33,21 @@ pub fn run(args: &FaultsArgs) -> anyhow::Result<FaultsTruth> {
     let mut mapping = Mapping::new(args.mib << 20)?;
     mapping.advise(libc::MADV_NOHUGEPAGE).ok();
     let mut rounds_ns = Vec::with_capacity(usize::try_from(args.rounds)?);
-    let mut pages_touched = 0;
+    let (mut pages_touched, mut cpu_ns) = (0, 0);
     let before = Faults::so_far()?;
     for _ in 0..args.rounds {
         if is_stopped() {
             break;
         }
         let mut round_ns = 0;
-        pages_touched += timed(&mut round_ns, || mapping.touch());
+        pages_touched += timed_with_cpu(&mut round_ns, &mut cpu_ns, || {
+            if args.read { mapping.read() } else { mapping.touch() }
+        })?;
         rounds_ns.push(round_ns);
         mapping.advise(libc::MADV_DONTNEED).context("cannot discard pages")?;
     }
     let faults = Faults::so_far()? - before;
-    Ok(summary(args.mib, pages_touched, rounds_ns, faults))
+    Ok(FaultsTruth { touch_cpu_ns: cpu_ns, ..summary(args.mib, pages_touched, rounds_ns, faults) })
 }
 
 fn summary(mib: u64, pages_touched: u64, mut rounds_ns: Vec<u64>, faults: Faults) -> FaultsTruth {
@@ -58,6 +62,7 @@ fn summary(mib: u64, pages_touched: u64, mut rounds_ns: Vec<u64>, faults: Faults
         rounds: rounds_ns.len() as u64,
         pages_touched,
         touch_ns,
+        touch_cpu_ns: 0,
         ns_per_fault_mean: touch_ns as f64 / pages_touched.max(1) as f64,
         ns_per_fault_median: per_fault(rounds_ns.get(rounds_ns.len() / 2)),
         ns_per_fault_best: per_fault(rounds_ns.first()),

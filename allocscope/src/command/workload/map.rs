@@ -1,10 +1,13 @@
 //! Raw anonymous mappings of known sizes, each page touched once.
 
+use std::thread::{self, ScopedJoinHandle};
+
+use anyhow::Context;
 use serde::Serialize;
 
 use super::is_stopped;
 use super::mapping::Mapping;
-use super::truth::{Faults, SizeTruth, timed};
+use super::truth::{Faults, SizeTruth, timed, timed_with_cpu};
 use crate::cli::{HugePages, MapArgs};
 
 /// What map did.
@@ -12,16 +15,56 @@ use crate::cli::{HugePages, MapArgs};
 pub struct MapTruth {
     workload: &'static str,
     pid: u32,
+    threads: u32,
     huge_pages: &'static str,
     hold: bool,
     sizes: Vec<SizeTruth>,
     faults: Faults,
 }
 
-/// Maps, touches and unmaps one of each size in turn, as often as asked.
+/// Maps, touches and unmaps one of each size in turn, as often as asked, in each thread.
 pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
     let before = Faults::so_far()?;
-    let mut sizes: Vec<_> = args.sizes.iter().map(|&size| SizeTruth::of_size(size)).collect();
+    // One thread is this one: a thread's stack would be a mapping more.
+    let sizes = if args.threads == 1 { map_all(args)? } else { in_threads(args)? };
+    let huge_pages = match args.huge_pages {
+        HugePages::Never => "never",
+        HugePages::Always => "always",
+    };
+    let faults = Faults::so_far()? - before;
+    Ok(MapTruth {
+        workload: "map",
+        pid: std::process::id(),
+        threads: args.threads,
+        huge_pages,
+        hold: args.hold,
+        sizes,
+        faults,
+    })
+}
+
+fn in_threads(args: &MapArgs) -> anyhow::Result<Vec<SizeTruth>> {
+    let shares = thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().name("map".into()).spawn_scoped(scope, || map_all(args));
+        let threads: Vec<_> =
+            (0..args.threads).map(spawn).collect::<Result<_, _>>().context("cannot start a thread")?;
+        let join =
+            |thread: ScopedJoinHandle<'_, _>| thread.join().map_err(|_| anyhow::anyhow!("a thread died"))?;
+        threads.into_iter().map(join).collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    let mut sizes = sizes_of(args);
+    for share in &shares {
+        sizes.iter_mut().zip(share).for_each(|(sum, truth)| sum.merge(truth));
+    }
+    Ok(sizes)
+}
+
+fn sizes_of(args: &MapArgs) -> Vec<SizeTruth> {
+    args.sizes.iter().map(|&size| SizeTruth::of_size(size)).collect()
+}
+
+fn map_all(args: &MapArgs) -> anyhow::Result<Vec<SizeTruth>> {
+    let mut sizes = sizes_of(args);
     let mut held = Vec::new();
     'all: for _ in 0..args.count {
         for (index, truth) in sizes.iter_mut().enumerate() {
@@ -39,12 +82,7 @@ pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
     for (index, mapping) in held {
         timed(&mut sizes[index].release_ns, || drop(mapping));
     }
-    let huge_pages = match args.huge_pages {
-        HugePages::Never => "never",
-        HugePages::Always => "always",
-    };
-    let faults = Faults::so_far()? - before;
-    Ok(MapTruth { workload: "map", pid: std::process::id(), huge_pages, hold: args.hold, sizes, faults })
+    Ok(sizes)
 }
 
 /// The advice is part of neither time: a kernel without huge pages refuses it, and needs none.
@@ -57,7 +95,8 @@ fn map_and_touch(truth: &mut SizeTruth, args: &MapArgs) -> anyhow::Result<Mappin
             HugePages::Always => libc::MADV_HUGEPAGE,
         };
         mapping.advise(advice).ok();
-        truth.pages_touched += timed(&mut truth.touch_ns, || mapping.touch());
+        truth.pages_touched +=
+            timed_with_cpu(&mut truth.touch_ns, &mut truth.touch_cpu_ns, || mapping.touch())?;
     }
     truth.count += 1;
     truth.bytes += size;

@@ -56,6 +56,15 @@ impl Mapping {
         unsafe { touch_pages(self.start.as_ptr().add(from), (self.bytes.get() - from) as u64) }
     }
 
+    /// Reads one byte of each page; returns how many.
+    pub fn read(&self) -> u64 {
+        for page in 0..super::pages(self.bytes()) {
+            // SAFETY: the page begins within the mapping, which is readable and, by `&self`, not written to.
+            unsafe { self.start.add((page * PAGE_BYTES) as usize).read_volatile() };
+        }
+        super::pages(self.bytes())
+    }
+
     /// Advises the kernel about the whole mapping. `MADV_DONTNEED` throws its contents away.
     ///
     /// # Errors

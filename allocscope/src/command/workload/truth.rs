@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-/// Allocations of one size, from call to release. Times are by CLOCK_MONOTONIC.
+/// Allocations of one size, from call to release. Times are by CLOCK_MONOTONIC, unless they say otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SizeTruth {
     /// Bytes asked for in each.
@@ -22,6 +23,8 @@ pub struct SizeTruth {
     pub call_ns: u64,
     /// Time of the first writes.
     pub touch_ns: u64,
+    /// The same by the threads' own CPU clocks, which stand still while others run.
+    pub touch_cpu_ns: u64,
     /// Time in the calls that release.
     pub release_ns: u64,
 }
@@ -39,6 +42,7 @@ impl SizeTruth {
         self.pages_touched += other.pages_touched;
         self.call_ns += other.call_ns;
         self.touch_ns += other.touch_ns;
+        self.touch_cpu_ns += other.touch_cpu_ns;
         self.release_ns += other.release_ns;
     }
 }
@@ -93,6 +97,25 @@ pub fn timed<T>(total_ns: &mut u64, work: impl FnOnce() -> T) -> T {
     let result = work();
     *total_ns += ns(started.elapsed());
     result
+}
+
+/// The same with the thread's CPU time beside it.
+pub fn timed_with_cpu<T>(
+    total_ns: &mut u64,
+    cpu_ns: &mut u64,
+    work: impl FnOnce() -> T,
+) -> anyhow::Result<T> {
+    let before = thread_cpu_ns()?;
+    let result = timed(total_ns, work);
+    *cpu_ns += thread_cpu_ns()? - before;
+    Ok(result)
+}
+
+/// CPU time of the calling thread.
+fn thread_cpu_ns() -> anyhow::Result<u64> {
+    let time =
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("cannot read the thread's CPU time")?;
+    Ok(ns(Duration::from(time)))
 }
 
 /// Nanoseconds; 584 years at most.

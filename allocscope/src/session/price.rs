@@ -2,10 +2,11 @@
 //!
 //! allocscope is its own subject: the same small batch of system calls and first touches runs before
 //! anything is attached and again while allocscope traces itself; the difference of the fastest
-//! batches is the price. Uprobes are measured on two functions of our own, once one is needed.
+//! batches is the price. Batches are short and many, so that on a busy machine some run undisturbed.
+//! Uprobes are measured on two functions of our own, once one is needed.
 
-use super::Loaded;
 use crate::intake::Maps;
+use crate::probe::Loaded;
 use allocscope_common::config::Target;
 use allocscope_common::counter::ProbeClass;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +14,9 @@ use std::ptr;
 use std::time::Instant;
 
 /// Batches; the fastest one counts, since others are disturbed.
-const BATCHES: usize = 25;
+const BATCHES: usize = 400;
 /// Events in a batch.
-const BATCH: usize = 256;
+const BATCH: usize = 32;
 const PAGE: usize = 4096;
 
 /// Prices by probe class.
@@ -49,10 +50,8 @@ impl Prices {
         if maps.insert_target(pid, Target { slot, ..Target::default() }).is_ok()
             && let Some(area) = Area::map()
         {
-            let syscall = (area.syscall_ns() - syscall_before).max(0.0);
-            let fault = (area.fault_ns() - fault_before).max(0.0);
-            self.by_class.insert(ProbeClass::Syscall, syscall);
-            self.by_class.insert(ProbeClass::PageFault, fault);
+            self.set(ProbeClass::Syscall, area.syscall_ns() - syscall_before);
+            self.set(ProbeClass::PageFault, area.fault_ns() - fault_before);
         }
         maps.remove_target(pid, slot);
         if let Err(error) = maps.free_slots(&BTreeSet::from([slot])) {
@@ -67,8 +66,15 @@ impl Prices {
         }
         self.uprobes_tried = true;
         match super::price_uprobe::measure(loaded) {
-            Ok(prices) => self.by_class.extend(prices),
+            Ok(prices) => prices.into_iter().for_each(|(class, ns)| self.set(class, ns)),
             Err(error) => log::info!("the price of uprobes is not known: {error:#}"),
+        }
+    }
+
+    /// A difference that is not positive is noise: the price is then not known.
+    fn set(&mut self, class: ProbeClass, ns: f64) {
+        if ns > 0.0 {
+            self.by_class.insert(class, ns);
         }
     }
 

@@ -1,0 +1,115 @@
+//! allocscope's JSON report, looked into by names.
+
+use serde_json::Value;
+use std::fmt;
+
+/// A report of a run.
+#[derive(Clone, Debug)]
+pub struct Report(pub Value);
+
+/// One process of a report.
+#[derive(Clone, Copy, Debug)]
+pub struct Process<'a>(pub &'a Value);
+
+/// Counts of a size class: calls, touches (one for each released range), releases, and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub calls: u64,
+    pub touches: u64,
+    pub releases: u64,
+    pub bytes: u64,
+    pub released_bytes: u64,
+}
+
+impl Counts {
+    /// So many allocations of a size, each touched and released whole.
+    pub fn whole(count: u64, size_bytes: u64) -> Self {
+        let bytes = count * size_bytes;
+        Self { calls: count, touches: count, releases: count, bytes, released_bytes: bytes }
+    }
+}
+
+impl Report {
+    /// The final report among other lines.
+    pub fn last_in(stdout: &str) -> Self {
+        let report = stdout.lines().rev().find(|line| line.contains("\"schema\""));
+        let report = report.unwrap_or_else(|| panic!("no report in:\n{stdout}"));
+        Self(serde_json::from_str(report).unwrap())
+    }
+
+    pub fn processes(&self) -> impl Iterator<Item = Process<'_>> {
+        self.0["processes"].as_array().unwrap().iter().map(Process)
+    }
+
+    pub fn find(&self, pid: u64) -> Option<Process<'_>> {
+        self.processes().find(|process| process.0["pid"] == pid)
+    }
+
+    pub fn process(&self, pid: u64) -> Process<'_> {
+        self.find(pid).unwrap_or_else(|| panic!("no process {pid} in {self}"))
+    }
+
+    pub fn lost(&self, reason: &str) -> u64 {
+        self.0["lost"][reason].as_u64().unwrap_or_else(|| panic!("no {reason} in {self}"))
+    }
+
+    /// Reasons and counts of all that was lost.
+    pub fn losses(&self) -> Vec<(String, u64)> {
+        let lost = self.0["lost"].as_object().unwrap();
+        let counts = lost.iter().map(|(reason, count)| (reason.clone(), count.as_u64().unwrap()));
+        counts.filter(|&(_, count)| count > 0).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl<'a> Process<'a> {
+    /// An allocator's counts of the size class that begins there; zeros where it has none.
+    pub fn counts(&self, allocator: &str, class_bytes: u64) -> Counts {
+        let rows = self.0["allocations"].as_array().unwrap();
+        let is_it = |row: &&Value| row["allocator"] == allocator && row["size_bytes"] == class_bytes;
+        let Some(row) = rows.iter().find(is_it) else { return Counts::default() };
+        let stage = |name: &str| row["stages"][name]["count"].as_u64().unwrap_or(0);
+        let number = |name: &str| row[name].as_u64().unwrap();
+        assert_eq!(number("count"), stage("call"), "{row}");
+        Counts {
+            calls: stage("call"),
+            touches: stage("touch"),
+            releases: stage("release"),
+            bytes: number("bytes"),
+            released_bytes: number("released_bytes"),
+        }
+    }
+
+    /// An allocator's size classes that have any counts.
+    pub fn classes(&self, allocator: &str) -> Vec<u64> {
+        let rows = self.0["allocations"].as_array().unwrap().iter();
+        rows.filter(|row| row["allocator"] == allocator)
+            .map(|row| row["size_bytes"].as_u64().unwrap())
+            .collect()
+    }
+
+    /// Page faults of a kind (`minor`, `major`) and scope (`large`, `other`).
+    pub fn faults(&self, kind: &str, scope: &str) -> u64 {
+        self.of_faults(kind, scope, |row| row["count"].as_u64().unwrap())
+    }
+
+    /// Their time in seconds.
+    pub fn fault_seconds(&self, kind: &str, scope: &str) -> f64 {
+        self.of_faults(kind, scope, |row| row["time_seconds"].as_f64().unwrap())
+    }
+
+    fn of_faults<T: Default>(&self, kind: &str, scope: &str, take: impl Fn(&'a Value) -> T) -> T {
+        let mut rows = self.0["faults"].as_array().unwrap().iter();
+        rows.find(|row| row["kind"] == kind && row["scope"] == scope).map(take).unwrap_or_default()
+    }
+
+    /// A number by its name.
+    pub fn number(&self, name: &str) -> u64 {
+        self.0[name].as_u64().unwrap_or_else(|| panic!("{name} in {}", self.0))
+    }
+}
