@@ -1,5 +1,6 @@
 //! The project's tasks, one file each: `cargo xtask TASK`.
 
+mod bench;
 mod demo;
 mod dist;
 mod run;
@@ -22,6 +23,8 @@ enum Task {
     Demo(demo::Args),
     /// Run every check of this repository.
     Test(test::Args),
+    /// Measure what tracing costs, beside bpftrace.
+    Bench(bench::Args),
     /// Check the repository's own rules.
     Tidy,
     /// Write the man page and the shell completions to target/dist.
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::main(&args),
         Task::Demo(args) => demo::main(&args),
         Task::Test(args) => test::main(&args),
+        Task::Bench(args) => bench::main(&args),
         Task::Tidy => tidy::main(),
         Task::Dist => dist::main(),
     };

@@ -1,6 +1,7 @@
 //! `setup`: a machine into one that can build allocscope and run its tests.
 
 mod bpf;
+mod bpftrace;
 mod debian;
 mod folder;
 mod go;
@@ -44,6 +45,17 @@ pub fn prepare_build() -> Result<()> {
 /// Installs everything.
 pub fn prepare_tests() -> Result<()> {
     install(&all())
+}
+
+/// Installs what only the benchmark needs: the peer, and Go programs to trace.
+pub fn prepare_bench() -> Result<()> {
+    let newest = go::PYPI_VERSIONS
+        .into_iter()
+        .next_back()
+        .map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>);
+    let mut items: Vec<Box<dyn Item>> = vec![Box::new(bpftrace::Bpftrace), Box::new(go::DebianGo)];
+    items.extend(newest);
+    install(&items)
 }
 
 fn for_building() -> Vec<Box<dyn Item>> {

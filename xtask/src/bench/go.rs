@@ -1,0 +1,120 @@
+//! Go programs that allocate, one for each end of the range of Go versions.
+
+use super::case::{Case, Tracer, Variant, allocations, allocscope, per_op, untraced};
+use crate::run;
+use anyhow::{Context as _, Result};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The oldest and the newest that are tested.
+const VERSIONS: [&str; 2] = ["1.19", "1.27.3"];
+
+/// Entry only: bpftrace 0.17 cannot place a probe at an offset, and a uretprobe kills a Go program.
+const MALLOCGC: &str = "uprobe:\"EXE\":\"runtime.mallocgc\" /pid == PID && reg(\"ax\") >= 32768/ { @mallocs[reg(\"ax\")] = count(); }\n";
+
+const SOURCE: &str = r#"package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"sort"
+	"strconv"
+	"time"
+)
+
+var sink []byte
+
+func number(index int) int {
+	value, err := strconv.Atoi(os.Args[index])
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+func main() {
+	size, chunks, chunk, large := number(1), number(2), number(3), number(4)
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		panic(err)
+	}
+	times := make([]float64, 0, chunks)
+	for i := 0; i < chunks; i++ {
+		start := time.Now()
+		for j := 0; j < chunk; j++ {
+			sink = make([]byte, size)
+		}
+		times = append(times, float64(time.Since(start).Nanoseconds())/float64(chunk))
+	}
+	for i := 0; i < large; i++ {
+		sink = make([]byte, size<<(20-6))
+	}
+	sort.Float64s(times)
+	fmt.Printf("{\"ns_per_op_median\":%.3f,\"expected\":%d}\n", times[len(times)/2], expected(size, chunks*chunk, large))
+}
+
+func expected(size, count, large int) int {
+	if size >= 32768 {
+		return count
+	}
+	return large
+}
+"#;
+
+/// Large and small allocations, for each version.
+pub fn cases(quick: bool) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for version in VERSIONS {
+        let program = build(version)?;
+        let (large, small) =
+            if quick { ("65536 2 100 0", "64 2 100 10") } else { ("65536 100 500 0", "64 200 50000 10") };
+        let case = |name: String, words: &str, note| Case {
+            name,
+            unit: "make",
+            command: command(&program, words),
+            metric: per_op,
+            elsewhere: false,
+            variants: variants(),
+            note,
+        };
+        let entry_only = "the bpftrace probe is at the entry only and times nothing: 0.17 has no offsets, and a uretprobe kills a Go program";
+        cases.push(case(format!("Go {version}: make([]byte, 65536)"), large, entry_only));
+        cases.push(case(format!("Go {version}: make([]byte, 64)"), small, entry_only));
+    }
+    Ok(cases)
+}
+
+fn variants() -> Vec<Variant> {
+    vec![
+        untraced(),
+        allocscope(|truth, report| Some((allocations(report, "go")?, truth["expected"].as_u64()?))),
+        Variant {
+            name: "bpftrace, mallocgc of 32 KiB or more",
+            tracer: Tracer::Bpftrace(MALLOCGC.to_owned()),
+            check: Some(|truth, report| {
+                let counts = &report["@mallocs"];
+                let seen = ["65536", "1048576"].iter().filter_map(|size| counts[*size].as_u64()).sum();
+                Some((seen, truth["expected"].as_u64()?))
+            }),
+        },
+    ]
+}
+
+fn command(program: &Path, words: &str) -> Vec<OsString> {
+    [program.into()].into_iter().chain(words.split(' ').map(OsString::from)).collect()
+}
+
+fn build(version: &str) -> Result<PathBuf> {
+    let folder = run::target_dir()?.join("bench-go").join(version);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (source, program) = (folder.join("allocate.go"), folder.join("allocate"));
+    fs::write(&source, SOURCE).context("cannot write the Go program")?;
+    let mut go = Command::new(run::tools_dir()?.join("go").join(version).join("bin/go"));
+    go.arg("build").arg("-o").arg(&program).arg(&source).current_dir(&folder);
+    go.env("GOTOOLCHAIN", "local").env("GOCACHE", folder.join("cache")).env("GOPATH", folder.join("path"));
+    go.env("CGO_ENABLED", "0").env_remove("GOROOT").env_remove("GOFLAGS");
+    run::shown(&mut go).with_context(|| format!("Go {version} does not build the program"))?;
+    Ok(program)
+}
