@@ -69,7 +69,7 @@ pub fn cases(quick: bool) -> Result<Vec<Case>> {
     for version in VERSIONS {
         let program = build(version)?;
         let (large, small) =
-            if quick { ("65536 2 100 0", "64 2 100 10") } else { ("65536 100 500 0", "64 200 50000 10") };
+            if quick { ("65536 2 100 0", "64 2 100 10") } else { ("65536 100 500 0", "64 100 2000 10") };
         let case = |name: String, words: &str, note| Case {
             name,
             unit: "make",
