@@ -1,7 +1,7 @@
 //! `attach`: one running process, a live table, a final report.
 
 use super::trace::{self, Live, Signals, Stop, Until};
-use crate::config::AttachConfig;
+use crate::config::{AttachConfig, TraceOptions};
 use crate::failure::{Exit, Failure};
 use crate::preflight;
 use crate::session::{Session, SessionOptions};
@@ -9,7 +9,7 @@ use crate::target;
 use anyhow::Result;
 
 /// The most processes at once where children are followed.
-pub(super) const MAX_FOLLOWED: u32 = 1024;
+const MAX_FOLLOWED: u32 = 1024;
 
 /// Traces until the process ends, `--duration` is over or a signal comes, then reports.
 ///
@@ -25,7 +25,7 @@ async fn attach(config: AttachConfig) -> Result<u8> {
     let info = target::describe(config.pid).map_err(Failure::from)?;
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
-    let mut session = Session::start(session_options(&config))?;
+    let mut session = Session::start(session_options(&config.trace))?;
     session.trace(config.pid)?;
     preflight::drop_privileges()?;
     tell_start(&info.comm, config.pid, &session);
@@ -47,12 +47,13 @@ async fn attach(config: AttachConfig) -> Result<u8> {
     Ok(if early { Exit::EndedEarly as u8 } else { 0 })
 }
 
-fn session_options(config: &AttachConfig) -> SessionOptions {
+/// A session of one process and, where they are followed, its children.
+pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
     SessionOptions {
-        min_size_bytes: config.trace.min_size_bytes,
-        max_processes: if config.trace.follow_children { MAX_FOLLOWED } else { 8 },
-        follow_children: config.trace.follow_children,
-        one_process: !config.trace.follow_children,
+        min_size_bytes: trace.min_size_bytes,
+        max_processes: if trace.follow_children { MAX_FOLLOWED } else { 8 },
+        follow_children: trace.follow_children,
+        one_process: !trace.follow_children,
         selection: None,
         log: log::log_enabled!(log::Level::Info),
     }

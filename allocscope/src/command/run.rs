@@ -1,11 +1,11 @@
 //! `run`: a command, traced from its first instruction; its exit status is allocscope's.
 
-use super::attach::MAX_FOLLOWED;
+use super::attach::session_options;
 use super::trace::{self, Live, Signals, Until};
 use crate::config::RunConfig;
 use crate::failure::{Exit, Failure};
 use crate::preflight;
-use crate::session::{Session, SessionOptions};
+use crate::session::Session;
 use anyhow::{Context, Result, bail};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -26,14 +26,7 @@ async fn traced(config: RunConfig) -> Result<u8> {
     preflight::check()?;
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
-    let mut session = Session::start(SessionOptions {
-        min_size_bytes: config.trace.min_size_bytes,
-        max_processes: if config.trace.follow_children { MAX_FOLLOWED } else { 8 },
-        follow_children: config.trace.follow_children,
-        one_process: !config.trace.follow_children,
-        selection: None,
-        log: log::log_enabled!(log::Level::Info),
-    })?;
+    let mut session = Session::start(session_options(&config.trace))?;
     let mut child = Stopped::start(&config)?;
     let pid = child.pid();
     session.trace(pid)?;
