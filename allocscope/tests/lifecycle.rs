@@ -5,8 +5,10 @@
 mod support;
 
 use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
+use std::time::Duration;
 use support::http::{Metrics, address, get};
 use support::report::Counts;
 use support::{LIMIT, PROGRAM, Report, Running, TempDir, Truth, Workload, attach, eventually, program};
@@ -140,6 +142,50 @@ fn short_lived_processes_keep_their_counts_apart() {
     assert!(settled, "{before} descriptors before, {} after", descriptors());
     assert_eq!(Metrics::scrape(address).value("allocscope_processes_over_limit_total", &[]), Some(0.0));
     stop(daemon);
+}
+
+/// The same for 300 processes that nobody waits for, found at their fork; slots serve again. Each process'
+/// last scrape is its final one.
+#[test]
+fn a_churn_of_processes_keeps_its_counts_apart() {
+    let dir = TempDir::new();
+    let outputs = dir.join("truths");
+    let running = std::fs::read_dir("/proc").unwrap().count();
+    let (daemon, address) = daemon(&format!("--all --max-processes {}", running + 100));
+    let script = format!(
+        "for i in $(seq 300); do {PROGRAM} workload map --sizes 1MiB --count $((i % 7 + 1)); done > {}",
+        outputs.display()
+    );
+    let mut churn = Running::start(Command::new("sh").args(["-c", &script]));
+    let mut seen = BTreeMap::new();
+    let mut is_over = false;
+    while !is_over {
+        is_over = !churn.is_running();
+        let metrics = Metrics::scrape(address);
+        seen.extend(calls_by_pid(&metrics, "1MiB"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let truths = Truth::all_in_output(&std::fs::read_to_string(&outputs).unwrap());
+    assert_eq!(truths.len(), 300);
+    let metrics = Metrics::scrape(address);
+    seen.extend(calls_by_pid(&metrics, "1MiB"));
+    for truth in truths {
+        let expected = truth.0["sizes"][0]["count"].as_u64();
+        assert_eq!(seen.get(&truth.pid()).copied(), expected, "{}", truth.0);
+    }
+    assert_eq!(metrics.value("allocscope_processes_over_limit_total", &[]), Some(0.0));
+    stop(daemon);
+}
+
+/// The same counts as [`calls`], of every process.
+fn calls_by_pid(metrics: &Metrics, size: &str) -> BTreeMap<u64, u64> {
+    let wanted = format!("allocator=\"mmap\",size=\"{size}\"}} ");
+    let lines = metrics.0.lines().filter(|line| line.starts_with("allocscope_allocations_total{pid="));
+    let counts = lines.filter_map(|line| {
+        let count = line.split_once(&wanted)?.1;
+        Some((line.split('"').nth(1)?.parse().ok()?, count.parse().ok()?))
+    });
+    counts.collect()
 }
 
 #[test]

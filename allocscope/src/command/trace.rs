@@ -14,13 +14,18 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 /// Between redraws of the live table, unless `--interval` says otherwise.
 const LIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between rounds of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
+
+/// When nothing has come in for so long, nothing is waiting.
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(10);
+/// For events that have happened before the traced process ended.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs a command's future on one thread: the work is waiting.
 pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
@@ -65,6 +70,7 @@ pub async fn run(
     let mut housekeeping = interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
     loop {
         if until.process.is_some_and(|pid| !session.is_tracing(pid)) {
+            catch_up(session).await?;
             return Ok(Stop::ProcessEnded);
         }
         tokio::select! {
@@ -76,6 +82,16 @@ pub async fn run(
             () = until_deadline(deadline) => return Ok(Stop::Time),
         }
     }
+}
+
+/// Takes in what has happened already, so that the report does not take a child for running that ended
+/// before its parent did. Whatever still comes in the meantime does not prolong it for ever.
+async fn catch_up(session: &mut Session) -> Result<()> {
+    let end = Instant::now() + CATCH_UP_LIMIT;
+    while let Ok(wakeup) = timeout_at(end.min(Instant::now() + CATCH_UP_PAUSE), session.wait()).await {
+        session.handle(wakeup?);
+    }
+    Ok(())
 }
 
 fn answer(session: &mut Session, request: Request) {
