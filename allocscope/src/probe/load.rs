@@ -3,7 +3,7 @@
 use crate::failure::{Exit, Failure};
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 /// The kernel side, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allocscope-ebpf"));
@@ -66,6 +66,9 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
+    // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
+    let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
+    loader.verifier_log_level(verifier_log);
     let ebpf = loader.load(OBJECT).map_err(explain)?;
     Ok(Loaded { ebpf, max_processes: processes })
 }
