@@ -14,8 +14,10 @@ use support::{PROGRAM, Report, Running, TempDir, Truth, attach, attach_workload,
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Both ways to trace a workload.
-const WAYS: [fn(&str, &str) -> (Truth, Report); 2] = [run_workload, attach_workload];
+/// A way to trace a workload, given allocscope's flags and the workload's words.
+type Way = fn(&str, &str) -> (Truth, Report);
+
+const WAYS: [Way; 2] = [run_workload, attach_workload];
 
 #[test]
 fn mappings_are_counted_exactly_and_their_faults_attributed() {

@@ -104,8 +104,8 @@ impl Running {
         Ended {
             code: status.code(),
             signal: status.signal(),
-            stdout: self.stdout.to_end(),
-            stderr: self.stderr.to_end(),
+            stdout: self.stdout.read_all(),
+            stderr: self.stderr.read_all(),
         }
     }
 }
@@ -171,7 +171,7 @@ impl Stream {
     }
 
     /// Children that outlive the program may hold the stream open: they are not waited for long.
-    fn to_end(&mut self) -> String {
+    fn read_all(&mut self) -> String {
         if let Some(reader) = self.reader.take()
             && eventually(Duration::from_secs(5), || reader.is_finished())
         {
