@@ -79,7 +79,7 @@ pub enum LossReason {
     RangeReplaced = 7,
     /// An unmapping cut a hole into a live range: the upper part is no longer attributed.
     RangeSplit = 8,
-    /// A call unmapped more ranges than one event follows (eight).
+    /// A call unmapped more ranges than one event follows (four).
     UnmapTooMany = 9,
     /// A page fault's start slot was taken by another thread: counted, not timed.
     FaultOverwritten = 10,
@@ -89,6 +89,9 @@ pub enum LossReason {
     SlotsExhausted = 12,
     /// A `munmap` failed after its range had been taken for released.
     UnmapFailed = 13,
+    /// A call unmapped several ranges: it is one release, of the first; the touches of this many others are
+    /// not told.
+    UnmapJoined = 14,
 }
 
 named!(LossReason {
@@ -99,11 +102,11 @@ named!(LossReason {
     RangeSplit => "range_split", UnmapTooMany => "unmap_too_many",
     FaultOverwritten => "fault_overwritten", EventRingFull => "event_ring_full",
     SlotsExhausted => "slots_exhausted",
-    UnmapFailed => "unmap_failed",
+    UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 14;
+pub const LOSS_REASONS: usize = 15;
 
 /// A live large range: what an allocation returned and has not been released.
 #[repr(C)]

@@ -13,7 +13,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 const MAX_CLASSES: u32 = 32;
 
 /// The most ranges that one unmapping ends.
-const MAX_UNMAPPED: u32 = 8;
+const MAX_UNMAPPED: u32 = 4;
 
 /// A range that a fault fell into, good while its process' generation stays the same.
 #[repr(C)]
@@ -219,7 +219,7 @@ pub struct Unmapped {
     pub cut: u32,
 }
 
-/// Ends or cuts the live ranges in `start..end`, at most eight.
+/// Ends or cuts the live ranges in `start..end`, at most four.
 #[inline(always)]
 pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
     let mut unmapped = Unmapped { first: None, whole: 0, cut: 0 };

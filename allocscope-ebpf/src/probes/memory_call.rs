@@ -7,7 +7,7 @@ use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, open_system_call};
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, lost, record};
+use crate::record::{counters, hit, lost, lost_many, record};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
@@ -148,6 +148,9 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     let traced = enter()?;
     let (start, len) = (argument(ctx, 0)?, argument(ctx, 1)?);
     let unmapped = ranges::unmap(&traced, start, page_end(start, len));
+    if unmapped.whole > 1 {
+        lost_many(LossReason::UnmapJoined, u64::from(unmapped.whole - 1));
+    }
     let (outcome, range) = outcome(&unmapped);
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);

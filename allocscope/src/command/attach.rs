@@ -9,7 +9,7 @@ use crate::target;
 use anyhow::Result;
 
 /// The most processes at once where children are followed.
-const MAX_FOLLOWED: u32 = 1024;
+const MAX_FOLLOWED: u32 = 4096;
 
 /// Traces until the process ends, `--duration` is over or a signal comes, then reports.
 ///

@@ -46,6 +46,17 @@ pub struct SessionOptions {
     pub log: bool,
 }
 
+impl SessionOptions {
+    /// Where processes are selected by name, a scrape is to see an ended one; else the final report is, and
+    /// all of them.
+    fn retirement(&self) -> Retirement {
+        match self.selection {
+            Some(_) => Retirement::default(),
+            None => Retirement { max_ended: self.max_processes as usize, ..Retirement::default() },
+        }
+    }
+}
+
 /// A tracing run. Dropping it detaches everything.
 pub struct Session {
     options: SessionOptions,
@@ -112,7 +123,7 @@ impl Session {
             events: unsafe { AsyncFd::register(events) }?,
             _kernel_log: kernel_log,
             watches: Watches::new(),
-            aggregator: Aggregator::new(Retirement::default()),
+            aggregator: Aggregator::new(options.retirement()),
             tracked: BTreeMap::new(),
             slots: BTreeSet::new(),
             prices,
@@ -297,25 +308,32 @@ impl Session {
         }
         self.end(event.tgid);
         self.slots.insert(event.slot);
-        let parent =
-            self.tracked.get(&event.parent_tgid).map(|parent| (parent.info.clone(), parent.coverage.clone()));
         match target::describe(event.tgid) {
             Ok(info) => {
                 let (binary, coverage) = self.discover(&info);
                 self.set_flags(event.tgid, &coverage);
                 self.track(event.slot, info, binary, coverage);
             }
-            // It lived too shortly to be looked at: it was its parent's image until then.
             Err(error) => {
                 log::debug!("{error}");
-                if let Some((mut info, coverage)) = parent {
-                    info.id = ProcessId { pid: event.tgid, start_ticks: 0 };
-                    self.aggregator.admit(event.slot, info, coverage);
-                }
-                self.maps.remove_target(event.tgid, event.slot);
-                self.aggregator.ended(event.slot);
+                self.track_departed(event);
             }
         }
+    }
+
+    /// A child that ended before it could be looked at: it was its parent's image, and what it became
+    /// after, its later events tell. They are read before its end is: the handle that cannot be had of it
+    /// reports that.
+    fn track_departed(&mut self, event: &ProcessEvent) {
+        let id = ProcessId { pid: event.tgid, start_ticks: 0 };
+        let Some(parent) = self.tracked.get(&event.parent_tgid) else {
+            self.maps.remove_target(event.tgid, event.slot);
+            self.aggregator.ended(event.slot);
+            return;
+        };
+        let info = ProcessInfo { id, comm: comm_of(event), ..parent.info.clone() };
+        let coverage = parent.coverage.clone();
+        self.track(event.slot, info, None, coverage);
     }
 
     /// Starts tracing a process that has just become one of those selected.
