@@ -97,7 +97,8 @@ fn a_running_program_can_be_attached_to() {
 /// program that runs on over left-over probes would be another way to notice.
 #[test]
 fn a_killed_tracer_leaves_the_code_as_it_was_and_another_one_works() {
-    let go = build("1.27.3", "large", PLAIN);
+    // A file of its own: tracers of other tests probe all processes of theirs.
+    let go = build("1.27.3", "large", &["-o", "killed"]);
     let mut target = start_waiting(&go, 4);
     let sites = sites_of(&go);
     let original = code_at(target.pid(), &go, &sites);
@@ -120,7 +121,8 @@ fn a_killed_tracer_leaves_the_code_as_it_was_and_another_one_works() {
 
 #[test]
 fn a_process_that_was_not_asked_for_keeps_its_code() {
-    let go = build("1.27.3", "large", PLAIN);
+    // A file of its own, as above.
+    let go = build("1.27.3", "large", &["-o", "asked"]);
     let (mut asked, mut other) = (start_waiting(&go, 3), start_waiting(&go, 3));
     let sites = sites_of(&go);
     let original = code_at(other.pid(), &go, &sites);
