@@ -99,7 +99,8 @@ fn is_new_block(call: &Call) -> bool {
 
 /// What `_int_malloc` is asked for, glibc malloc/malloc.c: the size, but `_int_realloc` asks for the most that
 /// fits into a chunk of 16 bytes' multiple, and `_int_memalign` for a chunk that has an aligned one in it and
-/// the smallest chunk before. A mapping is enlarged by `mremap`.
+/// the smallest chunk before. A mapping is enlarged by `mremap`. A thread's heap may have no room: then it
+/// gives nothing and is asked again for the main heap, and only what succeeds is the program's call.
 fn of_int_malloc(call: &Call) -> Option<u64> {
     let chunk = (call.size + 8).next_multiple_of(16);
     if !is_new_block(call) || call.from_mapping {
