@@ -1,5 +1,6 @@
 //! `setup`: a machine into one that can build allocscope and run its tests.
 
+mod allocators;
 mod bpf;
 mod bpftrace;
 mod debian;
@@ -68,6 +69,7 @@ fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(go::DebianGo));
     items.extend(go::PYPI_VERSIONS.map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>));
     items.push(Box::new(prometheus::Prometheus));
+    items.extend(allocators::items());
     items
 }
 
