@@ -94,8 +94,6 @@ pub enum LossReason {
     /// A call unmapped several ranges: it is one release, of the first; the touches of this many others are
     /// not told.
     UnmapJoined = 14,
-    /// A call into a native allocator began inside of another one of the same thread: it is part of that.
-    CallNested = 15,
 }
 
 named!(LossReason {
@@ -107,11 +105,10 @@ named!(LossReason {
     FaultOverwritten => "fault_overwritten", EventRingFull => "event_ring_full",
     SlotsExhausted => "slots_exhausted",
     UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
-    CallNested => "call_nested",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 16;
+pub const LOSS_REASONS: usize = 15;
 
 /// A live large range: what an allocation returned and has not been released.
 #[repr(C)]

@@ -169,14 +169,13 @@ pub fn open_native_call(call: NativeCall) -> Option<()> {
     let slot = NATIVE_CALLS.get_ptr_mut(thread_slot(call.tag))?;
     // SAFETY: as in `open_system_call`.
     unsafe {
-        if (*slot).tag != 0 && (*slot).tag != call.tag {
-            lost(LossReason::CallOverwritten);
-        } else if (*slot).tag == call.tag
-            && (*slot).sp > call.sp
-            && call.start_ns.wrapping_sub((*slot).start_ns) < ABANDONED_NS
-        {
-            lost(LossReason::CallNested);
+        let is_open = (*slot).tag == call.tag;
+        let is_old = call.start_ns.wrapping_sub((*slot).start_ns) >= ABANDONED_NS;
+        if is_open && (*slot).sp > call.sp && !is_old {
             return None;
+        }
+        if (*slot).tag != 0 && (!is_open || is_old) {
+            lost(LossReason::CallOverwritten);
         }
         *slot = call;
     }

@@ -46,19 +46,17 @@ impl Target {
         Self { preload: Some(programs::library(library)), ..self }
     }
 
-    /// `env` becomes the program, which keeps its process.
     fn command(&self) -> Command {
-        let mut command = Command::new("env");
-        command.args(self.preload.iter().map(|library| format!("LD_PRELOAD={}", library.display())));
-        command.arg(&self.path).args(&self.arguments);
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments).envs(self.preload.iter().map(|library| ("LD_PRELOAD", library)));
         command
     }
 
     /// `allocscope run`.
     fn run(&self, rule: Rule) -> (Truth, Report) {
-        let mut tracer = program(&format!("run --format json --min-size {} --", rule.min_size));
-        let command = self.command();
-        let ended = Running::start(tracer.arg(command.get_program()).args(command.get_args())).wait();
+        let mut tracer = program(&format!("run --format json --min-size {}", rule.min_size));
+        tracer.args(self.preload.iter().map(|library| format!("--env=LD_PRELOAD={}", library.display())));
+        let ended = Running::start(tracer.arg("--").arg(&self.path).args(&self.arguments)).wait();
         assert_eq!(ended.code, Some(0), "{}: {ended}", self.path.display());
         (Truth::in_output(&ended.stdout), Report::last_in(&ended.stdout))
     }
