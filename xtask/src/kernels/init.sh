@@ -35,7 +35,7 @@ workload() {
 # loaded: the kernel tells how many instructions the verifier had to look at for each.
 attach_go() {
     mkfifo /tmp/go
-    /bin/large 2 wait </tmp/go &
+    /bin/large 1 wait </tmp/go &
     target=$!
     exec 3>/tmp/go
     allocscope attach --format json --pid "$target" 2>/tmp/said &
@@ -56,6 +56,6 @@ workload threads --threads 3 --count 10 --size 1MiB
 workload remap --rounds 2
 workload brk --step 4MiB --steps 5 --rounds 2
 trace native /bin/native 5
-trace go /bin/large 3
+trace go /bin/large 2
 check attach attach_go
 poweroff -f
