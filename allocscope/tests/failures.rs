@@ -49,6 +49,17 @@ fn a_process_that_does_not_exist() {
 }
 
 #[test]
+fn messages_that_nobody_reads_are_no_failure() {
+    let workload = Workload::waiting("map --sizes 1MiB --count 3");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = program(&format!("attach --format json --duration 200ms --pid {}", workload.pid()));
+    let ended = command.stderr(writer).output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    Report::last_in(&String::from_utf8(ended.stdout).unwrap()).process(workload.pid().into());
+}
+
+#[test]
 fn a_process_that_ends_while_it_is_traced() {
     for (flags, code) in [("", 0), ("--duration 50s", 10)] {
         let workload = Workload::waiting("map --sizes 1MiB --count 3");

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod dist;
+mod kernels;
 mod run;
 mod setup;
 mod test;
@@ -25,6 +26,8 @@ enum Task {
     Test(test::Args),
     /// Measure what tracing costs, beside bpftrace.
     Bench(bench::Args),
+    /// Boot other kernels in an emulator and compare what allocscope counts there with the truth.
+    Kernels(kernels::Args),
     /// Check the repository's own rules.
     Tidy,
     /// Write the man page and the shell completions to target/dist.
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::main(&args),
         Task::Test(args) => test::main(&args),
         Task::Bench(args) => bench::main(&args),
+        Task::Kernels(args) => kernels::main(&args),
         Task::Tidy => tidy::main(),
         Task::Dist => dist::main(),
     };

@@ -5,7 +5,8 @@ mod bpf;
 mod bpftrace;
 mod debian;
 mod folder;
-mod go;
+pub mod go;
+pub mod kernel;
 mod prometheus;
 
 use anyhow::{Result, bail};
@@ -59,6 +60,21 @@ pub fn prepare_bench() -> Result<()> {
     install(&items)
 }
 
+/// Installs what only the tests on other kernels need, beside what building does.
+pub fn prepare_kernels() -> Result<()> {
+    let mut items = for_building();
+    items.push(Box::new(go::PypiGo(go::NEWEST)));
+    items.extend(for_kernels());
+    install(&items)
+}
+
+fn for_kernels() -> Vec<Box<dyn Item>> {
+    let mut items: Vec<Box<dyn Item>> =
+        vec![Box::new(kernel::Qemu), Box::new(kernel::Cpio), Box::new(kernel::Busybox)];
+    items.extend(kernel::SERIES.map(|series| Box::new(kernel::Kernel(series)) as Box<dyn Item>));
+    items
+}
+
 fn for_building() -> Vec<Box<dyn Item>> {
     vec![Box::new(bpf::Toolchain), Box::new(bpf::Linker)]
 }
@@ -70,6 +86,7 @@ fn all() -> Vec<Box<dyn Item>> {
     items.extend(go::PYPI_VERSIONS.map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>));
     items.push(Box::new(prometheus::Prometheus));
     items.extend(allocators::items());
+    items.extend(for_kernels());
     items
 }
 

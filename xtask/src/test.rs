@@ -1,7 +1,7 @@
 //! `test`: every check of this repository, in order, each with its time.
 
 use crate::toolchain::{BpfToolchain, TARGET};
-use crate::{run, setup, tidy};
+use crate::{kernels, run, setup, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,8 @@ use std::time::Instant;
 /// Run every check of this repository.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out the integration tests, which attach to real processes and need root.
+    /// Leave out the integration tests, which attach to real processes and need root, on this kernel and on
+    /// others.
     #[arg(long)]
     fast: bool,
 }
@@ -36,12 +37,13 @@ const STEPS: [Step; 8] = [
     ("unit tests", unit_tests),
     ("doc tests", doc_tests),
 ];
-const INTEGRATION: Step = ("integration tests", integration_tests);
+const INTEGRATION: [Step; 2] =
+    [("integration tests", integration_tests), ("tests on other kernels", kernels::test)];
 
 /// Runs the task.
 pub fn main(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let steps: Vec<Step> = STEPS.into_iter().chain((!args.fast).then_some(INTEGRATION)).collect();
+    let steps: Vec<Step> = STEPS.into_iter().chain(INTEGRATION.into_iter().filter(|_| !args.fast)).collect();
     for (name, step) in &steps {
         eprintln!("==> {name}");
         let begin = Instant::now();

@@ -1,5 +1,6 @@
 //! `attach`: one running process, a live table, a final report.
 
+use super::tell;
 use super::trace::{self, Live, Signals, Stop, Until};
 use crate::config::{AttachConfig, TraceOptions};
 use crate::failure::{Exit, Failure};
@@ -37,7 +38,8 @@ async fn attach(config: AttachConfig) -> Result<u8> {
     let stop = trace::run(&mut session, &mut signals, until, live, &mut server).await?;
     trace::end_at_the_next_signal();
     if stop == Stop::ProcessEnded {
-        eprintln!("allocscope: process {} ended after {:.1} s", config.pid, session.elapsed().as_secs_f64());
+        let seconds = session.elapsed().as_secs_f64();
+        tell(format_args!("process {} ended after {seconds:.1} s", config.pid));
     }
     trace::report(&session.snapshot(), config.trace.format)?;
     if let Some(server) = server {
@@ -63,13 +65,13 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
 
 fn tell_start(comm: &str, pid: u32, session: &Session) {
     let rung = session.fault_rung().name();
-    eprintln!("allocscope: tracing {comm} ({pid}), page faults by {rung}; Ctrl-C ends it with a report");
+    tell(format_args!("tracing {comm} ({pid}), page faults by {rung}; Ctrl-C ends it with a report"));
     if let Ok(binary) = target::executable(pid)
         && (binary.deleted || binary.replaced)
     {
-        eprintln!(
-            "allocscope: {} was deleted or replaced since the process started; the image that runs is traced",
+        tell(format_args!(
+            "{} was deleted or replaced since the process started; the image that runs is traced",
             binary.path.display()
-        );
+        ));
     }
 }

@@ -1,5 +1,6 @@
 //! `daemon`: many processes, as they come and go, for Prometheus.
 
+use super::tell;
 use super::trace::{self, Live, Server, Signals, Until};
 use crate::config::{DaemonConfig, Selection};
 use crate::preflight;
@@ -39,12 +40,12 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
     }
     preflight::drop_privileges()?;
     server.set_ready(true);
-    eprintln!(
-        "allocscope: tracing {} processes, page faults by {}; metrics at http://{}/metrics",
+    tell(format_args!(
+        "tracing {} processes, page faults by {}; metrics at http://{}/metrics",
         session.running(),
         session.fault_rung().name(),
         server.address
-    );
+    ));
     let mut server = Some(server);
     trace::run(&mut session, &mut signals, Until::default(), Live::silent(), &mut server).await?;
     if let Some(server) = server {

@@ -11,7 +11,8 @@ mod stopped;
 mod trace;
 pub mod workload;
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -27,7 +28,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("allocscope: {error:#}");
+            tell(format_args!("{error:#}"));
             (exit_of(&error) as u8).into()
         }
     }
@@ -62,6 +63,12 @@ fn start_log(verbosity: u8, color: Color) {
         Color::Never => env_logger::WriteStyle::Never,
     };
     env_logger::Builder::new().filter_level(level).parse_default_env().write_style(style).init();
+}
+
+/// Says something on standard error. Unlike `eprintln!` it goes on where nobody reads that any more: a report
+/// is not lost because a message is.
+fn tell(message: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "allocscope: {message}");
 }
 
 /// The codes below 125 are the traced command's own under `run`, so allocscope's failures go above.

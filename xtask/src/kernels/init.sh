@@ -1,0 +1,61 @@
+#!/bin/busybox sh
+# The first process of a virtual machine: lets allocscope trace programs that know their own counts.
+# What they print goes to the second serial port. A check is its programs' lines of JSON, and then
+# {"check":NAME,"code":EXIT_CODE,"seconds":SINCE_BOOT}. What they say goes to the console.
+
+/bin/busybox mount -t proc none /proc
+/bin/busybox mount -t sysfs none /sys
+/bin/busybox mount -t devtmpfs none /dev
+export PATH=/bin
+/bin/busybox --install -s /bin
+stty -F /dev/ttyS1 raw
+# One fault for each page.
+echo never >/sys/kernel/mm/transparent_hugepage/enabled
+
+check() {
+    name=$1
+    shift
+    "$@" </dev/null >/tmp/out
+    code=$?
+    cat /tmp/out >/dev/ttyS1
+    echo "{\"check\":\"$name\",\"code\":$code,\"seconds\":$(cut -d' ' -f1 /proc/uptime)}" >/dev/ttyS1
+}
+
+trace() {
+    name=$1
+    shift
+    check "$name" allocscope run --format json -- "$@"
+}
+
+workload() {
+    trace "$1" /bin/allocscope workload "$@"
+}
+
+# The Go program waits for a line while allocscope attaches to it. Once it traces, all its programs are
+# loaded: the kernel tells how many instructions the verifier had to look at for each.
+attach_go() {
+    mkfifo /tmp/go
+    /bin/large 1 wait </tmp/go &
+    target=$!
+    exec 3>/tmp/go
+    allocscope attach --format json --pid "$target" 2>/tmp/said &
+    tracer=$!
+    until grep -q "tracing " /tmp/said; do
+        kill -0 $tracer || return 1
+        usleep 100000
+    done
+    cat /tmp/said >&2
+    sed -n 's/^verified_insns:[[:space:]]*\([0-9]*\)/{"verified_instructions":\1}/p' /proc/$tracer/fdinfo/*
+    echo >&3
+    wait "$target" && wait "$tracer"
+}
+
+check doctor allocscope doctor --format json
+workload map --sizes 64KiB,1MiB,16MiB --count 7
+workload threads --threads 3 --count 10 --size 1MiB
+workload remap --rounds 2
+workload brk --step 4MiB --steps 5 --rounds 2
+trace native /bin/native 5
+trace go /bin/large 2
+check attach attach_go
+poweroff -f
