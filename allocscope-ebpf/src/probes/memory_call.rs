@@ -209,7 +209,8 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
             add(&raw mut (*counters).partial_releases, 1);
             add(&raw mut (*counters).partial_release_ns, ns);
         }
-    } else if is_large(len) {
+    } else if is_large(len) && !in_native_call(traced.pid_tgid) {
+        // Not what an allocator trims off a mapping that it has just made.
         record(stage(&traced, Allocator::Mmap, Stage::Release, len), ns, len);
     }
     None

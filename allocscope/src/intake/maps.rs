@@ -83,6 +83,11 @@ impl Maps {
         Ok(self.return_safe.set(slot, u32::from(safe), 0)?)
     }
 
+    /// Whether the process in `slot` is taken for safe from return probes.
+    pub fn is_return_safe(&self, slot: u32) -> bool {
+        self.return_safe.get(&slot, 0).is_ok_and(|safe| safe != 0)
+    }
+
     /// What the kernel side has for process `tgid`.
     pub fn target(&self, tgid: u32) -> Option<Target> {
         self.targets.get(&tgid, 0).ok()

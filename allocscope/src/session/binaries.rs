@@ -108,7 +108,10 @@ impl Binaries {
         let mut attached = Attached { used, coverage, return_safe: kind != Allocator::Go };
         if kind != Allocator::Go {
             self.attach_libraries(loaded, pid, &mut attached.used, &mut attached.coverage);
-            refuse_filtered(pid, &mut attached);
+            attached.return_safe = is_unfiltered(pid);
+            if !attached.return_safe {
+                refuse_returns(&mut attached.coverage);
+            }
         }
         attached
     }
@@ -213,18 +216,18 @@ impl Detacher {
 }
 
 /// A process with a seccomp filter gets no return probe, and without it a call is not seen.
-fn refuse_filtered(pid: u32, attached: &mut Attached) {
-    attached.return_safe = is_unfiltered(pid);
-    if !attached.return_safe && attached.coverage.tier == Tier::LargePath {
-        attached.coverage.tier = Tier::Kernel;
-        attached.coverage.misses.push(Miss {
-            reason: "return_probes_unsafe",
-            detail:
-                "a seccomp filter is in force, which may end the process at a return probe: only mmap, brk \
-                     and page faults are seen"
-                    .to_owned(),
-        });
+pub fn refuse_returns(coverage: &mut Coverage) {
+    if coverage.own_heap || coverage.tier == Tier::Kernel {
+        return;
     }
+    coverage.tier = Tier::Kernel;
+    coverage.misses.push(Miss {
+        reason: "return_probes_unsafe",
+        detail:
+            "a seccomp filter is in force, which may end the process at a return probe: only mmap, brk and \
+                 page faults are seen"
+                .to_owned(),
+    });
 }
 
 /// Whether no seccomp filter is in force in process `pid`.

@@ -10,7 +10,7 @@ mod price_uprobe;
 mod selfmon;
 mod watch;
 
-use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, ToolSnapshot};
+use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
 use crate::config::{AttachVia, Selection};
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
@@ -21,7 +21,7 @@ use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
-use binaries::{Attached, Binaries, Reach, Used, is_unfiltered};
+use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, refuse_returns};
 use price::Prices;
 pub use price_uprobe::uprobe_prices;
 use std::collections::{BTreeMap, BTreeSet};
@@ -250,6 +250,7 @@ impl Session {
 
     /// Reads the maps and tells the state.
     pub fn snapshot(&mut self) -> Snapshot {
+        self.find_filtered();
         let reading = self.maps.read(&self.slots);
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
@@ -262,6 +263,18 @@ impl Session {
         let snapshot = self.aggregator.observe(&reading, self.started.elapsed());
         self.free_retired();
         snapshot
+    }
+
+    /// The kernel side ends return probes where a process puts itself under a filter; here that is told.
+    fn find_filtered(&mut self) {
+        let maps = &self.maps;
+        let probed = |known: &&mut Tracked| known.coverage.tier > Tier::Kernel && !known.coverage.own_heap;
+        for known in self.tracked.values_mut().filter(probed) {
+            if !maps.is_return_safe(known.slot) {
+                refuse_returns(&mut known.coverage);
+                self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
+            }
+        }
     }
 
     /// What is due every few seconds, whether anyone reads the maps or not.

@@ -71,6 +71,21 @@ pub const OWN_MAPPINGS: Rule = Rule { allocator: "mmap", min_size: 131_072, byte
 /// `MMAP_THRESHOLD` of musl 1.2, src/malloc/mallocng/meta.h.
 const MUSL_MAPPING: u64 = 131_052;
 
+/// What the C++ runtime, which jemalloc brings along, allocates before a program starts: 72,704 bytes for
+/// exceptions that are thrown when there is no memory.
+pub fn reserve_of_cxx() -> Call {
+    Call {
+        function: "malloc".to_owned(),
+        size: 72_704,
+        align: 0,
+        old_size: 0,
+        moved: false,
+        from_mapping: false,
+        count: 1,
+        usable_bytes: 81_920,
+    }
+}
+
 impl Truth {
     /// The line of JSON that a program printed.
     pub fn in_output(stdout: &str) -> Self {
