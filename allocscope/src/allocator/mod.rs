@@ -3,12 +3,14 @@
 pub mod detect;
 pub mod elf;
 pub mod go;
+pub mod source;
 
 use std::fmt::Write as _;
 
 use self::detect::Allocator;
 use self::elf::{Image, ImageError};
 use self::go::version::GoVersion;
+use self::source::ByteSource;
 use crate::site::go::ExitChoice;
 use crate::site::{Miss, Plan};
 
@@ -39,9 +41,9 @@ impl Examination {
     }
 }
 
-/// Examines the bytes of an executable. `mapped_libraries` are the paths of what the process maps;
+/// Examines an executable, of which it reads no more than it needs. `mapped_libraries` are the paths of what the process maps;
 /// without a process the libraries the executable asks for are used.
-pub fn examine(exe: &[u8], mapped_libraries: &[String]) -> Result<Examination, ImageError> {
+pub fn examine(exe: impl ByteSource, mapped_libraries: &[String]) -> Result<Examination, ImageError> {
     let image = Image::parse(exe)?;
     let kind = detect::detect(&image, mapped_libraries);
     let (go_version, exit, plan) = if kind == Allocator::Go {
@@ -55,7 +57,7 @@ pub fn examine(exe: &[u8], mapped_libraries: &[String]) -> Result<Examination, I
         allocator: go_version.as_ref().map_or_else(|| kind.to_string(), ToString::to_string),
         go_version,
         stripped: !image.has_symbol_table(),
-        build_id: image.build_id().map(hexadecimal),
+        build_id: image.build_id().as_deref().map(hexadecimal),
         exit,
         plan,
     })

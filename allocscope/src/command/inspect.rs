@@ -1,14 +1,15 @@
 //! `inspect`: which allocator, which sites, what would be missed; nothing is attached.
 
-use crate::allocator::{Examination, examine};
+use crate::allocator::Examination;
 use crate::config::{Format, InspectConfig, Subject};
 use crate::failure::{Exit, Failure};
-use crate::session::read_binary;
+use crate::session::examine_file;
 use crate::site::Site;
 use crate::target;
 use allocscope_common::site_id::{ResultPlace, Role, StepClass};
 use anyhow::Result;
 use serde::Serialize;
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -38,15 +39,15 @@ fn inspect_process(pid: u32) -> Result<(String, Examination)> {
         .iter()
         .map(|mapped| mapped.path.display().to_string())
         .collect();
-    let bytes = read_binary(&opened).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
-    let examination =
-        examine(&bytes, &libraries).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
+    let examination = examine_file(&opened.file, &libraries)
+        .map_err(|error| unreadable(&opened.path, &error.to_string()))?;
     Ok((format!("{} ({pid}): {}", info.comm, info.exe.display()), examination))
 }
 
 fn inspect_file(path: &Path) -> Result<Examination> {
-    let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error.to_string()))?;
-    examine(&bytes, &[]).map_err(|error| unreadable(path, &error.to_string()))
+    File::open(path)
+        .and_then(|file| examine_file(&file, &[]))
+        .map_err(|error| unreadable(path, &error.to_string()))
 }
 
 fn unreadable(path: &Path, why: &str) -> anyhow::Error {

@@ -1,13 +1,15 @@
 //! Binaries and their probes: one set of probes for each file, shared by the processes that run it.
 
 use crate::aggregate::{Coverage, Tier};
-use crate::allocator::examine;
+use crate::allocator::Examination;
 use crate::probe::{AttachedSites, Loaded, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, OpenedBinary};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::mpsc;
+
+use super::examined::Examined;
+use super::file_bytes::examine_file;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,13 +18,11 @@ pub struct BinaryId {
     ino: u64,
 }
 
-/// Executables larger than this are not examined, in bytes.
-const MAX_BINARY_BYTES: u64 = 1 << 30;
-
 /// The binaries of the traced processes.
 #[derive(Default)]
 pub struct Binaries {
     known: BTreeMap<BinaryId, Binary>,
+    examined: Examined<Examination>,
     detacher: Option<Detacher>,
 }
 
@@ -44,7 +44,7 @@ impl Binaries {
             binary.users += 1;
             return (Some(id), binary.coverage.clone());
         }
-        let (label, plan) = examine_binary(pid, &opened);
+        let (label, plan) = examine_binary(&mut self.examined, pid, &opened);
         let sites = AttachedSites::attach(loaded, &opened.file, &plan.sites, scope);
         let coverage = coverage(label, plan, &sites);
         self.known.insert(id, Binary { users: 1, coverage: coverage.clone(), sites });
@@ -83,34 +83,21 @@ impl Detacher {
 }
 
 /// What allocator the process uses, and where to probe it.
-fn examine_binary(pid: u32, opened: &OpenedBinary) -> (String, Plan) {
-    let unreadable = |detail: String| {
-        let miss = Miss { reason: "binary_unreadable", detail };
-        ("unknown".to_owned(), Plan { sites: Vec::new(), misses: vec![miss] })
-    };
-    let bytes = match read_all(opened) {
-        Ok(bytes) => bytes,
-        Err(error) => return unreadable(format!("{}: {error}", opened.path.display())),
-    };
+fn examine_binary(examined: &mut Examined<Examination>, pid: u32, opened: &OpenedBinary) -> (String, Plan) {
     let libraries: Vec<String> = target::mapped_files(pid)
         .unwrap_or_default()
         .iter()
         .map(|mapped| mapped.path.display().to_string())
         .collect();
-    match examine(&bytes, &libraries) {
+    let examine = || examine_file(&opened.file, &libraries);
+    match examined.get_or_examine(&opened.file, &libraries, examine) {
         Ok(examination) => (examination.allocator, examination.plan),
-        Err(error) => unreadable(format!("{}: {error}", opened.path.display())),
+        Err(error) => {
+            let detail = format!("{}: {error}", opened.path.display());
+            let miss = Miss { reason: "binary_unreadable", detail };
+            ("unknown".to_owned(), Plan { sites: Vec::new(), misses: vec![miss] })
+        }
     }
-}
-
-/// The whole file, through the descriptor that the probes will go through as well.
-pub(crate) fn read_all(opened: &OpenedBinary) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    (&opened.file).take(MAX_BINARY_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BINARY_BYTES {
-        return Err(std::io::Error::other("larger than 1 GiB; not examined"));
-    }
-    Ok(bytes)
 }
 
 fn coverage(allocator: String, plan: Plan, sites: &AttachedSites) -> Coverage {

@@ -4,6 +4,8 @@
 //! here and lead to discovery again.
 
 mod binaries;
+mod examined;
+mod file_bytes;
 mod price;
 mod price_uprobe;
 mod selfmon;
@@ -20,8 +22,8 @@ use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
-pub(crate) use binaries::read_all as read_binary;
 use binaries::{Binaries, BinaryId};
+pub use file_bytes::examine_file;
 use price::Prices;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
