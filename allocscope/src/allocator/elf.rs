@@ -18,6 +18,8 @@ const MAX_SECTIONS: u64 = 65_536;
 const MAX_SECTION_NAMES_BYTES: u64 = 4 << 20;
 const MAX_DYNAMIC_ENTRIES: u64 = 4096;
 const MAX_RELOCATION_BYTES: u64 = 128 << 20;
+const MAX_SYMBOLS: u64 = 1 << 22;
+const MAX_SYMBOL_NAMES_BYTES: u64 = 256 << 20;
 const MAX_SYMBOL_PLACES: usize = 65_536;
 const MAX_NOTE_BYTES: u64 = 64 * 1024;
 const MAX_NOTES: usize = 1024;
@@ -251,8 +253,8 @@ impl<'a> Image<'a> {
     /// The addend of the R_X86_64_RELATIVE relocation of `vaddr`.
     fn relative_addend(&self, vaddr: u64) -> Option<u64> {
         let table = self.loaded(self.dynamic_value(elf::DT_RELA)?)?;
-        let size = self.dynamic_value(elf::DT_RELASZ)?.min(MAX_RELOCATION_BYTES);
-        table.part(0..size.min(table.len()))?.records(|relocation: &Relocation| {
+        let size = self.dynamic_value(elf::DT_RELASZ)?;
+        table.first(size.min(MAX_RELOCATION_BYTES)).records(|relocation: &Relocation| {
             let is_of =
                 relocation.r_offset(LE) == vaddr && relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE;
             if is_of { ControlFlow::Break(relocation.r_addend(LE) as u64) } else { ControlFlow::Continue(()) }
@@ -299,11 +301,11 @@ impl SymbolTable {
         let (Some(entries), Some(strings)) = (self.entries(file), file.part(self.names.clone())) else {
             return;
         };
-        let places = places_of(strings, names);
+        let places = places_of(strings.first(MAX_SYMBOL_NAMES_BYTES), names);
         if places.is_empty() {
             return;
         }
-        entries.records(|symbol: &Symbol| {
+        entries.first(MAX_SYMBOLS * size_of::<Symbol>() as u64).records(|symbol: &Symbol| {
             if symbol.st_shndx(LE) != elf::SHN_UNDEF
                 && let Ok(found) = places.binary_search_by_key(&u64::from(symbol.st_name(LE)), |p| p.0)
                 && let Some(&(_, index)) = places.get(found)

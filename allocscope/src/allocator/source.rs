@@ -67,6 +67,11 @@ impl<'s> Part<'s> {
         })
     }
 
+    /// Its beginning, `max` bytes at most.
+    pub fn first(&self, max: u64) -> Self {
+        Self { len: self.len.min(max), ..*self }
+    }
+
     /// What comes at and behind `offset`.
     pub fn tail(&self, offset: u64) -> Option<Self> {
         self.part(offset..self.len)

@@ -20,7 +20,7 @@ const SENTINEL_BYTES: usize = 16;
 const MAX_VERSION_BYTES: usize = 256;
 const MAX_MODULE_BYTES: usize = 1024 * 1024;
 const MAX_BLOB_BYTES: u64 = (HEADER_BYTES + MAX_VERSION_BYTES + MAX_MODULE_BYTES + 32) as u64;
-const MAX_SCAN_BYTES: u64 = 512 << 20;
+const MAX_SCAN_BYTES: u64 = 256 << 20;
 const MAX_CANDIDATES: u64 = 64;
 
 /// What the Go linker wrote about a build.
@@ -43,7 +43,7 @@ impl BuildInfo {
     fn scan(image: &Image<'_>) -> Option<Self> {
         let (mut left, mut candidates) = (MAX_SCAN_BYTES, MAX_CANDIDATES);
         image.data_segments().find_map(|(_, data)| {
-            let part = data.part(0..data.len().min(left))?;
+            let part = data.first(left);
             left -= part.len();
             part.search(&[MAGIC], |at, _| {
                 if !at.is_multiple_of(ALIGNMENT) {

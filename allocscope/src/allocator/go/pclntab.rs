@@ -25,7 +25,7 @@ const MODULE_TEXT: u64 = 22 * 8;
 const ALIGNMENT: u64 = 8;
 /// Bounds on hostile input. The largest programs known have a few hundred thousand functions.
 const MAX_FUNCTIONS: u64 = 1 << 22;
-const MAX_SCAN_BYTES: u64 = 512 << 20;
+const MAX_SCAN_BYTES: u64 = 256 << 20;
 const MAX_CANDIDATES: u64 = 64;
 
 /// A line table whose header has been checked.
@@ -73,7 +73,7 @@ impl<'s> LineTable<'s> {
     fn scan(image: &'s Image<'_>) -> Option<Self> {
         let (mut left, mut candidates) = (MAX_SCAN_BYTES, MAX_CANDIDATES);
         image.data_segments().find_map(|(address, data)| {
-            let part = data.part(0..data.len().min(left))?;
+            let part = data.first(left);
             left -= part.len();
             part.search(&HEADS.each_ref().map(|head| &head[..]), |at, _| {
                 if !at.is_multiple_of(ALIGNMENT) {
