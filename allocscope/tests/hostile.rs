@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const VERSIONS: [&str; 4] = ["1.19", "1.22.10", "1.25.5", "1.27.3"];
-const MUTANTS_OF_EACH: u64 = 500;
+const MUTANTS_OF_EACH: u64 = 400;
+/// Of the images of a few kilobytes.
+const MUTANTS_OF_SMALL: u64 = 3000;
 /// Of the examination of one mutant, in this unoptimised build.
 const MAX_CPU: Duration = Duration::from_secs(1);
 const MAX_HEAP_BYTES: usize = 256 << 20;
@@ -31,7 +33,7 @@ const SECTION_HEAD_BYTES: u64 = 4096;
 #[test]
 fn mutants_of_go_programs() {
     for version in VERSIONS {
-        Seed::new(&go_program(version)).survive_mutations();
+        Seed::new(&go_program(version)).survive_mutations(MUTANTS_OF_EACH);
     }
 }
 
@@ -42,14 +44,22 @@ fn mutants_of_go_programs_without_sections() {
         seed.bytes[40..48].fill(0);
         seed.bytes[60..64].fill(0);
         assert_eq!(examine(&seed.bytes, &[]).unwrap().plan.sites.len(), seed.sites);
-        seed.survive_mutations();
+        seed.survive_mutations(MUTANTS_OF_EACH);
     }
+}
+
+#[test]
+fn mutants_of_small_images() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(seeds.len() >= 7, "{seeds:?}");
+    seeds.iter().for_each(|path| Seed::new(path).survive_mutations(MUTANTS_OF_SMALL));
 }
 
 #[test]
 fn mutants_of_libraries() {
     for name in ["libc.so.6", "ld-linux-x86-64.so.2"] {
-        Seed::new(&mapped_library(name)).survive_mutations();
+        Seed::new(&mapped_library(name)).survive_mutations(MUTANTS_OF_EACH);
     }
 }
 
@@ -75,14 +85,14 @@ impl Seed {
         let bytes = std::fs::read(path).unwrap();
         let found = examine(&bytes, &[]).unwrap();
         let mut hot = hot_ranges(&bytes);
-        hot.extend(found.plan.sites.iter().map(|site| site.file_offset - 64..site.file_offset + 64));
+        hot.extend(found.plan.sites.iter().map(|site| site.file_offset.saturating_sub(64)..site.file_offset + 64));
         hot.retain(|range| range.start < range.end && range.end <= bytes.len() as u64);
         Self { name: path.display().to_string(), bytes, hot, sites: found.plan.sites.len() }
     }
 
-    fn survive_mutations(&self) {
+    fn survive_mutations(&self, count: u64) {
         let mut outcomes = [0; 3];
-        for number in 0..MUTANTS_OF_EACH {
+        for number in 0..count {
             let mutant = Mutant::new(self, number);
             let (found, cost) = measured(|| catch_unwind(AssertUnwindSafe(|| examine(mutant.view(), &[]))));
             let Ok(found) = found else { panic!("{}, mutant {number} panics", self.name) };
@@ -134,7 +144,7 @@ impl Mutant {
         let size = bytes.len() as u64;
         let size = match random.below(8) {
             0 => random.below(size + 1),
-            1 => size - random.below(4096),
+            1 => size - random.below(size.min(4096)),
             _ => size,
         };
         Self { bytes, size: size as usize }

@@ -523,7 +523,7 @@ pub(crate) mod tests {
         let image = Image::parse(&file).unwrap();
         let functions = image.functions(&["malloc", "no_such_function", "free", "strlen"]);
         let at = functions[2].clone().unwrap();
-        assert_eq!(at.start, free as u64 - found.dli_fbase as u64);
+        assert_eq!(at.start, (free as usize - found.dli_fbase as usize) as u64);
         assert!(at.end > at.start && functions[0].is_some());
         // `strlen` is chosen at load time: its symbol is not the function.
         assert_eq!((&functions[1], &functions[3]), (&None, &None));
