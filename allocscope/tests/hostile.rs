@@ -85,7 +85,9 @@ impl Seed {
         let bytes = std::fs::read(path).unwrap();
         let found = examine(&bytes, &[]).unwrap();
         let mut hot = hot_ranges(&bytes);
-        hot.extend(found.plan.sites.iter().map(|site| site.file_offset.saturating_sub(64)..site.file_offset + 64));
+        hot.extend(
+            found.plan.sites.iter().map(|site| site.file_offset.saturating_sub(64)..site.file_offset + 64),
+        );
         hot.retain(|range| range.start < range.end && range.end <= bytes.len() as u64);
         Self { name: path.display().to_string(), bytes, hot, sites: found.plan.sites.len() }
     }
