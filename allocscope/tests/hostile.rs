@@ -313,7 +313,7 @@ fn large_claims_are_bounded() {
         ("line tables everywhere", 1024, DATA, &[][..], &line_table[..]),
         ("build information everywhere", 1024, DATA, &[], build_information),
         ("names everywhere", 1024, CODE, &[SYMTAB, DYNSYM], b"mi_malloc\0"),
-        ("symbols without names everywhere", 128, CODE, &[DYNSYM], &symbol),
+        ("symbols without names everywhere", 32, CODE, &[DYNSYM], &symbol),
     ] {
         let size = mebibytes << 20;
         let head = all_of_it(size, flags, sections);

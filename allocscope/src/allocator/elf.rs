@@ -320,10 +320,9 @@ impl SymbolTable {
 /// Offsets in a string table where one of the names lies, ascending. A name is found as the end of a
 /// longer one as well: linkers let such names share their bytes.
 fn places_of(strings: Part<'_>, names: &[&str]) -> Vec<(u64, usize)> {
-    let needles: Vec<Vec<u8>> = names.iter().map(|name| [name.as_bytes(), b"\0"].concat()).collect();
-    let needles: Vec<&[u8]> = needles.iter().map(Vec::as_slice).collect();
+    let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
     let mut places = Vec::new();
-    strings.search(&needles, |at, index| {
+    strings.search_strings(&names, |at, index| {
         places.push((at, index));
         if places.len() < MAX_SYMBOL_PLACES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

@@ -119,6 +119,38 @@ impl<'s> Part<'s> {
         None
     }
 
+    /// Shows each place in a string table where one of `names` lies before a terminator, as offset and
+    /// index of the name, until `visit` breaks off. The place may be inside of a longer string.
+    pub fn search_strings<B>(
+        &self,
+        names: &[&[u8]],
+        mut visit: impl FnMut(u64, usize) -> ControlFlow<B>,
+    ) -> Option<B> {
+        let longest = names.iter().map(|name| name.len()).max()? as u64;
+        let mut is_last = [false; 256];
+        names.iter().filter_map(|name| name.last()).for_each(|&last| is_last[usize::from(last)] = true);
+        for at in (0..self.len).step_by(CHUNK_BYTES) {
+            // What begins in the chunk before and ends in this one belongs here.
+            let overlap = longest.min(at);
+            let bytes = self.read(at - overlap, overlap + (CHUNK_BYTES as u64).min(self.len - at))?;
+            for end in memchr::memchr_iter(0, bytes.get(overlap as usize..)?) {
+                let before = bytes.get(..overlap as usize + end)?;
+                if !before.last().is_some_and(|&last| is_last[usize::from(last)]) {
+                    continue;
+                }
+                for (index, name) in names.iter().enumerate() {
+                    if before.ends_with(name) {
+                        let place = at - overlap + (before.len() - name.len()) as u64;
+                        if let ControlFlow::Break(found) = visit(place, index) {
+                            return Some(found);
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
     /// Shows each place of each needle to `visit`, as offset and index of the needle, until that breaks off.
     /// Nearer chunks come first. No needle may end as it begins: overlapping places are not told apart.
     pub fn search<B>(
@@ -198,6 +230,21 @@ mod tests {
             let mut bytes = vec![b'.'; 2 * CHUNK_BYTES];
             bytes[at..at + 6].copy_from_slice(b"needle");
             assert_eq!(places(&bytes, &[b"pin", b"needle", b"a long needle"]), [(at as u64, 1)]);
+        }
+    }
+
+    #[test]
+    fn strings_are_found_with_their_ends_and_once() {
+        for at in CHUNK_BYTES - 12..CHUNK_BYTES + 2 {
+            let mut bytes = vec![b'.'; 2 * CHUNK_BYTES];
+            bytes[at..at + 9].copy_from_slice(b"x_malloc\0");
+            let (mut found, names) = (Vec::new(), [&b"free"[..], b"malloc", b"alloc", b"x_mallo"]);
+            let part = &&bytes;
+            Part::whole(part).search_strings(&names, |place, index| {
+                found.push((place, index));
+                ControlFlow::<()>::Continue(())
+            });
+            assert_eq!(found, [(at as u64 + 2, 1), (at as u64 + 3, 2)]);
         }
     }
 
