@@ -135,6 +135,11 @@ pub struct ProbeArgs {
     /// A folder of separate debug files, searched by build-id before the system's; may be given more than once
     #[arg(long, value_name = "DIR")]
     pub debug_dir: Vec<PathBuf>,
+
+    /// Probe malloc and its family themselves, so that every size is seen: each small call is slowed down, by
+    /// as much as is told at the start
+    #[arg(long)]
+    pub allow_small_cost: bool,
 }
 
 /// Values of `--attach-via`.
@@ -239,6 +244,10 @@ pub struct InspectArgs {
     /// A folder of separate debug files, searched by build-id before the system's; may be given more than once
     #[arg(long, value_name = "DIR")]
     pub debug_dir: Vec<PathBuf>,
+
+    /// Show the plan of --allow-small-cost
+    #[arg(long)]
+    pub allow_small_cost: bool,
 
     /// How to write the result
     #[arg(long, short, value_enum, default_value_t = FormatArg::Table)]

@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | [`cli`], [`config`] | flags into one validated value; core code never sees clap | pure |
 //! | [`target`] | which processes, what they map, which container | reads /proc |
-//! | [`allocator`] | which allocator or runtime a process uses, which functions form its large-object path | pure over ELF bytes |
+//! | [`allocator`] | which allocator or runtime a process uses, which functions form its large-object path | pure over ELF bytes, which it asks a [`allocator::source::ByteSource`] for |
 //! | [`site`] | disassembly: where exactly to put each probe, at what price, or why not | pure over code bytes |
 //! | [`probe`] | a plan into live links; what could not be attached is data, not an error | kernel |
 //! | [`intake`] | maps and ring buffer into a `Reading`; decoding is pure and checked | kernel |
@@ -30,8 +30,9 @@
 //! # Invariants, and what guards them
 //!
 //! 1. Stages import only leftwards. (`cargo xtask tidy`)
-//! 2. `site`, `allocator`, `aggregate` and `export` do no I/O and cannot fail on data. (`cargo xtask
-//!    tidy`; tests on truncated and mutated binaries in `allocator`)
+//! 2. `site`, `allocator`, `aggregate` and `export` do no I/O and cannot fail on data: what reads a file
+//!    for `allocator` is in [`session`], and what cannot be read is absent. (`cargo xtask tidy`;
+//!    `tests/hostile.rs` on mutated binaries, with bounds on time and memory; `allocscope/fuzz`)
 //! 3. A small allocation costs nothing: no probe sits on a path that small allocations take. (`site`
 //!    plans only large-path functions; `tests/go.rs` counts sizes around the threshold)
 //! 4. No probe can hurt its target: no return probes at all, never off an instruction boundary, never

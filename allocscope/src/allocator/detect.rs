@@ -6,7 +6,7 @@ use super::elf::Image;
 use super::go::pclntab::LineTable;
 
 /// The allocator or runtime that serves a process's heap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Allocator {
     /// The Go runtime.
     Go,
@@ -81,11 +81,16 @@ pub fn detect(image: &Image<'_>, mapped_libraries: &[String]) -> Allocator {
     by_symbol.filter(|found| !is_libc(found)).or(by_library).or(by_symbol).unwrap_or(Allocator::Unknown)
 }
 
-/// Whether the executable holds a Go runtime: by the linker's sections, or by the line table, which
-/// survives every kind of stripping.
+/// Whether the executable holds a Go runtime: by the linker's sections or, where there are no sections
+/// at all, by the line table, which survives every kind of stripping.
 pub fn is_go(image: &Image<'_>) -> bool {
-    [".go.buildinfo", ".note.go.buildid"].iter().any(|name| image.section(name).is_some())
-        || LineTable::find(image).is_some()
+    if image.has_sections() {
+        [".go.buildinfo", ".note.go.buildid", ".gopclntab", ".data.rel.ro.gopclntab"]
+            .iter()
+            .any(|name| image.section_part(name).is_some())
+    } else {
+        LineTable::find(image).is_some()
+    }
 }
 
 fn by_libraries<'a>(libraries: impl Iterator<Item = &'a String>) -> Option<Allocator> {

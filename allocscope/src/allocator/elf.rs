@@ -1,24 +1,38 @@
 //! File bytes into a checked view of an ELF image: segments, sections, symbols, relocations.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, Sym64};
-use object::pod;
+use object::LittleEndian;
+use object::elf::{self, Dyn64, FileHeader64, ProgramHeader64, Rela64, SectionHeader64, Sym64};
+use object::pod::{self, Pod};
 use object::read::elf::{
-    FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _, SectionTable, Sym as _, SymbolTable,
+    FileHeader as _, NoteIterator, ProgramHeader as _, Rela as _, SectionHeader as _, Sym as _,
 };
-use object::{LittleEndian, SectionIndex};
 
-/// Real images have about a dozen; the rest is ignored, which bounds what a hostile file can cost.
-const MAX_SEGMENTS: usize = 64;
+use super::source::{ByteSource, Part};
+
+/// What real images have is far below; the rest is ignored, which bounds what a hostile file can cost.
+const MAX_SEGMENTS: u64 = 64;
+const MAX_SECTIONS: u64 = 65_536;
+const MAX_SECTION_NAMES_BYTES: u64 = 4 << 20;
+const MAX_DYNAMIC_ENTRIES: u64 = 4096;
+const MAX_RELOCATION_BYTES: u64 = 128 << 20;
+const MAX_SYMBOLS: u64 = 1 << 22;
+const MAX_SYMBOL_NAMES_BYTES: u64 = 256 << 20;
+const MAX_SYMBOL_PLACES: usize = 65_536;
+const MAX_NOTE_BYTES: u64 = 64 * 1024;
 const MAX_NOTES: usize = 1024;
 const MAX_LIBRARIES: usize = 1024;
-const MAX_LIBRARY_NAME: usize = 4096;
+const MAX_LIBRARY_NAME: u64 = 4096;
+/// No function that is looked at is longer, in bytes.
+const MAX_CODE_BYTES: u64 = 256 * 1024;
 
 type Header = FileHeader64<LittleEndian>;
 type Segment = ProgramHeader64<LittleEndian>;
+type Section = SectionHeader64<LittleEndian>;
 type Symbol = Sym64<LittleEndian>;
+type Relocation = Rela64<LittleEndian>;
 const LE: LittleEndian = LittleEndian;
 
 /// Why a file is not an image that can be examined.
@@ -57,50 +71,46 @@ pub enum Machine {
 }
 
 /// A 64-bit little-endian ELF image. Every accessor is total: what the file does not hold is `None`.
+/// Only headers are kept; the rest is read when it is asked for.
 pub struct Image<'a> {
-    data: &'a [u8],
+    source: Box<dyn ByteSource + 'a>,
     machine: Machine,
-    segments: &'a [Segment],
-    sections: SectionTable<'a, Header>,
-    section_names: &'a [u8],
-    symbols: Symbols<'a>,
-    dynamic_symbols: Symbols<'a>,
+    segments: Vec<Segment>,
+    sections: Vec<Section>,
+    section_names: Vec<u8>,
+    dynamic: Vec<(i64, u64)>,
+    symbols: SymbolTable,
+    dynamic_symbols: SymbolTable,
 }
 
 impl<'a> Image<'a> {
-    /// Checks the headers of `data`. Damaged section or symbol tables are treated as absent, since
-    /// the loader does not need them; damaged segments are an error.
-    pub fn parse(data: &'a [u8]) -> Result<Self, ImageError> {
-        check_ident(data)?;
-        let header = Header::parse(data).map_err(|_| ImageError::Truncated)?;
+    /// Checks the headers of `source`. Damaged symbol tables are treated as absent, since the loader
+    /// does not need them; damaged segments or section headers are an error.
+    pub fn parse(source: impl ByteSource + 'a) -> Result<Self, ImageError> {
+        let source: Box<dyn ByteSource + 'a> = Box::new(source);
+        let whole = Part::whole(&*source);
+        check_ident(&whole.prefix(size_of::<elf::Ident>() as u64).unwrap_or_default())?;
+        let header = whole.array::<{ size_of::<Header>() }>(0).ok_or(ImageError::Truncated)?;
+        let header = pod::from_bytes::<Header>(&header).map_err(|()| ImageError::Truncated)?.0;
         let machine = match header.e_machine(LE) {
             elf::EM_X86_64 => Machine::X86_64,
             elf::EM_AARCH64 => Machine::Aarch64,
             _ => return Err(ImageError::UnsupportedMachine),
         };
-        let segments = header.program_headers(LE, data).map_err(|_| ImageError::Truncated)?;
-        if segments.iter().any(|s| is_code(s) && file_range(s).is_none_or(|r| r.end > data.len() as u64)) {
+        let segments = segments(whole, header).ok_or(ImageError::Truncated)?;
+        if segments.iter().any(|s| is_code(s) && file_range(s).is_none_or(|r| r.end > whole.len())) {
             return Err(ImageError::Truncated);
         }
-        let sections = header.sections(LE, data).map_err(|_| ImageError::Truncated)?;
-        let section_data = |index| sections.section(index).ok()?.data(LE, data).ok();
-        let section_names =
-            header.shstrndx(LE, data).ok().and_then(|i| section_data(SectionIndex(i as usize)));
-        let symbols = |kind| {
-            let table: SymbolTable<'a, Header> = sections.symbols(LE, data, kind).unwrap_or_default();
-            Symbols {
-                entries: table.symbols(),
-                names: section_data(table.string_section()).unwrap_or_default(),
-            }
-        };
+        let (sections, names_index) = sections(whole, header).ok_or(ImageError::Truncated)?;
         Ok(Self {
-            data,
             machine,
-            segments: segments.get(..segments.len().min(MAX_SEGMENTS)).unwrap_or_default(),
-            section_names: section_names.unwrap_or_default(),
-            symbols: symbols(elf::SHT_SYMTAB),
-            dynamic_symbols: symbols(elf::SHT_DYNSYM),
+            dynamic: dynamic_entries(whole, &segments),
+            section_names: sections.get(names_index).and_then(|s| names(whole, s)).unwrap_or_default(),
+            symbols: SymbolTable::find(&sections, elf::SHT_SYMTAB),
+            dynamic_symbols: SymbolTable::find(&sections, elf::SHT_DYNSYM),
+            segments,
             sections,
+            source,
         })
     }
 
@@ -119,49 +129,58 @@ impl<'a> Image<'a> {
 
     /// The offset in the file of code address `vaddr`: `None` outside the executable segments.
     pub fn file_offset_of(&self, vaddr: u64) -> Option<u64> {
-        self.code_slice(vaddr, 1).map(|(offset, _)| offset)
+        self.code_range(vaddr, 1).map(|range| range.start)
     }
 
-    /// `len` bytes of code at address `vaddr`, all inside one executable segment.
-    pub fn code(&self, vaddr: u64, len: u64) -> Option<&'a [u8]> {
-        self.code_slice(vaddr, len).map(|(_, code)| code)
+    /// `len` bytes of code at address `vaddr`, all inside one executable segment, 256 KiB at most.
+    pub fn code(&self, vaddr: u64, len: u64) -> Option<Vec<u8>> {
+        let range = self.code_range(vaddr, len).filter(|_| len <= MAX_CODE_BYTES)?;
+        self.file().part(range)?.read(0, len)
     }
 
     /// The bytes at `vaddr` up to the end of what the file holds of its segment, code or data.
-    pub fn loaded(&self, vaddr: u64) -> Option<&'a [u8]> {
+    pub fn loaded(&self, vaddr: u64) -> Option<Part<'_>> {
         self.segments.iter().filter(|s| s.p_type(LE) == elf::PT_LOAD).find_map(|s| {
             let skip = vaddr.checked_sub(s.p_vaddr(LE))?;
             let range = file_range(s)?;
-            slice(self.data, range.start.checked_add(skip)?..range.end).filter(|bytes| !bytes.is_empty())
+            self.file().part(range.start.checked_add(skip)?..range.end).filter(|part| !part.is_empty())
         })
     }
 
     /// The non-executable loaded segments: address and the bytes the file holds.
-    pub fn data_segments(&self) -> impl Iterator<Item = (u64, &'a [u8])> + '_ {
+    pub fn data_segments(&self) -> impl Iterator<Item = (u64, Part<'_>)> {
         self.segments
             .iter()
             .filter(|s| s.p_type(LE) == elf::PT_LOAD && s.p_flags(LE) & elf::PF_X == 0)
-            .filter_map(|s| Some((s.p_vaddr(LE), slice(self.data, file_range(s)?)?)))
+            .filter_map(|s| Some((s.p_vaddr(LE), self.file().part(file_range(s)?)?)))
     }
 
-    /// Address and bytes of a section.
-    pub fn section(&self, name: &str) -> Option<(u64, &'a [u8])> {
-        let section = self.sections.iter().find(|s| is_named(self.section_names, s.sh_name(LE), name))?;
-        Some((section.sh_addr(LE), section.data(LE, self.data).ok()?))
+    /// Whether the image has sections that can be told apart by their names.
+    pub fn has_sections(&self) -> bool {
+        !self.section_names.is_empty()
+    }
+
+    /// Address and bytes of a section of at most 32 MiB.
+    pub fn section(&self, name: &str) -> Option<(u64, Vec<u8>)> {
+        let (address, part) = self.section_part(name)?;
+        Some((address, part.read(0, part.len())?))
+    }
+
+    /// Address and place of a section of any size.
+    pub fn section_part(&self, name: &str) -> Option<(u64, Part<'_>)> {
+        let section = self.sections.iter().find(|s| is_named(&self.section_names, s.sh_name(LE), name))?;
+        Some((section.sh_addr(LE), self.file().part(section_range(section)?)?))
     }
 
     /// The pointer that `vaddr` holds once the image is loaded at its preferred base: the addend of
     /// its relative relocation where it has one, else what the file holds.
     pub fn pointer_at(&self, vaddr: u64) -> Option<u64> {
-        self.relative_addend(vaddr).or_else(|| {
-            let bytes = self.loaded(vaddr)?.get(..8)?;
-            Some(u64::from_le_bytes(bytes.try_into().ok()?))
-        })
+        self.relative_addend(vaddr).or_else(|| Some(u64::from_le_bytes(self.loaded(vaddr)?.array(0)?)))
     }
 
     /// Whether the image has a static symbol table.
     pub fn has_symbol_table(&self) -> bool {
-        !self.symbols.entries.is_empty()
+        self.symbols.entries(self.file()).is_some_and(|entries| !entries.is_empty())
     }
 
     /// Whether the image asks for a dynamic loader.
@@ -171,36 +190,29 @@ impl<'a> Image<'a> {
 
     /// The address range of a function in the static symbol table.
     pub fn function_symbol(&self, name: &str) -> Option<Range<u64>> {
-        let symbol = self.symbols.defined().find(|symbol| {
-            symbol.st_type() == elf::STT_FUNC
-                && symbol.st_size(LE) > 0
-                && is_named(self.symbols.names, symbol.st_name(LE), name)
-        })?;
-        let start = symbol.st_value(LE);
-        Some(start..start.checked_add(symbol.st_size(LE))?)
+        self.functions_in(&[&self.symbols], &[name]).pop()?
+    }
+
+    /// The address ranges of functions of these exact names, static or dynamic: one pass over each
+    /// table. Where a name stands more than once, the first counts; indirect functions do not.
+    pub fn functions(&self, names: &[&str]) -> Vec<Option<Range<u64>>> {
+        self.functions_in(&[&self.symbols, &self.dynamic_symbols], names)
     }
 
     /// The address range of a function by its name, static or dynamic.
     pub fn function_named(&self, name: &str) -> Option<Range<u64>> {
-        self.function_symbol(name).or_else(|| {
-            let symbol = self.dynamic_symbols.defined().find(|symbol| {
-                symbol.st_type() == elf::STT_FUNC
-                    && symbol.st_size(LE) > 0
-                    && is_named(self.dynamic_symbols.names, symbol.st_name(LE), name)
-            })?;
-            let start = symbol.st_value(LE);
-            Some(start..start.checked_add(symbol.st_size(LE))?)
-        })
+        self.functions(&[name]).pop()?
     }
 
     /// The lowest index in `names` of a symbol that the image defines, static or dynamic.
     pub fn first_defined(&self, names: &[&str]) -> Option<usize> {
-        let rank = |table: &Symbols<'a>| {
-            let rank_of =
-                |symbol: &Symbol| names.iter().position(|n| is_named(table.names, symbol.st_name(LE), n));
-            table.defined().filter_map(rank_of).min()
-        };
-        [&self.symbols, &self.dynamic_symbols].into_iter().filter_map(rank).min()
+        let mut first = None;
+        for table in [&self.symbols, &self.dynamic_symbols] {
+            table.for_each_defined(self.file(), names, |index, _| {
+                first = Some(first.map_or(index, |first: usize| first.min(index)));
+            });
+        }
+        first
     }
 
     /// The libraries the image asks for (DT_NEEDED).
@@ -208,75 +220,125 @@ impl<'a> Image<'a> {
         let Some(strings) = self.dynamic_value(elf::DT_STRTAB).and_then(|v| self.loaded(v)) else {
             return Vec::new();
         };
-        self.dynamic_entries()
-            .filter(|&(tag, _)| tag == elf::DT_NEEDED)
-            .take(MAX_LIBRARIES)
-            .filter_map(|(_, offset)| {
-                let rest = strings.get(usize::try_from(offset).ok()?..)?;
-                let name = rest.get(..rest.len().min(MAX_LIBRARY_NAME))?.split(|&b| b == 0).next()?;
-                Some(String::from_utf8_lossy(name).into_owned())
-            })
-            .collect()
+        let needed = self.dynamic.iter().filter(|&&(tag, _)| tag == elf::DT_NEEDED);
+        needed.take(MAX_LIBRARIES).filter_map(|&(_, offset)| c_string(strings, offset)).collect()
     }
 
     /// The GNU build-id.
-    pub fn build_id(&self) -> Option<&'a [u8]> {
-        self.segments.iter().find_map(|segment| {
-            let mut notes = segment.notes(LE, self.data).ok()??;
+    pub fn build_id(&self) -> Option<Vec<u8>> {
+        self.segments.iter().filter(|s| s.p_type(LE) == elf::PT_NOTE).find_map(|segment| {
+            let bytes = self.file().part(file_range(segment)?)?.prefix(MAX_NOTE_BYTES)?;
+            let mut notes = NoteIterator::<Header>::new(LE, segment.p_align(LE), &bytes).ok()?;
             std::iter::from_fn(|| notes.next().ok()?)
                 .take(MAX_NOTES)
                 .find(|note| note.name() == elf::ELF_NOTE_GNU && note.n_type(LE) == elf::NT_GNU_BUILD_ID)
-                .map(|note| note.desc())
+                .map(|note| note.desc().to_vec())
         })
     }
 
-    fn code_slice(&self, vaddr: u64, len: u64) -> Option<(u64, &'a [u8])> {
+    fn file(&self) -> Part<'_> {
+        Part::whole(&*self.source)
+    }
+
+    /// Where in the file `len` bytes of code at `vaddr` lie.
+    fn code_range(&self, vaddr: u64, len: u64) -> Option<Range<u64>> {
         self.segments.iter().filter(|s| is_code(s)).find_map(|s| {
             let skip = vaddr.checked_sub(s.p_vaddr(LE))?;
             let range = file_range(s)?;
             let start = range.start.checked_add(skip)?;
             let end = start.checked_add(len).filter(|&end| end <= range.end)?;
-            Some((start, slice(self.data, start..end)?))
+            Some(start..end)
         })
     }
 
-    fn dynamic_entries(&self) -> impl Iterator<Item = (i64, u64)> + '_ {
-        self.segments
-            .iter()
-            .filter_map(|s| s.dynamic(LE, self.data).ok()?)
-            .flatten()
-            .map(|entry| (entry.d_tag.get(LE), entry.d_val.get(LE)))
-            .take_while(|&(tag, _)| tag != elf::DT_NULL)
-    }
-
     fn dynamic_value(&self, wanted: i64) -> Option<u64> {
-        self.dynamic_entries().find(|&(tag, _)| tag == wanted).map(|(_, value)| value)
+        self.dynamic.iter().find(|&&(tag, _)| tag == wanted).map(|&(_, value)| value)
     }
 
     /// The addend of the R_X86_64_RELATIVE relocation of `vaddr`.
     fn relative_addend(&self, vaddr: u64) -> Option<u64> {
         let table = self.loaded(self.dynamic_value(elf::DT_RELA)?)?;
-        let size = usize::try_from(self.dynamic_value(elf::DT_RELASZ)?).ok()?.min(table.len());
-        let count = size / size_of::<Rela64<LittleEndian>>();
-        let (relocations, _) = pod::slice_from_bytes::<Rela64<LittleEndian>>(table, count).ok()?;
-        relocations
-            .iter()
-            .find(|r| r.r_offset(LE) == vaddr && r.r_type(LE, false) == elf::R_X86_64_RELATIVE)
-            .map(|r| r.r_addend(LE) as u64)
+        let size = self.dynamic_value(elf::DT_RELASZ)?;
+        table.first(size.min(MAX_RELOCATION_BYTES)).records(|relocation: &Relocation| {
+            let is_of =
+                relocation.r_offset(LE) == vaddr && relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE;
+            if is_of { ControlFlow::Break(relocation.r_addend(LE) as u64) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    fn functions_in(&self, tables: &[&SymbolTable], names: &[&str]) -> Vec<Option<Range<u64>>> {
+        let mut found = vec![None; names.len()];
+        for table in tables {
+            table.for_each_defined(self.file(), names, |index, symbol| {
+                if let Some(place) = found.get_mut(index).filter(|place| place.is_none()) {
+                    *place = function_range(symbol);
+                }
+            });
+        }
+        found
     }
 }
 
-/// A symbol table with its names. Names are compared in place: finding the end of each first would
-/// let a string table without ends cost its length once per symbol.
-struct Symbols<'a> {
-    entries: &'a [Symbol],
-    names: &'a [u8],
+/// Where the file has a symbol table and its names.
+#[derive(Default)]
+struct SymbolTable {
+    entries: Range<u64>,
+    names: Range<u64>,
 }
 
-impl<'a> Symbols<'a> {
-    fn defined(&self) -> impl Iterator<Item = &'a Symbol> + use<'a> {
-        self.entries.iter().filter(|symbol| symbol.st_shndx(LE) != elf::SHN_UNDEF)
+impl SymbolTable {
+    /// The first table of this type; an empty one where there is none or it is damaged.
+    fn find(sections: &[Section], kind: u32) -> Self {
+        let found = sections.iter().find(|s| s.sh_type(LE) == kind).and_then(|table| {
+            let names = sections.get(table.link(LE).0)?;
+            Some(Self { entries: section_range(table)?, names: section_range(names)? })
+        });
+        found.unwrap_or_default()
     }
+
+    fn entries<'s>(&self, file: Part<'s>) -> Option<Part<'s>> {
+        file.part(self.entries.clone())
+    }
+
+    /// Shows each defined symbol that has one of the names, with the index of the name. The names are
+    /// looked for in the string table first: then the symbols only have numbers to be compared.
+    fn for_each_defined(&self, file: Part<'_>, names: &[&str], mut visit: impl FnMut(usize, &Symbol)) {
+        let (Some(entries), Some(strings)) = (self.entries(file), file.part(self.names.clone())) else {
+            return;
+        };
+        let places = places_of(strings.first(MAX_SYMBOL_NAMES_BYTES), names);
+        if places.is_empty() {
+            return;
+        }
+        entries.first(MAX_SYMBOLS * size_of::<Symbol>() as u64).records(|symbol: &Symbol| {
+            if symbol.st_shndx(LE) != elf::SHN_UNDEF
+                && let Ok(found) = places.binary_search_by_key(&u64::from(symbol.st_name(LE)), |p| p.0)
+                && let Some(&(_, index)) = places.get(found)
+            {
+                visit(index, symbol);
+            }
+            ControlFlow::<()>::Continue(())
+        });
+    }
+}
+
+/// Offsets in a string table where one of the names lies, ascending. A name is found as the end of a
+/// longer one as well: linkers let such names share their bytes.
+fn places_of(strings: Part<'_>, names: &[&str]) -> Vec<(u64, usize)> {
+    let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    let mut places = Vec::new();
+    strings.search_strings(&names, |at, index| {
+        places.push((at, index));
+        if places.len() < MAX_SYMBOL_PLACES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    places.sort_unstable();
+    places
+}
+
+fn function_range(symbol: &Symbol) -> Option<Range<u64>> {
+    let start = symbol.st_value(LE);
+    let is_function = symbol.st_type() == elf::STT_FUNC && symbol.st_size(LE) > 0;
+    is_function.then_some(start..start.checked_add(symbol.st_size(LE))?)
 }
 
 /// Whether the C string at `offset` is `name`.
@@ -284,6 +346,12 @@ fn is_named(strings: &[u8], offset: u32, name: &str) -> bool {
     strings
         .get(offset as usize..)
         .is_some_and(|rest| rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0))
+}
+
+fn c_string(strings: Part<'_>, offset: u64) -> Option<String> {
+    let bytes = strings.tail(offset)?.prefix(MAX_LIBRARY_NAME)?;
+    let name = bytes.split(|&byte| byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 fn check_ident(data: &[u8]) -> Result<(), ImageError> {
@@ -299,6 +367,60 @@ fn check_ident(data: &[u8]) -> Result<(), ImageError> {
     }
 }
 
+/// The program headers; `None` where the file does not hold them.
+fn segments(whole: Part<'_>, header: &Header) -> Option<Vec<Segment>> {
+    let (offset, count) = (header.e_phoff(LE), u64::from(header.e_phnum(LE)));
+    if offset == 0 || count == 0 {
+        return Some(Vec::new());
+    }
+    let is_of_size = usize::from(header.e_phentsize(LE)) == size_of::<Segment>();
+    is_of_size.then(|| table(whole, offset, count.min(MAX_SEGMENTS)))?
+}
+
+/// The section headers and the index of the names' one; `None` where the file does not hold them.
+/// Counts that do not fit their fields are in the first section header.
+fn sections(whole: Part<'_>, header: &Header) -> Option<(Vec<Section>, usize)> {
+    let offset = header.e_shoff(LE);
+    if offset == 0 {
+        return Some((Vec::new(), 0));
+    }
+    if usize::from(header.e_shentsize(LE)) != size_of::<Section>() {
+        return None;
+    }
+    let first: Section = *table(whole, offset, 1)?.first()?;
+    let count = match header.e_shnum(LE) {
+        0 => first.sh_size(LE),
+        count => count.into(),
+    };
+    let names = match header.e_shstrndx(LE) {
+        elf::SHN_XINDEX => first.sh_link(LE) as usize,
+        index => index.into(),
+    };
+    Some((table(whole, offset, count.min(MAX_SECTIONS))?, names))
+}
+
+fn names(whole: Part<'_>, section: &Section) -> Option<Vec<u8>> {
+    whole.part(section_range(section)?)?.prefix(MAX_SECTION_NAMES_BYTES)
+}
+
+fn table<T: Pod>(whole: Part<'_>, offset: u64, count: u64) -> Option<Vec<T>> {
+    let bytes = whole.read(offset, count.checked_mul(size_of::<T>() as u64)?)?;
+    let (entries, _) = pod::slice_from_bytes(&bytes, count.try_into().ok()?).ok()?;
+    Some(entries.to_vec())
+}
+
+/// The dynamic loader's tags and values.
+fn dynamic_entries(whole: Part<'_>, segments: &[Segment]) -> Vec<(i64, u64)> {
+    let read = |segment: &Segment| {
+        let part = whole.part(file_range(segment)?)?;
+        let count = (part.len() / size_of::<Dyn64<LittleEndian>>() as u64).min(MAX_DYNAMIC_ENTRIES);
+        table::<Dyn64<LittleEndian>>(part, 0, count)
+    };
+    let entries = segments.iter().find(|s| s.p_type(LE) == elf::PT_DYNAMIC).and_then(read);
+    let entries = entries.unwrap_or_default().into_iter().map(|e| (e.d_tag.get(LE), e.d_val.get(LE)));
+    entries.take_while(|&(tag, _)| tag != elf::DT_NULL).collect()
+}
+
 fn is_code(segment: &Segment) -> bool {
     segment.p_type(LE) == elf::PT_LOAD && segment.p_flags(LE) & elf::PF_X != 0
 }
@@ -308,8 +430,10 @@ fn file_range(segment: &Segment) -> Option<Range<u64>> {
     Some(start..start.checked_add(segment.p_filesz(LE))?)
 }
 
-fn slice(data: &[u8], range: Range<u64>) -> Option<&[u8]> {
-    data.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+/// Where the file has a section's bytes: `None` for those that only memory has.
+fn section_range(section: &Section) -> Option<Range<u64>> {
+    let (start, size) = section.file_range(LE)?;
+    Some(start..start.checked_add(size)?)
 }
 
 #[cfg(test)]
@@ -354,7 +478,7 @@ pub(crate) mod tests {
         let image = Image::parse(&file).unwrap();
         assert_eq!(image.machine(), Machine::X86_64);
         assert_eq!(image.file_offset_of(0x40_0078), Some(120));
-        assert_eq!(image.code(0x40_0078, 2), Some(&[0x90, 0xc3][..]));
+        assert_eq!(image.code(0x40_0078, 2), Some(vec![0x90, 0xc3]));
         assert_eq!(image.code(0x40_0078, 3), None);
         assert_eq!(image.file_offset_of(0x40_007a), None);
         assert_eq!(image.file_offset_of(0x3f_ffff), None);
@@ -388,5 +512,38 @@ pub(crate) mod tests {
         assert!(image.needed_libraries().iter().any(|name| name.starts_with("libc.so")));
         assert!(image.section(".text").is_some());
         assert!(image.executable_ranges().count() > 0);
+    }
+
+    #[test]
+    fn functions_of_a_library_are_where_the_loader_found_them() {
+        let free: unsafe extern "C" fn(*mut libc::c_void) = libc::free;
+        // SAFETY: all its fields are numbers and pointers, which may be zero.
+        let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+        // SAFETY: any address may be asked for, and `found` can be written.
+        assert_ne!(unsafe { libc::dladdr(free as *const _, &raw mut found) }, 0);
+        // SAFETY: the loader names the library by a C string that lives as long as it.
+        let path = unsafe { std::ffi::CStr::from_ptr(found.dli_fname) }.to_str().unwrap();
+        let file = std::fs::read(path).unwrap();
+        let image = Image::parse(&file).unwrap();
+        let functions = image.functions(&["malloc", "no_such_function", "free", "strlen"]);
+        let at = functions[2].clone().unwrap();
+        assert_eq!(at.start, (free as usize - found.dli_fbase as usize) as u64);
+        assert!(at.end > at.start && functions[0].is_some());
+        // `strlen` is chosen at load time: its symbol is not the function.
+        assert_eq!((&functions[1], &functions[3]), (&None, &None));
+        assert_eq!(image.first_defined(&["no_such_function", "malloc", "free"]), Some(1));
+    }
+
+    #[test]
+    fn a_static_function_is_found_by_its_whole_name() {
+        let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let image = Image::parse(&file).unwrap();
+        let main = image.function_symbol("main").unwrap();
+        assert_eq!(image.functions(&["ain", "main"]), [None, Some(main.clone())]);
+        assert_eq!(
+            image.code(main.start, main.end - main.start).map(|c| c.len() as u64),
+            Some(main.end - main.start)
+        );
+        assert!(image.file_offset_of(main.start).is_some());
     }
 }

@@ -6,26 +6,27 @@ use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, ParsedEhFrameHdr, 
 
 use super::elf::Image;
 
-type Slice<'a> = gimli::EndianSlice<'a, LittleEndian>;
+type Bytes = gimli::EndianRcSlice<LittleEndian>;
 
 /// Bytes of an address on the machines that are examined.
 const ADDRESS_BYTES: u8 = 8;
 
 /// The functions that an image's `.eh_frame` tells of.
-pub struct Frames<'a> {
-    header: ParsedEhFrameHdr<Slice<'a>>,
-    entries: EhFrame<Slice<'a>>,
+pub struct Frames {
+    header: ParsedEhFrameHdr<Bytes>,
+    entries: EhFrame<Bytes>,
     bases: BaseAddresses,
 }
 
-impl<'a> Frames<'a> {
+impl Frames {
     /// `None` where the image has no unwind table with an index.
-    pub fn find(image: &Image<'a>) -> Option<Self> {
+    pub fn find(image: &Image<'_>) -> Option<Self> {
         let (header_address, header) = image.section(".eh_frame_hdr")?;
         let (entries_address, entries) = image.section(".eh_frame")?;
         let bases = BaseAddresses::default().set_eh_frame_hdr(header_address).set_eh_frame(entries_address);
-        let header = EhFrameHdr::new(header, LittleEndian).parse(&bases, ADDRESS_BYTES).ok()?;
-        Some(Self { header, entries: EhFrame::new(entries, LittleEndian), bases })
+        let [header, entries] = [header, entries].map(|bytes| Bytes::new(bytes.into(), LittleEndian));
+        let header = EhFrameHdr::from(header).parse(&bases, ADDRESS_BYTES).ok()?;
+        Some(Self { header, entries: EhFrame::from(entries), bases })
     }
 
     /// The bounds of the function that holds `address`. A cold part that the compiler has split off is a

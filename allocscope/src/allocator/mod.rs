@@ -5,12 +5,15 @@ pub mod elf;
 pub mod frames;
 pub mod go;
 pub mod native;
+pub mod source;
 
 use std::fmt::Write as _;
 
 use self::detect::Allocator;
 use self::elf::{Image, ImageError};
 use self::go::version::GoVersion;
+use self::native::Depth;
+use self::source::ByteSource;
 use crate::site::Plan;
 use crate::site::go::ExitChoice;
 
@@ -41,28 +44,39 @@ impl Examination {
     }
 }
 
-/// Examines the bytes of an executable. `mapped_libraries` are the paths of what the process maps;
-/// without a process the libraries the executable asks for are used. `debug_file` finds the separate
-/// debug file of a build-id.
-pub fn examine(
-    exe: &[u8],
-    mapped_libraries: &[String],
-    debug_file: impl FnOnce(&str) -> Option<Vec<u8>>,
-) -> Result<Examination, ImageError> {
+/// What an examination goes by beside the file itself.
+pub struct Request<'a> {
+    /// The paths of what the process maps; without a process the libraries the executable asks for count.
+    pub libraries: &'a [String],
+    /// Finds the separate debug file of a build-id.
+    pub debug_file: &'a dyn Fn(&str) -> Option<Box<dyn ByteSource>>,
+    /// Which functions of native allocators are probed.
+    pub depth: Depth,
+}
+
+impl Default for Request<'_> {
+    /// No process, no debug files, large paths.
+    fn default() -> Self {
+        Self { libraries: &[], debug_file: &|_| None, depth: Depth::default() }
+    }
+}
+
+/// Examines an executable, of which it reads no more than it needs.
+pub fn examine(exe: impl ByteSource, request: &Request<'_>) -> Result<Examination, ImageError> {
     let image = Image::parse(exe)?;
-    let kind = detect::detect(&image, mapped_libraries);
+    let kind = detect::detect(&image, request.libraries);
     let (go_version, exit, plan) = if kind == Allocator::Go {
         let found = go::examine(&image);
         (found.version, found.exit, found.plan)
     } else {
-        (None, None, native_plan(&image, kind, debug_file))
+        (None, None, native_plan(&image, kind, request))
     };
     Ok(Examination {
         kind,
         allocator: go_version.as_ref().map_or_else(|| kind.to_string(), ToString::to_string),
         go_version,
         stripped: !image.has_symbol_table(),
-        build_id: image.build_id().map(hexadecimal),
+        build_id: image.build_id().as_deref().map(hexadecimal),
         exit,
         plan,
     })
@@ -70,35 +84,32 @@ pub fn examine(
 
 /// Plans the probes of an allocator's library.
 pub fn examine_library(
-    library: &[u8],
+    library: impl ByteSource,
     kind: Allocator,
-    debug_file: impl FnOnce(&str) -> Option<Vec<u8>>,
+    request: &Request<'_>,
 ) -> Result<Plan, ImageError> {
-    let image = Image::parse(library)?;
-    Ok(plan_with_debug_file(&image, kind, debug_file))
+    Ok(plan_with_debug_file(&Image::parse(library)?, kind, request))
 }
 
 /// Of an allocator that the executable itself holds; one in a library is planned with that.
-fn native_plan(image: &Image<'_>, kind: Allocator, debug_file: impl FnOnce(&str) -> Option<Vec<u8>>) -> Plan {
+fn native_plan(image: &Image<'_>, kind: Allocator, request: &Request<'_>) -> Plan {
     match detect::own_allocator(image) {
-        Some(own) => plan_with_debug_file(image, own, debug_file),
-        // A static executable without symbols, or one that only says which library it wants.
-        None if kind == Allocator::Unknown || !image.is_dynamic() => native::plan(image, None, kind),
+        Some(own) => plan_with_debug_file(image, own, request),
+        // A static executable without symbols.
+        None if kind == Allocator::Unknown || !image.is_dynamic() => {
+            native::plan(image, None, kind, request.depth)
+        }
         None => Plan::default(),
     }
 }
 
-fn plan_with_debug_file(
-    image: &Image<'_>,
-    kind: Allocator,
-    debug_file: impl FnOnce(&str) -> Option<Vec<u8>>,
-) -> Plan {
-    let build_id = image.build_id().map(hexadecimal);
-    let debug = build_id.as_deref().and_then(debug_file);
-    let debug_image = debug.as_deref().and_then(|bytes| Image::parse(bytes).ok());
+fn plan_with_debug_file(image: &Image<'_>, kind: Allocator, request: &Request<'_>) -> Plan {
+    let build_id = image.build_id();
+    let debug = build_id.as_deref().map(hexadecimal).and_then(|id| (request.debug_file)(&id));
+    let debug_image = debug.and_then(|source| Image::parse(source).ok());
     // A debug file of another build has other addresses.
-    let same_build = |debug: &Image<'_>| debug.build_id().map(hexadecimal) == build_id;
-    native::plan(image, debug_image.as_ref().filter(|debug| same_build(debug)), kind)
+    let debug_image = debug_image.filter(|debug| debug.build_id() == build_id);
+    native::plan(image, debug_image.as_ref(), kind, request.depth)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -117,15 +128,18 @@ mod tests {
     #[test]
     fn this_test_binary_is_left_to_its_library() {
         let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        let found = examine(&file, &[], |_| None).unwrap();
+        let found = examine(&file, &Request::default()).unwrap();
         assert_eq!((found.allocator.as_str(), found.tier(), found.stripped), ("glibc", "kernel", false));
         assert!(found.plan.misses.is_empty() && found.plan.is_empty());
     }
 
     #[test]
     fn a_go_binary_is_labelled_with_its_version() {
-        let found =
-            examine(&go::tests::go_file("go1.22.10 X:arenas"), &["/lib/libc.so.6".into()], |_| None).unwrap();
+        let found = {
+            let libraries = ["/lib/libc.so.6".to_owned()];
+            let request = Request { libraries: &libraries, ..Request::default() };
+            examine(&go::tests::go_file("go1.22.10 X:arenas"), &request).unwrap()
+        };
         assert_eq!(
             (found.kind, found.allocator.as_str(), found.tier()),
             (Allocator::Go, "go1.22.10", "large-path")
@@ -138,7 +152,7 @@ mod tests {
         let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let lengths = (0..4096).step_by(61).chain((1..16).map(|part| file.len() / 16 * part));
         for len in lengths {
-            assert!(examine(&file[..len], &[], |_| None).is_err());
+            assert!(examine(&file[..len], &Request::default()).is_err());
         }
     }
 
@@ -150,13 +164,13 @@ mod tests {
             for (at, byte) in flips {
                 file[at] = byte;
             }
-            let _ = examine(&file, &[], |_| None);
+            let _ = examine(&file, &Request::default());
         }
     }
 
     #[test]
     fn other_files_are_errors() {
-        assert_eq!(examine(b"", &[], |_| None).err(), Some(ImageError::NotElf));
-        assert_eq!(examine(b"\x7fELF", &[], |_| None).err(), Some(ImageError::Truncated));
+        assert_eq!(examine(b"", &Request::default()).err(), Some(ImageError::NotElf));
+        assert_eq!(examine(b"\x7fELF", &Request::default()).err(), Some(ImageError::Truncated));
     }
 }

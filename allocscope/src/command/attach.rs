@@ -2,9 +2,11 @@
 
 use super::tell;
 use super::trace::{self, Live, Signals, Stop, Until};
-use crate::config::{AttachConfig, TraceOptions};
+use crate::allocator::native::Depth;
+use crate::config::{AttachConfig, ProbeOptions, TraceOptions};
 use crate::failure::{Exit, Failure};
 use crate::preflight;
+use crate::session::examine::Examiner;
 use crate::session::{Session, SessionOptions};
 use crate::target;
 use anyhow::Result;
@@ -58,9 +60,15 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         one_process: !trace.follow_children,
         selection: None,
         attach_via: trace.probe.attach_via,
-        debug_dirs: trace.probe.debug_dirs.clone(),
+        examiner: examiner(&trace.probe),
         log: log::log_enabled!(log::Level::Info),
     }
+}
+
+/// How files are examined.
+pub(super) fn examiner(probe: &ProbeOptions) -> Examiner {
+    let depth = if probe.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
+    Examiner { debug_dirs: probe.debug_dirs.clone(), depth }
 }
 
 fn tell_start(comm: &str, pid: u32, session: &Session) {

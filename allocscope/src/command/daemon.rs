@@ -26,7 +26,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         follow_children: !by_pid,
         one_process: false,
         attach_via: config.probe.attach_via,
-        debug_dirs: config.probe.debug_dirs.clone(),
+        examiner: super::attach::examiner(&config.probe),
         selection: (!by_pid).then(|| config.selection.clone()),
         log: log::log_enabled!(log::Level::Info),
     })?;

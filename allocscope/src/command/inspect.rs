@@ -1,8 +1,9 @@
 //! `inspect`: which allocator, which sites at what price, what would be missed; the subject is left alone.
 
+use crate::allocator::native::Depth;
 use crate::config::{Format, InspectConfig, Subject};
 use crate::failure::{Exit, Failure};
-use crate::session::examine::{self, ExaminedFile};
+use crate::session::examine::{ExaminedFile, Examiner};
 use crate::session::uprobe_prices;
 use crate::site::{CallSite, Plan, Site};
 use crate::target;
@@ -12,7 +13,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Nanoseconds of a hit, of the classes that were measured.
 type Prices = BTreeMap<ProbeClass, f64>;
@@ -22,9 +23,11 @@ type Prices = BTreeMap<ProbeClass, f64>;
 /// # Errors
 /// A process or file that cannot be read, with its [`Exit`] code.
 pub fn run(config: InspectConfig) -> Result<u8> {
+    let depth = if config.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
+    let examiner = Examiner { debug_dirs: config.debug_dirs.clone(), depth };
     let (subject, files) = match &config.subject {
-        Subject::Pid(pid) => inspect_process(*pid, &config.debug_dirs)?,
-        Subject::File(path) => (path.display().to_string(), inspect_file(path, &config.debug_dirs)?),
+        Subject::Pid(pid) => inspect_process(*pid, &examiner)?,
+        Subject::File(path) => (path.display().to_string(), inspect_file(path, &examiner)?),
     };
     let prices = if files.iter().all(|file| file.plan.is_empty()) { None } else { prices() };
     let view = View::new(&subject, &files, prices.as_ref());
@@ -41,16 +44,15 @@ fn prices() -> Option<Prices> {
     uprobe_prices().inspect_err(|error| log::info!("prices are not measured: {error:#}")).ok()
 }
 
-fn inspect_process(pid: u32, debug_dirs: &[PathBuf]) -> Result<(String, Vec<ExaminedFile>)> {
+fn inspect_process(pid: u32, examiner: &Examiner) -> Result<(String, Vec<ExaminedFile>)> {
     let info = target::describe(pid).map_err(Failure::from)?;
-    let files = examine::process(pid, debug_dirs).map_err(Failure::from)?;
+    let files = examiner.process(pid).map_err(Failure::from)?;
     let files = files.map_err(|error| unreadable(&info.exe, &error.to_string()))?;
     Ok((format!("{} ({pid}): {}", info.comm, info.exe.display()), files))
 }
 
-fn inspect_file(path: &Path, debug_dirs: &[PathBuf]) -> Result<Vec<ExaminedFile>> {
-    let found = examine::file(path, debug_dirs);
-    Ok(vec![found.map_err(|error| unreadable(path, &error.to_string()))?])
+fn inspect_file(path: &Path, examiner: &Examiner) -> Result<Vec<ExaminedFile>> {
+    Ok(vec![examiner.file(path).map_err(|error| unreadable(path, &error.to_string()))?])
 }
 
 fn unreadable(path: &Path, why: &str) -> anyhow::Error {

@@ -78,6 +78,8 @@ pub struct ProbeOptions {
     pub attach_via: Option<AttachVia>,
     /// Folders of separate debug files, the system's last.
     pub debug_dirs: Vec<PathBuf>,
+    /// Probe what small allocations pass as well.
+    pub allow_small_cost: bool,
 }
 
 /// A way to attach uprobes, best first.
@@ -165,6 +167,8 @@ pub struct InspectConfig {
     pub subject: Subject,
     /// Folders of separate debug files, the system's last.
     pub debug_dirs: Vec<PathBuf>,
+    /// Show the plan of `--allow-small-cost`.
+    pub allow_small_cost: bool,
     /// How to write the result.
     pub format: Format,
     /// Whether the result may have colour.
@@ -292,7 +296,8 @@ impl From<ProbeArgs> for ProbeOptions {
             AttachViaArg::Multi => AttachVia::Multi,
             AttachViaArg::Perf => AttachVia::Perf,
         });
-        Self { attach_via, debug_dirs: with_system_dir(args.debug_dir) }
+        let debug_dirs = with_system_dir(args.debug_dir);
+        Self { attach_via, debug_dirs, allow_small_cost: args.allow_small_cost }
     }
 }
 
@@ -369,7 +374,8 @@ fn inspect(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
         },
     };
     let debug_dirs = with_system_dir(args.debug_dir);
-    Ok(InspectConfig { subject, debug_dirs, format: args.format.into(), color })
+    let allow_small_cost = args.allow_small_cost;
+    Ok(InspectConfig { subject, debug_dirs, allow_small_cost, format: args.format.into(), color })
 }
 
 fn usage(message: String) -> Failure {
@@ -406,7 +412,11 @@ mod tests {
             format: Format::Table,
             listen: None,
             follow_children: false,
-            probe: ProbeOptions { attach_via: None, debug_dirs: vec![SYSTEM_DEBUG_DIR.into()] },
+            probe: ProbeOptions {
+                attach_via: None,
+                debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],
+                allow_small_cost: false,
+            },
             color: Color::Auto,
         };
         assert_eq!(attach.trace, expected);

@@ -4,14 +4,15 @@
 //! of an allocator is mapped by half of the machine, so it is probed in the traced processes only, unless all
 //! are traced.
 
-use super::examine;
+use super::examine::{Examiner, allocator_libraries, mapped_names};
+use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
+use crate::allocator::Examination;
 use crate::allocator::detect::Allocator;
 use crate::probe::{AttachedSites, Loaded, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::mpsc;
 
 /// A file, whatever its path.
@@ -55,7 +56,9 @@ pub struct Reach {
 /// The binaries of the traced processes.
 pub struct Binaries {
     reach: Reach,
-    debug_dirs: Vec<PathBuf>,
+    examiner: Examiner,
+    executables: Examined<Examination>,
+    libraries: Examined<Plan>,
     known: BTreeMap<ProbedId, Binary>,
     detacher: Option<Detacher>,
 }
@@ -75,9 +78,16 @@ struct Part {
 }
 
 impl Binaries {
-    /// None yet. `debug_dirs` hold separate debug files.
-    pub fn new(reach: Reach, debug_dirs: Vec<PathBuf>) -> Self {
-        Self { reach, debug_dirs, known: BTreeMap::new(), detacher: None }
+    /// None yet.
+    pub fn new(reach: Reach, examiner: Examiner) -> Self {
+        Self {
+            reach,
+            examiner,
+            executables: Examined::default(),
+            libraries: Examined::default(),
+            known: BTreeMap::new(),
+            detacher: None,
+        }
     }
 
     /// Examines what process `pid` runs and maps, and attaches probes, once for each file.
@@ -91,7 +101,9 @@ impl Binaries {
             }
         };
         let mut used = Used::default();
-        let examined = examine::executable(Some(pid), &opened, &self.debug_dirs);
+        let libraries = mapped_names(pid);
+        let examine = || self.examiner.executable(&opened.file, &libraries);
+        let examined = self.executables.get_or_examine(&opened.file, &libraries, examine);
         let (kind, allocator, plan) = match examined {
             Ok(found) => (found.kind, found.allocator, found.plan),
             Err(error) => {
@@ -102,7 +114,7 @@ impl Binaries {
         };
         let mut coverage = Coverage { allocator, ..uncovered(Vec::new()) };
         let scope_pid = if self.reach.one_process { pid } else { 0 };
-        let part = self.probe(loaded, &opened, scope_pid, &mut used, |_| Ok(plan));
+        let part = self.probe(loaded, &opened, scope_pid, &mut used, plan);
         add(&mut coverage, part);
         coverage.own_heap = kind == Allocator::Go && coverage.tier == Tier::LargePath;
         let mut attached = Attached { used, coverage, return_safe: kind != Allocator::Go };
@@ -124,7 +136,7 @@ impl Binaries {
         used: &mut Used,
         coverage: &mut Coverage,
     ) -> bool {
-        let libraries = examine::allocator_libraries(pid).unwrap_or_default();
+        let libraries = allocator_libraries(pid).unwrap_or_default();
         let mut any = false;
         for (kind, mapped) in libraries {
             let file = FileId { dev: mapped.dev, ino: mapped.ino };
@@ -147,7 +159,6 @@ impl Binaries {
         used: &mut Used,
     ) -> Part {
         let scope_pid = if self.reach.libraries_of_all { 0 } else { pid };
-        let debug_dirs = self.debug_dirs.clone();
         let opened = match target::open_mapped(pid, mapped) {
             Ok(opened) => opened,
             Err(error) => {
@@ -155,7 +166,9 @@ impl Binaries {
                 return Part { misses: vec![miss], ..Part::default() };
             }
         };
-        self.probe(loaded, &opened, scope_pid, used, |opened| examine::library(opened, kind, &debug_dirs))
+        let examine = || self.examiner.library(&opened, kind);
+        let plan = self.libraries.get_or_examine(&opened.file, &kind, examine).unwrap_or_else(Plan::missed);
+        self.probe(loaded, &opened, scope_pid, used, plan)
     }
 
     /// Attaches to a file, or joins those who have.
@@ -165,7 +178,7 @@ impl Binaries {
         opened: &OpenedBinary,
         pid: u32,
         used: &mut Used,
-        plan: impl FnOnce(&OpenedBinary) -> Result<Plan, Miss>,
+        plan: Plan,
     ) -> Part {
         let id = ProbedId { file: FileId { dev: opened.dev, ino: opened.ino }, pid };
         used.0.push(id);
@@ -173,7 +186,6 @@ impl Binaries {
             binary.users += 1;
             return binary.part.clone();
         }
-        let plan = plan(opened).unwrap_or_else(Plan::missed);
         let scope = if pid == 0 { Scope::Everyone } else { Scope::Process(pid) };
         let sites = AttachedSites::attach(loaded, &opened.file, &plan, scope);
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();

@@ -5,6 +5,8 @@
 
 mod binaries;
 pub mod examine;
+mod examined;
+mod file_bytes;
 mod price;
 mod price_uprobe;
 mod selfmon;
@@ -22,10 +24,11 @@ use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
 use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, refuse_returns};
+use examine::Examiner;
+pub use file_bytes::FileBytes;
 use price::Prices;
 pub use price_uprobe::uprobe_prices;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use watch::Watches;
@@ -44,8 +47,8 @@ pub struct SessionOptions {
     pub one_process: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
-    /// Folders of separate debug files.
-    pub debug_dirs: Vec<PathBuf>,
+    /// How files are examined.
+    pub examiner: Examiner,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
     pub selection: Option<Selection>,
     /// Whether the kernel side's diagnostics are read.
@@ -123,7 +126,7 @@ impl Session {
         prices.measure_shared(&mut maps);
         Ok(Self {
             started: Instant::now(),
-            binaries: Binaries::new(reach, options.debug_dirs.clone()),
+            binaries: Binaries::new(reach, options.examiner.clone()),
             system,
             loaded,
             maps,

@@ -1,11 +1,14 @@
 //! The `.go.buildinfo` blob of a Go binary into its toolchain version and build settings.
 
+use std::ops::ControlFlow;
+
 use crate::allocator::elf::Image;
+use crate::allocator::source::Part;
 
 /// Starts the blob; see `debug/buildinfo` in the Go tree.
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 /// The linker aligns the blob so.
-const ALIGNMENT: usize = 16;
+const ALIGNMENT: u64 = 16;
 /// Magic, pointer size, flags and padding come before the inline strings.
 const HEADER_BYTES: usize = 32;
 const FLAGS_OFFSET: usize = 15;
@@ -16,7 +19,9 @@ const SENTINEL_BYTES: usize = 16;
 /// Bounds on hostile input, far above what toolchains write.
 const MAX_VERSION_BYTES: usize = 256;
 const MAX_MODULE_BYTES: usize = 1024 * 1024;
-const MAX_CANDIDATES: usize = 64;
+const MAX_BLOB_BYTES: u64 = (HEADER_BYTES + MAX_VERSION_BYTES + MAX_MODULE_BYTES + 32) as u64;
+const MAX_SCAN_BYTES: u64 = 256 << 20;
+const MAX_CANDIDATES: u64 = 64;
 
 /// What the Go linker wrote about a build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,20 +34,36 @@ pub struct BuildInfo {
 impl BuildInfo {
     /// Finds the blob by its section, or by its magic in the data of a binary without sections.
     pub fn find(image: &Image<'_>) -> Option<Self> {
-        match image.section(".go.buildinfo") {
-            Some((_, bytes)) => Self::parse(bytes),
-            None => image.data_segments().find_map(|(_, bytes)| Self::scan(bytes)),
+        match image.section_part(".go.buildinfo") {
+            Some((_, part)) => Self::parse(&part.prefix(MAX_BLOB_BYTES)?),
+            None => Self::scan(image),
         }
     }
 
-    fn scan(bytes: &[u8]) -> Option<Self> {
-        (0..bytes.len())
-            .step_by(ALIGNMENT)
-            .filter_map(|at| bytes.get(at..).filter(|rest| rest.starts_with(MAGIC)))
-            .take(MAX_CANDIDATES)
-            .filter_map(Self::parse)
-            // The bare magic also stands in programs that look for it.
-            .find(|info| info.version.starts_with("go") || info.version.starts_with("devel"))
+    fn scan(image: &Image<'_>) -> Option<Self> {
+        let (mut left, mut candidates) = (MAX_SCAN_BYTES, MAX_CANDIDATES);
+        image.data_segments().find_map(|(_, data)| {
+            let part = data.first(left);
+            left -= part.len();
+            part.search(&[MAGIC], |at, _| {
+                if !at.is_multiple_of(ALIGNMENT) {
+                    return ControlFlow::Continue(());
+                }
+                let found = Self::candidate(part, at);
+                candidates = candidates.saturating_sub(1);
+                if found.is_some() || candidates == 0 {
+                    ControlFlow::Break(found)
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?
+        })
+    }
+
+    /// A blob with a version: the bare magic also stands in programs that look for it.
+    fn candidate(part: Part<'_>, at: u64) -> Option<Self> {
+        let info = Self::parse(&part.tail(at)?.prefix(MAX_BLOB_BYTES)?)?;
+        (info.version.starts_with("go") || info.version.starts_with("devel")).then_some(info)
     }
 
     /// Reads a blob that starts with the magic.

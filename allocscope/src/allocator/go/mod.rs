@@ -76,9 +76,28 @@ fn plan_large_path(
             format!("built by {version}; 1.19 to 1.27 are supported"),
         ));
     }
-    let code = locate(image)?;
-    plan_call(code, last_call_of(version, info))
+    let located = locate(image)?;
+    plan_call(located.code(), last_call_of(version, info))
         .map_err(|refusal| miss("go_code_not_understood", format!("{ALLOC_LARGE} is not probed: {refusal}")))
+}
+
+/// The code of `allocLarge` and where it is.
+struct Located {
+    bytes: Vec<u8>,
+    start: u64,
+    file_offset: u64,
+}
+
+impl Located {
+    fn code(&self) -> Code<'_> {
+        Code {
+            id: Function::GoAllocLarge,
+            symbol: ALLOC_LARGE,
+            bytes: &self.bytes,
+            start: self.start,
+            file_offset: self.file_offset,
+        }
+    }
 }
 
 fn last_call_of(version: &GoVersion, info: Option<&BuildInfo>) -> LastCall {
@@ -91,7 +110,7 @@ fn last_call_of(version: &GoVersion, info: Option<&BuildInfo>) -> LastCall {
 }
 
 /// The code of `allocLarge`: by the symbol table where there is one, else by the line table.
-fn locate<'a>(image: &Image<'a>) -> Result<Code<'a>, Miss> {
+fn locate(image: &Image<'_>) -> Result<Located, Miss> {
     let not_found = |why| miss("go_function_not_found", format!("{ALLOC_LARGE} cannot be located: {why}"));
     let range = match image.function_symbol(ALLOC_LARGE) {
         Some(range) => range,
@@ -107,10 +126,9 @@ fn locate<'a>(image: &Image<'a>) -> Result<Code<'a>, Miss> {
     code_of(image, range).ok_or_else(|| not_found("its address is not in the binary's code"))
 }
 
-fn code_of<'a>(image: &Image<'a>, range: Range<u64>) -> Option<Code<'a>> {
+fn code_of(image: &Image<'_>, range: Range<u64>) -> Option<Located> {
     let bytes = image.code(range.start, range.end.checked_sub(range.start)?)?;
-    let file_offset = image.file_offset_of(range.start)?;
-    Some(Code { id: Function::GoAllocLarge, symbol: ALLOC_LARGE, bytes, start: range.start, file_offset })
+    Some(Located { bytes, start: range.start, file_offset: image.file_offset_of(range.start)? })
 }
 
 fn c_code_miss(image: &Image<'_>) -> Option<Miss> {
@@ -208,7 +226,7 @@ pub(crate) mod tests {
     fn truncated_files_do_not_panic() {
         let file = go_file("go1.22.10");
         for len in 0..file.len() {
-            let _ = crate::allocator::examine(&file[..len], &[], |_| None);
+            let _ = crate::allocator::examine(&file[..len], &Default::default());
         }
     }
 
@@ -220,7 +238,7 @@ pub(crate) mod tests {
                 let len = file.len();
                 file[at % len] = byte;
             }
-            if let Ok(found) = crate::allocator::examine(&file, &[], |_| None) {
+            if let Ok(found) = crate::allocator::examine(&file, &Default::default()) {
                 for site in &found.plan.sites {
                     prop_assert!(site.file_offset < file.len() as u64);
                 }

@@ -3,36 +3,46 @@
 //! Layout of Go 1.18 and later (`runtime.pcHeader`, `runtime.functab`, `runtime._func` in the Go tree):
 //! a header with offsets, names as C strings, and pairs (code offset, record offset) sorted by code.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use crate::allocator::elf::Image;
+use crate::allocator::source::{Part, Window};
 
-/// Go 1.18 and 1.19; Go 1.20 and later.
-const MAGICS: [[u8; 4]; 2] = [0xffff_fff0u32.to_le_bytes(), 0xffff_fff1u32.to_le_bytes()];
-/// After the magic: two zero bytes, instruction quantum 1 (x86), pointer size 8.
-const HEADER_TAIL: [u8; 4] = [0, 0, 1, 8];
+/// Magic number, two zero bytes, instruction quantum 1 (x86), pointer size 8. The first magic is that
+/// of Go 1.18 and 1.19, the second of 1.20 and later.
+const HEADS: [[u8; 8]; 2] = [[0xf0, 0xff, 0xff, 0xff, 0, 0, 1, 8], [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]];
+/// Offsets in the header, whose other fields are not used.
+const FUNCTIONS: usize = 8;
 const TEXT_START: usize = 24;
+const NAMES: usize = 32;
+/// What lies behind the names.
+const UNITS: usize = 40;
+const RECORDS: usize = 64;
+const HEADER_BYTES: usize = 72;
 /// `runtime.moduledata.text`, word 22: the same in 1.26 and 1.27, which have the section.
 const MODULE_TEXT: u64 = 22 * 8;
-/// Positions where the table is looked for when it has no section of its own: the linker aligns it
-/// to 32 bytes at least, pointers need 8.
-const SCAN_STEP: usize = 8;
+/// The linker aligns the table to 32 bytes at least, pointers need 8.
+const ALIGNMENT: u64 = 8;
+/// Bounds on hostile input. The largest programs known have a few hundred thousand functions.
+const MAX_FUNCTIONS: u64 = 1 << 22;
+const MAX_SCAN_BYTES: u64 = 256 << 20;
+const MAX_CANDIDATES: u64 = 64;
 
 /// A line table whose header has been checked.
-pub struct LineTable<'a> {
-    data: &'a [u8],
+pub struct LineTable<'s> {
+    header: [u8; HEADER_BYTES],
     address: u64,
-    functions: usize,
-    names: &'a [u8],
-    records: &'a [u8],
+    functions: u64,
+    names: Part<'s>,
+    records: Part<'s>,
 }
 
-impl<'a> LineTable<'a> {
+impl<'s> LineTable<'s> {
     /// Finds the table in its section, or in the data it was merged into by an external linker.
-    pub fn find(image: &Image<'a>) -> Option<Self> {
+    pub fn find(image: &'s Image<'_>) -> Option<Self> {
         [".gopclntab", ".data.rel.ro.gopclntab"]
             .into_iter()
-            .filter_map(|name| image.section(name))
+            .filter_map(|name| image.section_part(name))
             .find_map(|(address, data)| Self::parse(data, address))
             .or_else(|| Self::scan(image))
     }
@@ -40,40 +50,60 @@ impl<'a> LineTable<'a> {
     /// The code range of the function of this exact name; `text` is [`Self::text_start`]. The end is
     /// the start of the function behind it, so padding is included.
     pub fn function(&self, text: u64, name: &str) -> Option<Range<u64>> {
-        (0..self.functions).find(|&index| self.name_is(index, name.as_bytes()) == Some(true)).and_then(
-            |index| {
-                let start = text.checked_add(self.entry(index)?.into())?;
-                let end = text.checked_add(self.entry(index.checked_add(1)?)?.into())?;
-                (start < end).then_some(start..end)
-            },
-        )
+        let name = self.place_of(name)?;
+        let (mut pairs, mut records) = (Window::new(self.records), Window::new(self.records));
+        let index = (0..self.functions).find(|index| {
+            let record = pairs.word(index * 8 + 4);
+            record.and_then(|record| records.word(u64::from(record) + 4)) == Some(name)
+        })?;
+        let start = text.checked_add(pairs.word(index * 8)?.into())?;
+        let end = text.checked_add(pairs.word(index * 8 + 8)?.into())?;
+        (start < end).then_some(start..end)
     }
 
-    fn scan(image: &Image<'a>) -> Option<Self> {
+    /// The table's number for a name: its offset among the names. The linker writes each name once.
+    fn place_of(&self, name: &str) -> Option<u32> {
+        let whole = [name.as_bytes(), b"\0"].concat();
+        self.names.search(&[&whole], |at, _| {
+            let is_whole = at == 0 || self.names.array(at - 1) == Some([0]);
+            if is_whole { ControlFlow::Break(u32::try_from(at).ok()) } else { ControlFlow::Continue(()) }
+        })?
+    }
+
+    fn scan(image: &'s Image<'_>) -> Option<Self> {
+        let (mut left, mut candidates) = (MAX_SCAN_BYTES, MAX_CANDIDATES);
         image.data_segments().find_map(|(address, data)| {
-            (0..data.len()).step_by(SCAN_STEP).find_map(|at| {
-                let rest = data.get(at..)?;
-                has_magic(rest).then(|| Self::parse(rest, address.checked_add(at as u64)?))?
-            })
+            let part = data.first(left);
+            left -= part.len();
+            part.search(&HEADS.each_ref().map(|head| &head[..]), |at, _| {
+                if !at.is_multiple_of(ALIGNMENT) {
+                    return ControlFlow::Continue(());
+                }
+                let found = data.tail(at).and_then(|rest| Self::parse(rest, address.checked_add(at)?));
+                candidates = candidates.saturating_sub(1);
+                if found.is_some() || candidates == 0 {
+                    ControlFlow::Break(found)
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?
         })
     }
 
-    fn parse(data: &'a [u8], address: u64) -> Option<Self> {
-        if !has_magic(data) {
+    fn parse(data: Part<'s>, address: u64) -> Option<Self> {
+        let header: [u8; HEADER_BYTES] = data.array(0)?;
+        if !HEADS.iter().any(|head| header.starts_with(head)) {
             return None;
         }
-        let functions = word(data, 8)?;
-        let names = data.get(word(data, 32)?..)?;
-        let records = data.get(word(data, 64)?..)?;
+        let functions = word(&header, FUNCTIONS)?;
+        let (names, units) = (word(&header, NAMES)?, word(&header, UNITS)?);
+        let names_end = if (names..=data.len()).contains(&units) { units } else { data.len() };
+        let records = data.tail(word(&header, RECORDS)?)?;
         // Each function has a pair of 4-byte offsets, and one more offset ends the table.
         let table_bytes = functions.checked_mul(8)?.checked_add(4)?;
-        (functions > 0 && table_bytes <= records.len()).then_some(Self {
-            data,
-            address,
-            functions,
-            names,
-            records,
-        })
+        let is_bounded = (1..=MAX_FUNCTIONS).contains(&functions) && table_bytes <= records.len();
+        let names = data.part(names..names_end)?;
+        is_bounded.then_some(Self { header, address, functions, names, records })
     }
 
     /// The address the table's code offsets count from. The header has it up to Go 1.25; a position
@@ -83,7 +113,7 @@ impl<'a> LineTable<'a> {
         let address = self.address.checked_add(TEXT_START as u64)?;
         image
             .pointer_at(address)
-            .or_else(|| word(self.data, TEXT_START).map(|text| text as u64))
+            .or_else(|| word(&self.header, TEXT_START))
             .filter(|&text| text != 0)
             .or_else(|| self.module_text(image))
             .filter(|&text| image.file_offset_of(text).is_some())
@@ -91,35 +121,14 @@ impl<'a> LineTable<'a> {
 
     /// From the module record, if that is the one of this table: its first word points here.
     fn module_text(&self, image: &Image<'_>) -> Option<u64> {
-        let (module, _) = image.section(".go.module")?;
+        let (module, _) = image.section_part(".go.module")?;
         let is_ours = image.pointer_at(module) == Some(self.address);
         is_ours.then(|| image.pointer_at(module.checked_add(MODULE_TEXT)?))?
     }
-
-    fn entry(&self, index: usize) -> Option<u32> {
-        half_word(self.records, index.checked_mul(8)?)
-    }
-
-    fn name_is(&self, index: usize, name: &[u8]) -> Option<bool> {
-        let record = half_word(self.records, index.checked_mul(8)?.checked_add(4)?)? as usize;
-        let offset = half_word(self.records, record.checked_add(4)?)? as usize;
-        let found = self.names.get(offset..)?;
-        Some(found.starts_with(name) && found.get(name.len()) == Some(&0))
-    }
 }
 
-fn has_magic(data: &[u8]) -> bool {
-    MAGICS.iter().any(|magic| data.starts_with(magic)) && data.get(4..8) == Some(&HEADER_TAIL)
-}
-
-fn word(data: &[u8], at: usize) -> Option<usize> {
-    let bytes = data.get(at..at.checked_add(8)?)?;
-    usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok()
-}
-
-fn half_word(data: &[u8], at: usize) -> Option<u32> {
-    let bytes = data.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+fn word(header: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(header.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -132,8 +141,7 @@ pub(crate) mod tests {
     pub(crate) fn table_of(text: u64, functions: &[(&str, u32)], end: u32) -> Vec<u8> {
         let names: String = functions.iter().map(|(name, _)| format!("{name}\0")).collect();
         let records_at = 72 + names.len() as u64;
-        let mut data = MAGICS[1].to_vec();
-        data.extend(HEADER_TAIL);
+        let mut data = HEADS[1].to_vec();
         // Functions, files, text, then the offsets of names, units, files, pc values, records.
         let header = [functions.len() as u64, 0, text, 72, 0, 0, 0, records_at];
         data.extend(header.iter().flat_map(|v| v.to_le_bytes()));
@@ -159,8 +167,8 @@ pub(crate) mod tests {
     fn functions_are_found_by_their_whole_name() {
         let file = tiny_image(&[0xcc; 0x28]);
         let image = Image::parse(&file).unwrap();
-        let data = table(0x40_0078);
-        let lines = LineTable::parse(&data, 0).unwrap();
+        let data = &table(0x40_0078)[..];
+        let lines = LineTable::parse(Part::whole(&data), 0).unwrap();
         let text = lines.text_start(&image).unwrap();
         assert_eq!(lines.function(text, "main.f"), Some(0x40_0088..0x40_0098));
         assert_eq!(lines.function(text, "main.g"), Some(0x40_0098..0x40_00a0));
@@ -174,7 +182,7 @@ pub(crate) mod tests {
         let image = Image::parse(&file).unwrap();
         for text in [0, 0x30_0000, u64::MAX] {
             let data = table(text);
-            assert_eq!(LineTable::parse(&data, 0).unwrap().text_start(&image), None);
+            assert_eq!(LineTable::parse(Part::whole(&&data), 0).unwrap().text_start(&image), None);
         }
     }
 
@@ -188,7 +196,7 @@ pub(crate) mod tests {
                 *slot = byte;
             }
             for data in [&data[..], data.get(..cut).unwrap_or(&[])] {
-                if let Some(lines) = LineTable::parse(data, value) {
+                if let Some(lines) = LineTable::parse(Part::whole(&data), value) {
                     let _ = lines.function(value, "main.g");
                     let _ = lines.text_start(&image);
                 }

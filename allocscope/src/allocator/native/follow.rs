@@ -12,7 +12,7 @@ use crate::site::decode::Function;
 /// Follows direct calls and tail jumps through an image.
 pub struct Follower<'a> {
     pub image: &'a Image<'a>,
-    pub frames: &'a Frames<'a>,
+    pub frames: &'a Frames,
 }
 
 /// How a function is reached, and how often.
@@ -27,7 +27,7 @@ pub struct Reached {
 /// Functions by address.
 pub type Callees = BTreeMap<u64, Reached>;
 
-impl<'a> Follower<'a> {
+impl Follower<'_> {
     /// The bounds of an exported function.
     pub fn exported(&self, name: &str) -> Option<Range<u64>> {
         self.frames.function_from(self.image.function_named(name)?.start)
@@ -38,23 +38,15 @@ impl<'a> Follower<'a> {
         self.frames.function_from(address)
     }
 
-    /// The decoded code of a function.
-    pub fn decode(&self, range: &Range<u64>) -> Option<Function<'a>> {
+    /// Looks at the decoded code of a function.
+    pub fn with_code<T>(&self, range: &Range<u64>, look: impl FnOnce(&Function<'_>) -> T) -> Option<T> {
         let code = self.image.code(range.start, range.end.checked_sub(range.start)?)?;
-        Function::decode(code, range.start).ok()
+        Function::decode(&code, range.start).ok().map(|function| look(&function))
     }
 
     /// The functions that the one in `range` calls or jumps to: those whose first instruction is reached.
     pub fn callees(&self, range: &Range<u64>) -> Option<Callees> {
-        let mut found = Callees::new();
-        for instruction in self.decode(range)?.instructions() {
-            let Some(target) = target_outside(instruction, range) else { continue };
-            let reached = found.entry(target).or_default();
-            match instruction.flow_control() {
-                FlowControl::Call => reached.calls += 1,
-                _ => reached.jumps += 1,
-            }
-        }
+        let mut found = self.with_code(range, |function| leaving(function, range))?;
         found.retain(|&target, _| self.function(target).is_some());
         Some(found)
     }
@@ -74,6 +66,19 @@ impl<'a> Follower<'a> {
         }
         Some(found)
     }
+}
+
+fn leaving(function: &Function<'_>, range: &Range<u64>) -> Callees {
+    let mut found = Callees::new();
+    for instruction in function.instructions() {
+        let Some(target) = target_outside(instruction, range) else { continue };
+        let reached = found.entry(target).or_default();
+        match instruction.flow_control() {
+            FlowControl::Call => reached.calls += 1,
+            _ => reached.jumps += 1,
+        }
+    }
+    found
 }
 
 /// Where a direct call or jump leads, if out of `range`.

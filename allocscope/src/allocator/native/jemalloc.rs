@@ -6,6 +6,7 @@ use std::ops::Range;
 use iced_x86::{Code, FlowControl, Register};
 
 use super::follow::Follower;
+use crate::site::decode::Function;
 
 /// `large_malloc` is `return large_palloc(tsdn, arena, usize, CACHELINE, zero)`: three instructions.
 const MAX_THUNK_BYTES: u64 = 32;
@@ -40,7 +41,10 @@ fn end_of_thunk(follower: &Follower<'_>, range: &Range<u64>) -> Option<u64> {
     if range.end - range.start > MAX_THUNK_BYTES {
         return None;
     }
-    let function = follower.decode(range)?;
+    follower.with_code(range, |function| end_of_arguments(function, range))?
+}
+
+fn end_of_arguments(function: &Function<'_>, range: &Range<u64>) -> Option<u64> {
     let (last, arguments) = function.instructions().split_last()?;
     let sets_alignment = |code: Code, register, value| {
         code == Code::Mov_r32_imm32 && register == Register::ECX && value == CACHE_LINE

@@ -4,6 +4,7 @@
 //! Its address comes from the binary's symbols, else from its debug file's, else from the code of the exported
 //! functions, which is followed to it; that names what was recognised and refuses where anything is in doubt.
 
+mod exported;
 mod follow;
 mod glibc;
 mod jemalloc;
@@ -81,7 +82,10 @@ const TCMALLOC: LargePath = LargePath {
 };
 
 /// Plans the probe of the allocator `kind`, which `image` holds. `debug` is its separate debug file.
-pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator) -> Plan {
+pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, depth: Depth) -> Plan {
+    if depth == Depth::Filtered {
+        return exported::plan(image, kind);
+    }
     match large_path(kind) {
         Ok(path) => match call_site(image, debug, kind, path) {
             Ok(call) => Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() },
@@ -89,6 +93,16 @@ pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator) -> Pl
         },
         Err(why) => Plan::missed(Miss { reason: "allocator_path_not_probed", detail: why }),
     }
+}
+
+/// Which functions of an allocator are probed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Depth {
+    /// The one that large objects come from: small ones pass no probe, or only when no cache serves them.
+    #[default]
+    LargePath,
+    /// All that programs call, small ones too: the kernel side filters.
+    Filtered,
 }
 
 fn large_path(kind: Allocator) -> Result<&'static LargePath, String> {
@@ -137,7 +151,7 @@ fn call_site(
         image.code(range.start, length).ok_or_else(|| not_found("does not lie in the binary's code"))?;
     let file_offset =
         image.file_offset_of(range.start).ok_or_else(|| not_found("does not lie in the binary's code"))?;
-    let entry = slide(code, range.start, &[path.size.0])
+    let entry = slide(&code, range.start, &[path.size.0])
         .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
     Ok(site(path, name, found_by, file_offset, entry))
 }
