@@ -23,7 +23,7 @@ enum Task {
     Demo(demo::Args),
     /// Run every check of this repository.
     Test(test::Args),
-    /// Measure what tracing costs, beside bpftrace.
+    /// Measure what tracing costs, beside other tracers.
     Bench(bench::Args),
     /// Check the repository's own rules.
     Tidy,
