@@ -80,7 +80,7 @@ pub fn cases(quick: bool) -> Result<Vec<Case>> {
         let program = build(version)?;
         // The size, operations in a chunk, milliseconds, and large ones at the end.
         let (large, small) =
-            if quick { ("65536 100 20 0", "64 2000 20 100") } else { ("65536 100 600 0", "64 2000 600 100") };
+            if quick { ("65536 100 20 0", "64 500 20 100") } else { ("65536 100 600 0", "64 500 600 100") };
         let case = |name: String, words: &str, note| Case {
             name,
             unit: "make",

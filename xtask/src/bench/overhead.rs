@@ -91,7 +91,7 @@ fn case(
         elsewhere: false,
         variants: variants(options.has_bcc),
         note: "small: 64 B, 64 live; random: 64 B, any of 4096 live; burst: 1000 malloc of 64 B, then 1000 free; \
-               mixed: 1 in 100 of 64 KiB to 4 MiB; large: 64 KiB to 4 MiB, a byte of each page written",
+               mixed: 1 in 100 of 64 KiB to 4 MiB; large: 64 KiB to 4 MiB, a byte of each page written; in CPU time",
     }
 }
 
