@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 enum { MAX_CHUNKS = 1 << 16, MAX_LIVE = 4096, BURST = 1000, PAGE = 4096, SMALL = 64 };
-enum { LARGE_MIN = 64 << 10, LARGE_MAX = 4 << 20 };
+enum { LARGE_MIN = 64 << 10, LARGE_CLASSES = 6 };
 
 static char *live[MAX_LIVE];
 static double times[MAX_CHUNKS];
@@ -38,7 +38,12 @@ static uint64_t next_random(void) {
 	return seed ^= seed << 17;
 }
 
-static size_t large_size(void) { return LARGE_MIN + next_random() % (LARGE_MAX - LARGE_MIN + 1); }
+// As often between 64 and 128 KiB as between 2 and 4 MiB.
+static size_t large_size(void) {
+	uint64_t random = next_random();
+	size_t least = (size_t)LARGE_MIN << random % LARGE_CLASSES;
+	return least + (random >> 8) % least;
+}
 
 static char *allocate(size_t size) {
 	char *block = malloc(size);
