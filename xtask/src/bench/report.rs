@@ -192,11 +192,19 @@ fn spans(cases: &[Case], samples: &[Sample]) -> String {
             median(&spans.map(|span| span.as_secs_f64() * 1e3).collect::<Vec<_>>())
         };
         if let (Some(attach), Some(detach)) = (of(|outcome| outcome.attach), of(|outcome| outcome.detach)) {
-            let _ = writeln!(text, "| {name} | {attach:.0} | {detach:.0} |");
+            let _ = writeln!(text, "| {name}{} | {attach:.0} | {detach:.0} |", tick(name));
         }
     }
-    text.push_str("\nbpftrace says that it traces on a tick of 200 ms, memleak on one of 1 s.\n");
     text
+}
+
+/// How late a tracer may say that it traces.
+fn tick(tool: &str) -> &'static str {
+    match tool {
+        "bpftrace" => ", says so on a tick of 200 ms",
+        "bcc memleak" => ", says so on a tick of 1 s",
+        _ => "",
+    }
 }
 
 /// Three digits or more.
