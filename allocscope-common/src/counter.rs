@@ -29,15 +29,17 @@ pub enum ProbeClass {
     Syscall = 2,
     /// A page fault: its start and its end together.
     PageFault = 3,
+    /// The return side of a probed native function: the kernel's trampoline.
+    UprobeReturn = 4,
 }
 
 named!(ProbeClass {
     UprobeEmulated => "uprobe_emulated", UprobeStepped => "uprobe_stepped", Syscall => "syscall",
-    PageFault => "page_fault",
+    PageFault => "page_fault", UprobeReturn => "uprobe_return",
 });
 
 /// Number of [`ProbeClass`] values.
-pub const PROBE_CLASSES: usize = 4;
+pub const PROBE_CLASSES: usize = 5;
 
 /// What is counted for each process beside its series.
 #[repr(C)]
@@ -92,6 +94,8 @@ pub enum LossReason {
     /// A call unmapped several ranges: it is one release, of the first; the touches of this many others are
     /// not told.
     UnmapJoined = 14,
+    /// A call into a native allocator began inside of another one of the same thread: it is part of that.
+    CallNested = 15,
 }
 
 named!(LossReason {
@@ -103,10 +107,11 @@ named!(LossReason {
     FaultOverwritten => "fault_overwritten", EventRingFull => "event_ring_full",
     SlotsExhausted => "slots_exhausted",
     UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
+    CallNested => "call_nested",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 15;
+pub const LOSS_REASONS: usize = 16;
 
 /// A live large range: what an allocation returned and has not been released.
 #[repr(C)]
@@ -125,7 +130,7 @@ pub struct LiveRange {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
-const _: () = assert!(size_of::<ProcessCounters>() == 80);
+const _: () = assert!(size_of::<ProcessCounters>() == 88);
 const _: () = assert!(size_of::<LiveRange>() == 40);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
 const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

@@ -14,9 +14,11 @@ pub enum ProcessEventKind {
     Exec = 2,
     /// Its first thread exited; the process ends when its last thread does.
     Exit = 3,
+    /// It mapped code from a file: a library, perhaps an allocator's.
+    Map = 4,
 }
 
-named!(ProcessEventKind { Fork => "fork", Exec => "exec", Exit => "exit" });
+named!(ProcessEventKind { Fork => "fork", Exec => "exec", Exit => "exit", Map => "map" });
 
 /// In place of a slot: the process has none.
 pub const NO_SLOT: u32 = u32::MAX;

@@ -23,6 +23,16 @@ pub enum Allocator {
     /// A file's mapping: no allocation, so nothing is counted for it. Its range is known all the same, so
     /// that its release is not taken for one of memory.
     File = 8,
+    /// GNU libc's malloc and its family, whether served from its heap or by a mapping of its own.
+    Glibc = 9,
+    /// jemalloc's large path.
+    Jemalloc = 10,
+    /// mimalloc's generic path.
+    Mimalloc = 11,
+    /// tcmalloc's page heap.
+    Tcmalloc = 12,
+    /// musl's malloc.
+    Musl = 13,
 }
 
 /// A stage of what an allocation costs.
@@ -86,7 +96,8 @@ pub(crate) use named;
 
 named!(Allocator {
     Go => "go", Mmap => "mmap", Reserve => "reserve", Stack => "stack", Mremap => "mremap",
-    Brk => "brk", Madvise => "madvise", File => "file",
+    Brk => "brk", Madvise => "madvise", File => "file", Glibc => "glibc",
+    Jemalloc => "jemalloc", Mimalloc => "mimalloc", Tcmalloc => "tcmalloc", Musl => "musl",
 });
 named!(Stage { Call => "call", Touch => "touch", Release => "release" });
 named!(FaultKind { Minor => "minor", Major => "major" });

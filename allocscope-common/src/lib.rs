@@ -13,6 +13,7 @@ pub mod config;
 pub mod counter;
 pub mod event;
 pub mod key;
+pub mod native_id;
 pub mod range;
 pub mod site_id;
 #[cfg(feature = "user")]

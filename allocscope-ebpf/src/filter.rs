@@ -1,6 +1,6 @@
 //! The current thread into its traced process, or nothing: the first thing every program does.
 
-use crate::maps::{MIN_SIZE, TARGETS};
+use crate::maps::{MIN_SIZE, RETURN_SAFE, TARGETS};
 use allocscope_common::config::Target;
 use allocscope_common::key::space;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -38,6 +38,22 @@ impl Traced {
     #[inline(always)]
     pub fn tgid(&self) -> u32 {
         (self.pid_tgid >> 32) as u32
+    }
+
+    /// Whether return probes cannot hurt the process.
+    #[inline(always)]
+    pub fn is_return_safe(&self) -> bool {
+        // SAFETY: a checked map value.
+        RETURN_SAFE.get_ptr(self.slot).is_some_and(|safe| unsafe { *safe } != 0)
+    }
+
+    /// Tells whether return probes cannot hurt the process in `slot`.
+    #[inline(always)]
+    pub fn set_return_safe(slot: u32, safe: bool) {
+        if let Some(word) = RETURN_SAFE.get_ptr_mut(slot) {
+            // SAFETY: a checked map value; whoever writes it at once writes a whole word.
+            unsafe { *word = u32::from(safe) };
+        }
     }
 
     /// Whether a flag of [`allocscope_common::config`] is set for the process.

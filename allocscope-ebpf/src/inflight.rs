@@ -3,7 +3,7 @@
 //! A slot is 1.5 ns where inserting into and deleting from a hash is 200 ns. Two threads whose ids
 //! are equal modulo the number of slots share a slot; the tag tells, and the loss is counted.
 
-use crate::maps::{FAULTS, GO_CALLS, SYSTEM_CALLS};
+use crate::maps::{FAULTS, GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
 use crate::record::lost;
 use allocscope_common::config::INFLIGHT_SLOTS;
 use allocscope_common::counter::LossReason;
@@ -46,6 +46,25 @@ pub struct GoCall {
     /// Bytes asked for.
     pub size: u64,
 }
+
+/// An open call of a native allocator.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct NativeCall {
+    /// The thread, 0 in a free slot.
+    pub tag: u64,
+    /// When it began.
+    pub start_ns: u64,
+    /// Bytes asked for.
+    pub size: u64,
+    /// The stack pointer at its entry, which points to its return address.
+    pub sp: u64,
+    /// Its first argument.
+    pub first: u64,
+}
+
+/// No allocator's call takes so long: what is older was left without returning (`longjmp`).
+const ABANDONED_NS: u64 = 60_000_000_000;
 
 #[inline(always)]
 fn thread_slot(pid_tgid: u64) -> u32 {
@@ -142,4 +161,49 @@ pub fn close_go_call(g: u64, tgid_depth: u64) -> Option<GoCall> {
         (*slot).g = 0;
         Some(call)
     }
+}
+
+/// Opens a native call; `None` where it is part of another one of the thread, whose frame lies above.
+#[inline(always)]
+pub fn open_native_call(call: NativeCall) -> Option<()> {
+    let slot = NATIVE_CALLS.get_ptr_mut(thread_slot(call.tag))?;
+    // SAFETY: as in `open_system_call`.
+    unsafe {
+        if (*slot).tag != 0 && (*slot).tag != call.tag {
+            lost(LossReason::CallOverwritten);
+        } else if (*slot).tag == call.tag
+            && (*slot).sp > call.sp
+            && call.start_ns.wrapping_sub((*slot).start_ns) < ABANDONED_NS
+        {
+            lost(LossReason::CallNested);
+            return None;
+        }
+        *slot = call;
+    }
+    Some(())
+}
+
+/// Closes the native call of the thread that returns with stack pointer `sp`; `None` where none was opened.
+#[inline(always)]
+pub fn close_native_call(pid_tgid: u64, sp: u64) -> Option<NativeCall> {
+    let slot = NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid))?;
+    // SAFETY: as in `open_system_call`.
+    unsafe {
+        // The return has taken the return address from the stack.
+        if (*slot).tag != pid_tgid || (*slot).sp.wrapping_add(8) != sp {
+            return None;
+        }
+        let call = *slot;
+        (*slot).tag = 0;
+        Some(call)
+    }
+}
+
+/// Whether the thread is inside of a native allocator's call.
+#[inline(always)]
+pub fn in_native_call(pid_tgid: u64) -> bool {
+    NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid)).is_some_and(|slot| {
+        // SAFETY: as in `open_system_call`.
+        unsafe { (*slot).tag == pid_tgid }
+    })
 }

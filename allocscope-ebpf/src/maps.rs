@@ -2,7 +2,7 @@
 //!
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
-use crate::inflight::{FaultStart, GoCall, SystemCall};
+use crate::inflight::{FaultStart, GoCall, NativeCall, SystemCall};
 use crate::ranges::CachedRange;
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
@@ -31,6 +31,13 @@ pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(1024, 0);
 /// Slots that no process has. Filled by the user side; both sides take from it.
 #[map]
 pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1024, 0);
+
+/// 1 where return probes cannot hurt the process, by slot; else 0. They can hurt a Go program, whose runtime
+/// dies of a return trampoline on a stack that it walks, and a process with a seccomp filter: on x86-64 since
+/// kernel 6.11 the trampoline makes a system call, which the filter may kill it for. Set by the user side;
+/// cleared by the kernel side at an exec and before a filter comes into force.
+#[map]
+pub static RETURN_SAFE: Array<u32> = Array::with_max_entries(1024, 0);
 
 /// Counters of each process, by slot: 1.5 ns a look-up, so it holds what every event counts.
 #[map]
@@ -73,6 +80,10 @@ pub static FAULTS: Array<FaultStart> = Array::with_max_entries(INFLIGHT_SLOTS, 0
 /// Open Go allocations by (tgid, g, depth), tag-checked.
 #[map]
 pub static GO_CALLS: Array<GoCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+
+/// Open calls of native allocators by thread, tag-checked.
+#[map]
+pub static NATIVE_CALLS: Array<NativeCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
 
 /// What was lost, by reason.
 #[map]

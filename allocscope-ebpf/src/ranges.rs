@@ -3,9 +3,9 @@
 use crate::atomic::{add, increment, set_bits};
 use crate::filter::Traced;
 use crate::maps::{GRANULES, GRANULES_ADDED, LAST_RANGE, RANGES};
-use crate::record::{counters, lost, lost_many};
+use crate::record::{counters, lost, lost_many, record};
 use allocscope_common::counter::{LiveRange, LossReason};
-use allocscope_common::key::{Allocator, RangeKey};
+use allocscope_common::key::{Allocator, RangeKey, SeriesKey, Stage, size_class};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
@@ -61,8 +61,8 @@ fn use_class(traced: &Traced, class: u32) {
 }
 
 /// Enters a range into the granules that it overlaps; returns how many others gave way, and in the upper
-/// half how many of these should have been released first: those of Go, which frees without a call that
-/// is probed, and those of files, which a program maps other things over, may give way.
+/// half how many of these should have been released first: objects, which are freed without a call
+/// that is probed, and those of files, which a program maps other things over, may give way.
 ///
 /// Like [`search_granules`] and [`unindex_range`] a function with global linkage and scalar arguments:
 /// the verifier checks such a function once and not at each of its calls. Inlined into a loop over
@@ -103,7 +103,7 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
     let Some(range) = RANGES.get_ptr_mut(stale_key) else { return 0 };
     // SAFETY: a checked map value.
     let allocator = unsafe { (*range).allocator };
-    let may = allocator == Allocator::Go as u64 || allocator == Allocator::File as u64;
+    let may = is_object(allocator) || allocator == Allocator::File as u64;
     // Its other granules keep a stale word, which a search tells by the range being gone.
     if RANGES.remove(stale_key).is_err() {
         return 0;
@@ -197,6 +197,29 @@ fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
 pub fn end(traced: &Traced, start: u64, range: LiveRange) {
     unindex_range(u64::from(traced.space()), start, range.end);
     ended(traced);
+}
+
+/// Objects are freed without a call that is probed, and their addresses serve again: what still holds an
+/// address of a new object is over. A reservation is not, since objects lie in it.
+#[inline(always)]
+pub fn end_overlapped(traced: &Traced, address: u64) {
+    if let Some((start, range)) = find(traced, address) {
+        // SAFETY: a checked map value; copied, because the entry is about to go.
+        let range = unsafe { *range };
+        if !is_object(range.allocator) {
+            return;
+        }
+        end(traced, start, range);
+        let class = size_class(range.size);
+        let key = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
+        record(key, range.touch_ns, range.end.wrapping_sub(start));
+    }
+}
+
+/// Whether a range is an object of a runtime or native allocator, and not a mapping.
+#[inline(always)]
+fn is_object(allocator: u64) -> bool {
+    allocator == Allocator::Go as u64 || allocator >= Allocator::Glibc as u64
 }
 
 #[inline(always)]

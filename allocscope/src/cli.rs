@@ -101,7 +101,8 @@ The command keeps its own standard streams and signals; allocscope exits as it d
 
 Examples:
   allocscope run -- ./server --port 80
-  allocscope run --min-size 1MiB --no-follow-children -- make -j4")]
+  allocscope run --min-size 1MiB --no-follow-children -- make -j4
+  allocscope run --env LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 -- ./server")]
 pub struct RunArgs {
     /// Trace the command's children, too (the default)
     #[arg(long, overrides_with = "no_follow_children")]
@@ -111,6 +112,10 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_follow_children: bool,
 
+    /// Set an environment variable for the command only; may be given more than once
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = environment)]
+    pub env: Vec<(String, String)>,
+
     /// What to trace and how to tell it.
     #[command(flatten)]
     pub trace: TraceArgs,
@@ -118,6 +123,29 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// How probes are put, in all commands that trace.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// Attach uprobes this way only; else the best that the kernel has is used
+    #[arg(long, value_enum, value_name = "WAY")]
+    pub attach_via: Option<AttachViaArg>,
+
+    /// A folder of separate debug files, searched by build-id before the system's; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
+}
+
+/// Values of `--attach-via`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttachViaArg {
+    /// Uprobe sessions (kernel 6.13)
+    Session,
+    /// uprobe_multi links (kernel 6.6)
+    Multi,
+    /// Perf events: slow to detach
+    Perf,
 }
 
 /// What `attach` and `run` share.
@@ -139,6 +167,10 @@ pub struct TraceArgs {
     /// Serve metrics to Prometheus meanwhile, at an address such as 127.0.0.1:10789
     #[arg(long, short, value_name = "ADDR", value_parser = listen)]
     pub listen: Option<SocketAddr>,
+
+    /// How probes are put.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
 }
 
 /// `daemon`.
@@ -165,6 +197,10 @@ pub struct DaemonArgs {
     /// Trace at most this many processes at a time; more are counted, not traced
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub max_processes: u32,
+
+    /// How probes are put.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
 }
 
 /// Which processes `daemon` traces: exactly one kind.
@@ -199,6 +235,10 @@ pub struct InspectArgs {
     /// A process id, or an executable or shared library
     #[arg(value_name = "PID|FILE")]
     pub subject: OsString,
+
+    /// A folder of separate debug files, searched by build-id before the system's; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
 
     /// How to write the result
     #[arg(long, short, value_enum, default_value_t = FormatArg::Table)]
@@ -432,6 +472,13 @@ pub enum HugePages {
 /// Where `daemon` listens unless told otherwise: reachable from this machine only.
 fn default_listen() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))
+}
+
+fn environment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a variable is set as NAME=VALUE".to_owned()),
+    }
 }
 
 fn pid_parser() -> clap::builder::RangedI64ValueParser<u32> {

@@ -113,7 +113,7 @@ fn a_binary_that_was_deleted_or_replaced_is_traced_all_the_same() {
         assert_eq!(ended.code, Some(0), "{ended}");
         assert!(ended.stderr.contains("was deleted or replaced"), "{ended}");
         let report = Report::last_in(&ended.stdout);
-        assert!(report.process(target.pid().into()).counts("mmap", 64 << 20).calls > 0, "{report}");
+        assert!(report.process(target.pid().into()).counts("glibc", 64 << 20).calls > 0, "{report}");
         assert_eq!(allocscope(&format!("inspect {}", target.pid())).code, Some(0));
     }
 }
@@ -211,7 +211,7 @@ fn one_interrupt_ends_with_a_report_and_two_end_at_once() {
     // Nothing is left behind that is in the next one's way.
     let ended = attach(target.pid(), "--duration 1s").wait();
     assert_eq!(ended.code, Some(0), "{ended}");
-    assert!(Report::last_in(&ended.stdout).process(target.pid().into()).counts("mmap", 64 << 20).calls > 0);
+    assert!(Report::last_in(&ended.stdout).process(target.pid().into()).counts("glibc", 64 << 20).calls > 0);
 }
 
 /// A terminal interrupts the command, too: it is let to come to its own end, and then there is a report.
@@ -219,6 +219,7 @@ fn one_interrupt_ends_with_a_report_and_two_end_at_once() {
 fn an_interrupt_under_run_is_the_commands_business() {
     let tracer = Running::start(&mut program(&format!("run --format json -- {PROGRAM} workload churn")));
     let child = child_of(tracer.pid());
+    assert!(eventually(LIMIT, || !is_held(child)));
     std::thread::sleep(Duration::from_millis(500));
     tracer.signal_group(Signal::SIGINT);
     let ended = tracer.wait();
@@ -226,7 +227,13 @@ fn an_interrupt_under_run_is_the_commands_business() {
     let (truth, report) = (Truth::in_output(&ended.stdout), Report::last_in(&ended.stdout));
     assert_eq!(truth.pid(), child);
     let large = truth.0["large"]["count"].as_u64().unwrap();
-    assert_eq!(report.process(child).counts("mmap", 64 << 20).calls, large, "{report}");
+    assert_eq!(report.process(child).counts("glibc", 64 << 20).calls, large, "{report}");
+}
+
+/// Whether a process is not let go yet.
+fn is_held(pid: u64) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    !status.lines().any(|line| line == "TracerPid:\t0")
 }
 
 /// The child of a process, once it has one that runs what it was started for.

@@ -56,7 +56,7 @@ pub fn prepare_bench() -> Result<()> {
         .next_back()
         .map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>);
     let mut items: Vec<Box<dyn Item>> =
-        vec![Box::new(bpftrace::Bpftrace), Box::new(go::DebianGo), Box::new(allocators::Allocators)];
+        vec![Box::new(bpftrace::Bpftrace), Box::new(go::DebianGo), Box::new(allocators::Libraries)];
     items.extend(newest);
     install(&items)
 }
@@ -83,6 +83,7 @@ fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(go::DebianGo));
     items.extend(go::PYPI_VERSIONS.map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>));
     items.push(Box::new(prometheus::Prometheus));
+    items.extend(allocators::items());
     items
 }
 

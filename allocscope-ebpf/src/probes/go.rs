@@ -81,24 +81,11 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: *mut pt_regs, cookie: u64) ->
         debug!(ctx, "pid {}: a Go span of {} bytes for {} bytes", traced.tgid(), end - start, call.size);
         return None;
     }
-    end_overlapped(traced, start);
-    end_overlapped(traced, end - 1);
+    ranges::end_overlapped(traced, start);
+    ranges::end_overlapped(traced, end - 1);
     let range = LiveRange { end, size: call.size, touch_ns: 0, faults: 0, allocator: Allocator::Go as u64 };
     ranges::file(traced, start, range);
     None
-}
-
-/// The collector frees objects without a call that is probed here, and their addresses serve again:
-/// what still holds an address of a new object is over.
-#[inline(always)]
-fn end_overlapped(traced: &Traced, address: u64) {
-    if let Some((start, range)) = ranges::find(traced, address) {
-        // SAFETY: a checked map value; copied, because the entry is about to go.
-        let range = unsafe { *range };
-        ranges::end(traced, start, range);
-        let key = SeriesKey::stage(traced.slot, Allocator::Go, Stage::Touch, size_class(range.size));
-        record(key, range.touch_ns, range.end.wrapping_sub(start));
-    }
 }
 
 /// tgid, and the bytes between the stack's upper end and the stack pointer at the function's entry.

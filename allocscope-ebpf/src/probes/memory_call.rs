@@ -5,11 +5,13 @@
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
-use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, open_system_call};
+use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, open_system_call};
+use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
 use crate::record::{counters, hit, lost, lost_many, record};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
+use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::tracepoint;
@@ -23,6 +25,7 @@ const PAGE_MASK: u64 = 4095;
 
 // include/uapi/asm-generic/mman-common.h and mman.h, the values of x86-64 and arm64.
 const PROT_NONE: u64 = 0;
+const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x20000;
 const MADV_DONTNEED: u64 = 4;
@@ -87,7 +90,8 @@ fn mmap_enter(ctx: TracePointContext) -> u32 {
 fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
     let traced = enter()?;
     let (len, prot, flags) = (argument(ctx, 1)?, argument(ctx, 2)?, argument(ctx, 3)?);
-    if !is_large(len) {
+    // Inside of an allocator's call it is how that call gets its memory, and not another allocation.
+    if !is_large(len) || in_native_call(traced.pid_tgid) {
         return None;
     }
     open(&traced, [len, prot, flags, 0, 0, 0])
@@ -116,6 +120,9 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     } else {
         Allocator::Mmap
     };
+    if allocator as u64 == Allocator::File as u64 && prot & PROT_EXEC != 0 {
+        report(ProcessEventKind::Map, traced.tgid(), 0, traced.slot);
+    }
     let is_memory = allocator as u64 != Allocator::File as u64;
     if is_memory {
         record(stage(&traced, allocator, Stage::Call, len), ns, len);
@@ -319,7 +326,8 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     let (stage_of_call, bytes) =
         if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
-    if is_large(bytes) {
+    // As for `mmap`: growth inside of an allocator's call is part of it.
+    if is_large(bytes) && !(new > old && in_native_call(traced.pid_tgid)) {
         record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
     }
     None

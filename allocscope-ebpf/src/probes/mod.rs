@@ -3,4 +3,6 @@
 mod fault;
 mod go;
 mod memory_call;
+mod native;
 mod process;
+mod seccomp;

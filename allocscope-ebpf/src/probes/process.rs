@@ -43,6 +43,8 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
         lost(LossReason::SlotsExhausted);
         return None;
     };
+    // A seccomp filter is inherited, as is its absence; of a parent that is not traced neither is known.
+    Traced::set_return_safe(slot, parent.as_ref().is_some_and(Traced::is_return_safe));
     // SAFETY: a checked map value.
     let brk = parent.map_or(0, |parent| unsafe { (*parent.target).brk });
     let target =
@@ -71,6 +73,7 @@ fn try_exec() -> Option<u32> {
         }
         return None;
     };
+    Traced::set_return_safe(traced.slot, false);
     // SAFETY: a checked map value; the other threads of the process are gone by now.
     unsafe {
         increment(&raw mut (*traced.target).exec_count);
@@ -99,7 +102,7 @@ fn try_exit() -> Option<u32> {
 }
 
 #[inline(always)]
-fn report(kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u32) -> Option<u32> {
+pub fn report(kind: ProcessEventKind, tgid: u32, parent_tgid: u32, slot: u32) -> Option<u32> {
     let comm = bpf_get_current_comm().unwrap_or([0; 16]);
     let event = ProcessEvent { kind: kind as u32, tgid, parent_tgid, slot, comm };
     if EVENTS.output::<ProcessEvent>(event, 0).is_err() {

@@ -244,6 +244,7 @@ mod tests {
         Coverage {
             allocator: allocator.to_owned(),
             tier: Tier::LargePath,
+            own_heap: false,
             sites_attached: 1,
             sites_planned: 1,
             misses: Vec::new(),

@@ -47,6 +47,8 @@ pub struct Coverage {
     pub allocator: String,
     /// The best tier that is attached.
     pub tier: Tier,
+    /// Its runtime manages its own heap and is probed (Go): anonymous mappings are heap memory then.
+    pub own_heap: bool,
     /// Sites attached.
     pub sites_attached: usize,
     /// Sites planned.

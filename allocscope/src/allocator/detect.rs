@@ -96,6 +96,19 @@ fn by_libraries<'a>(libraries: impl Iterator<Item = &'a String>) -> Option<Alloc
     Some(LIBRARIES.get(ranks.min()?)?.1)
 }
 
+/// Whose library a file is, by its name.
+pub fn library_kind(path: &str) -> Option<Allocator> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    // The dynamic linker of glibc holds no malloc that programs use; that of musl is its libc.
+    let (_, kind) = LIBRARIES.iter().find(|(start, _)| name.starts_with(start) && *start != "ld-linux-")?;
+    Some(*kind)
+}
+
+/// The allocator that the image itself defines, if any.
+pub fn own_allocator(image: &Image<'_>) -> Option<Allocator> {
+    by_symbols(image)
+}
+
 fn by_symbols(image: &Image<'_>) -> Option<Allocator> {
     let rank = image.first_defined(&SYMBOLS.map(|(symbol, _)| symbol))?;
     Some(SYMBOLS.get(rank)?.1)

@@ -180,6 +180,19 @@ impl<'a> Image<'a> {
         Some(start..start.checked_add(symbol.st_size(LE))?)
     }
 
+    /// The address range of a function by its name, static or dynamic.
+    pub fn function_named(&self, name: &str) -> Option<Range<u64>> {
+        self.function_symbol(name).or_else(|| {
+            let symbol = self.dynamic_symbols.defined().find(|symbol| {
+                symbol.st_type() == elf::STT_FUNC
+                    && symbol.st_size(LE) > 0
+                    && is_named(self.dynamic_symbols.names, symbol.st_name(LE), name)
+            })?;
+            let start = symbol.st_value(LE);
+            Some(start..start.checked_add(symbol.st_size(LE))?)
+        })
+    }
+
     /// The lowest index in `names` of a symbol that the image defines, static or dynamic.
     pub fn first_defined(&self, names: &[&str]) -> Option<usize> {
         let rank = |table: &Symbols<'a>| {

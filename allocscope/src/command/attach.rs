@@ -55,6 +55,8 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         follow_children: trace.follow_children,
         one_process: !trace.follow_children,
         selection: None,
+        attach_via: trace.probe.attach_via,
+        debug_dirs: trace.probe.debug_dirs.clone(),
         log: log::log_enabled!(log::Level::Info),
     }
 }

@@ -24,6 +24,8 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         max_processes: config.max_processes,
         follow_children: !by_pid,
         one_process: false,
+        attach_via: config.probe.attach_via,
+        debug_dirs: config.probe.debug_dirs.clone(),
         selection: (!by_pid).then(|| config.selection.clone()),
         log: log::log_enabled!(log::Level::Info),
     })?;

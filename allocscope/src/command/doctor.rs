@@ -139,6 +139,7 @@ fn tracing() -> Check {
         follow_all: false,
         report_every_exec: false,
         log: false,
+        attach_via: None,
     };
     let attached = load(&options).and_then(|mut loaded| Ok(SystemProbes::attach(&mut loaded)?.fault_rung()));
     let (verdict, detail) = match attached {

@@ -1,27 +1,33 @@
-//! `inspect`: which allocator, which sites, what would be missed; nothing is attached.
+//! `inspect`: which allocator, which sites at what price, what would be missed; the subject is left alone.
 
-use crate::allocator::{Examination, examine};
 use crate::config::{Format, InspectConfig, Subject};
 use crate::failure::{Exit, Failure};
-use crate::session::read_binary;
-use crate::site::Site;
+use crate::session::examine::{self, ExaminedFile};
+use crate::session::uprobe_prices;
+use crate::site::{CallSite, Plan, Site};
 use crate::target;
+use allocscope_common::counter::ProbeClass;
 use allocscope_common::site_id::{ResultPlace, Role, StepClass};
 use anyhow::Result;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Nanoseconds of a hit, of the classes that were measured.
+type Prices = BTreeMap<ProbeClass, f64>;
 
 /// Prints the plan for a process or a file.
 ///
 /// # Errors
 /// A process or file that cannot be read, with its [`Exit`] code.
 pub fn run(config: InspectConfig) -> Result<u8> {
-    let (subject, examination) = match &config.subject {
-        Subject::Pid(pid) => inspect_process(*pid)?,
-        Subject::File(path) => (path.display().to_string(), inspect_file(path)?),
+    let (subject, files) = match &config.subject {
+        Subject::Pid(pid) => inspect_process(*pid, &config.debug_dirs)?,
+        Subject::File(path) => (path.display().to_string(), inspect_file(path, &config.debug_dirs)?),
     };
-    let view = View::new(&subject, &examination);
+    let prices = if files.iter().all(|file| file.plan.is_empty()) { None } else { prices() };
+    let view = View::new(&subject, &files, prices.as_ref());
     let mut out = std::io::stdout().lock();
     match config.format {
         Format::Json => writeln!(out, "{}", serde_json::to_string(&view)?)?,
@@ -30,23 +36,21 @@ pub fn run(config: InspectConfig) -> Result<u8> {
     Ok(0)
 }
 
-fn inspect_process(pid: u32) -> Result<(String, Examination)> {
-    let info = target::describe(pid).map_err(Failure::from)?;
-    let opened = target::executable(pid).map_err(Failure::from)?;
-    let libraries: Vec<String> = target::mapped_files(pid)
-        .map_err(Failure::from)?
-        .iter()
-        .map(|mapped| mapped.path.display().to_string())
-        .collect();
-    let bytes = read_binary(&opened).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
-    let examination =
-        examine(&bytes, &libraries).map_err(|error| unreadable(&opened.path, &error.to_string()))?;
-    Ok((format!("{} ({pid}): {}", info.comm, info.exe.display()), examination))
+/// Measuring them means to probe a function of our own, which not everyone may.
+fn prices() -> Option<Prices> {
+    uprobe_prices().inspect_err(|error| log::info!("prices are not measured: {error:#}")).ok()
 }
 
-fn inspect_file(path: &Path) -> Result<Examination> {
-    let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error.to_string()))?;
-    examine(&bytes, &[]).map_err(|error| unreadable(path, &error.to_string()))
+fn inspect_process(pid: u32, debug_dirs: &[PathBuf]) -> Result<(String, Vec<ExaminedFile>)> {
+    let info = target::describe(pid).map_err(Failure::from)?;
+    let files = examine::process(pid, debug_dirs).map_err(Failure::from)?;
+    let files = files.map_err(|error| unreadable(&info.exe, &error.to_string()))?;
+    Ok((format!("{} ({pid}): {}", info.comm, info.exe.display()), files))
+}
+
+fn inspect_file(path: &Path, debug_dirs: &[PathBuf]) -> Result<Vec<ExaminedFile>> {
+    let found = examine::file(path, debug_dirs);
+    Ok(vec![found.map_err(|error| unreadable(path, &error.to_string()))?])
 }
 
 fn unreadable(path: &Path, why: &str) -> anyhow::Error {
@@ -62,11 +66,13 @@ struct View {
     stripped: bool,
     build_id: Option<String>,
     sites: Vec<SiteView>,
+    cost: Option<CostView>,
     misses: Vec<MissView>,
 }
 
 #[derive(Serialize)]
 struct SiteView {
+    file: String,
     function: String,
     role: &'static str,
     function_offset: u64,
@@ -74,6 +80,19 @@ struct SiteView {
     instruction: String,
     class: &'static str,
     result: &'static str,
+    found_by: &'static str,
+    predicted_ns: Option<f64>,
+}
+
+/// What the plan costs the process.
+#[derive(Serialize)]
+struct CostView {
+    /// Each large allocation.
+    large_ns: f64,
+    /// A small one that its allocator's cache or free list serves.
+    small_ns: f64,
+    /// A small one that they do not serve; the same for allocators whose probed path small ones never take.
+    small_uncached_ns: f64,
 }
 
 #[derive(Serialize)]
@@ -83,18 +102,20 @@ struct MissView {
 }
 
 impl View {
-    fn new(subject: &str, examination: &Examination) -> Self {
+    fn new(subject: &str, files: &[ExaminedFile], prices: Option<&Prices>) -> Self {
+        let first = files.first();
+        let planned = files.iter().any(|file| !file.plan.is_empty());
         Self {
             subject: subject.to_owned(),
-            allocator: examination.allocator.clone(),
-            tier: examination.tier(),
-            stripped: examination.stripped,
-            build_id: examination.build_id.clone(),
-            sites: examination.plan.sites.iter().map(SiteView::new).collect(),
-            misses: examination
-                .plan
-                .misses
+            allocator: first.map(|file| file.allocator.clone()).unwrap_or_default(),
+            tier: if planned { "large-path" } else { "kernel" },
+            stripped: first.is_some_and(|file| file.stripped),
+            build_id: first.and_then(|file| file.build_id.clone()),
+            sites: files.iter().flat_map(|file| site_views(file, prices)).collect(),
+            cost: prices.and_then(|prices| cost(files, prices)),
+            misses: files
                 .iter()
+                .flat_map(|file| &file.plan.misses)
                 .map(|miss| MissView { reason: miss.reason, detail: miss.detail.clone() })
                 .collect(),
         }
@@ -108,19 +129,20 @@ impl View {
             text += &format!("build id  {build_id}\n");
         }
         for site in &self.sites {
-            text += &format!(
-                "{:<9} {}+{:#x}  file {:#x}  {:<28} {}{}\n",
-                site.role,
-                site.function,
-                site.function_offset,
-                site.file_offset,
-                site.instruction,
-                site.class,
-                if site.result.is_empty() { String::new() } else { format!(", result {}", site.result) },
-            );
+            text += &site.text();
         }
         if self.sites.is_empty() {
             text += "sites     none; mmap, munmap, mremap, madvise, brk and page faults are traced\n";
+        }
+        if let Some(cost) = &self.cost {
+            text += &format!(
+                "cost      {:.2} us a large allocation, {:.0} ns a small one ({:.0} ns where no cache serves it)\n",
+                cost.large_ns / 1e3,
+                cost.small_ns,
+                cost.small_uncached_ns
+            );
+        } else if !self.sites.is_empty() {
+            text += "cost      not measured: that needs root\n";
         }
         for miss in &self.misses {
             text += &format!("missed    {}: {}\n", miss.reason, miss.detail);
@@ -130,26 +152,106 @@ impl View {
 }
 
 impl SiteView {
-    fn new(site: &Site) -> Self {
-        Self {
-            function: site.function.clone(),
-            role: match site.id.role {
-                Role::Entry => "entry",
-                Role::Exit => "exit",
-            },
-            function_offset: site.function_offset,
-            file_offset: site.file_offset,
-            instruction: site.instruction.clone(),
-            class: match site.id.step {
-                StepClass::Emulated => "emulated",
-                StepClass::Stepped => "single-stepped",
-            },
-            result: match (site.id.role, site.id.result) {
-                (Role::Entry, _) => "",
-                (Role::Exit, ResultPlace::Register) => "in a register",
-                (Role::Exit, ResultPlace::Stack) => "on the stack",
-                (Role::Exit, _) => "unknown",
-            },
-        }
+    fn text(&self) -> String {
+        let price = self.predicted_ns.map(|ns| format!(", {ns:.0} ns")).unwrap_or_default();
+        let result = if self.result.is_empty() { String::new() } else { format!(", result {}", self.result) };
+        let found = if self.found_by.is_empty() { String::new() } else { format!(", by {}", self.found_by) };
+        format!(
+            "{:<9} {}+{:#x}  {} {:#x}  {}  {}{price}{result}{found}\n",
+            self.role,
+            self.function,
+            self.function_offset,
+            self.file,
+            self.file_offset,
+            self.instruction,
+            self.class,
+        )
     }
+}
+
+fn site_views(file: &ExaminedFile, prices: Option<&Prices>) -> Vec<SiteView> {
+    let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+    let sites = file.plan.sites.iter().map(|site| site_view(&name, site, prices));
+    sites.chain(file.plan.calls.iter().map(|call| call_view(&name, call, prices))).collect()
+}
+
+fn site_view(file: &str, site: &Site, prices: Option<&Prices>) -> SiteView {
+    SiteView {
+        file: file.to_owned(),
+        function: site.function.clone(),
+        role: match site.id.role {
+            Role::Entry => "entry",
+            Role::Exit => "exit",
+        },
+        function_offset: site.function_offset,
+        file_offset: site.file_offset,
+        instruction: site.instruction.clone(),
+        class: step_name(site.id.step),
+        result: match (site.id.role, site.id.result) {
+            (Role::Entry, _) => "",
+            (Role::Exit, ResultPlace::Register) => "in a register",
+            (Role::Exit, ResultPlace::Stack) => "on the stack",
+            (Role::Exit, _) => "unknown",
+        },
+        found_by: "",
+        predicted_ns: prices.and_then(|prices| prices.get(&class_of(site.id.step)).copied()),
+    }
+}
+
+fn call_view(file: &str, call: &CallSite, prices: Option<&Prices>) -> SiteView {
+    SiteView {
+        file: file.to_owned(),
+        function: call.function.clone(),
+        role: "call",
+        function_offset: call.function_offset,
+        file_offset: call.file_offset,
+        instruction: call.instruction.clone(),
+        class: step_name(call.id.step),
+        result: "by return probe",
+        found_by: call.found_by.name(),
+        predicted_ns: prices.and_then(|prices| call_ns(call, prices)),
+    }
+}
+
+fn step_name(step: StepClass) -> &'static str {
+    match step {
+        StepClass::Emulated => "emulated",
+        StepClass::Stepped => "single-stepped",
+    }
+}
+
+fn class_of(step: StepClass) -> ProbeClass {
+    match step {
+        StepClass::Emulated => ProbeClass::UprobeEmulated,
+        StepClass::Stepped => ProbeClass::UprobeStepped,
+    }
+}
+
+/// A recorded call: its entry and its return.
+fn call_ns(call: &CallSite, prices: &Prices) -> Option<f64> {
+    Some(prices.get(&class_of(call.id.step))? + prices.get(&ProbeClass::UprobeReturn)?)
+}
+
+/// One entry and one exit a call: of several exits of a function, one runs.
+fn cost(files: &[ExaminedFile], prices: &Prices) -> Option<CostView> {
+    let costs = files.iter().filter(|file| !file.plan.is_empty()).map(|file| plan_cost(&file.plan, prices));
+    // A process with two allocators pays for whichever serves it: the dearer one is told.
+    costs.flatten().max_by(|one, other| one.large_ns.total_cmp(&other.large_ns))
+}
+
+fn plan_cost(plan: &Plan, prices: &Prices) -> Option<CostView> {
+    if let Some(call) = plan.calls.first() {
+        let entry_ns = *prices.get(&class_of(call.id.step))?;
+        return Some(CostView {
+            large_ns: call_ns(call, prices)?,
+            small_ns: 0.0,
+            small_uncached_ns: entry_ns,
+        });
+    }
+    let dearest = |role: Role| {
+        let of_role = plan.sites.iter().filter(|site| site.id.role == role);
+        of_role.filter_map(|site| prices.get(&class_of(site.id.step)).copied()).max_by(f64::total_cmp)
+    };
+    let large_ns = dearest(Role::Entry)? + dearest(Role::Exit)?;
+    Some(CostView { large_ns, small_ns: 0.0, small_uncached_ns: 0.0 })
 }

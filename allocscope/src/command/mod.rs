@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod man;
 pub mod run;
+mod stopped;
 mod trace;
 pub mod workload;
 

@@ -1,18 +1,16 @@
 //! `run`: a command, traced from its first instruction; its exit status is allocscope's.
 
 use super::attach::session_options;
+use super::stopped::{NotStarted, Stopped};
 use super::trace::{self, Live, Signals, Until};
 use crate::config::RunConfig;
 use crate::failure::{Exit, Failure};
 use crate::preflight;
 use crate::session::Session;
-use anyhow::{Context, Result, bail};
-use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use anyhow::Result;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// Starts the command, traces it until it ends, reports, and returns the command's own exit code.
 ///
@@ -27,10 +25,11 @@ async fn traced(config: RunConfig) -> Result<u8> {
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
     let mut session = Session::start(session_options(&config.trace))?;
-    let mut child = Stopped::start(&config)?;
+    let mut child = Stopped::start(&config).map_err(|error| not_started(&config, error))?;
     let pid = child.pid();
     session.trace(pid)?;
-    child.go()?;
+    // Before any of a library's code runs, its allocator is probed.
+    child.go(|| session.attach_libraries(pid))?;
     preflight::drop_privileges()?;
     if let Some(server) = &server {
         server.set_ready(true);
@@ -47,59 +46,16 @@ async fn traced(config: RunConfig) -> Result<u8> {
     Ok(exit_code(status))
 }
 
-/// The command, stopped by the kernel between its exec and its first instruction.
-///
-/// Only the thread that started it may let it go; the runtime has one thread, so that is given.
-struct Stopped {
-    child: Child,
-    going: bool,
-}
-
-impl Stopped {
-    fn start(config: &RunConfig) -> Result<Self> {
-        let mut command = Command::new(&config.program);
-        command.args(&config.arguments);
-        // SAFETY: between fork and exec only a system call is made.
-        unsafe { command.pre_exec(|| ptrace::traceme().map_err(io::Error::from)) };
-        let child = command.spawn().map_err(|error| not_started(config, &error))?;
-        let stopped = Self { child, going: false };
-        match waitpid(Pid::from_raw(stopped.pid() as i32), Some(WaitPidFlag::WUNTRACED)) {
-            Ok(WaitStatus::Stopped(..)) => Ok(stopped),
-            Ok(status) => bail!("the command did not stop at its exec: {status:?}"),
-            Err(error) => Err(error).context("the command cannot be waited for"),
-        }
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn go(&mut self) -> Result<()> {
-        ptrace::detach(Pid::from_raw(self.pid() as i32), None).context("the command cannot be let go")?;
-        self.going = true;
-        Ok(())
-    }
-
-    fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
-    }
-}
-
-impl Drop for Stopped {
-    /// A command that was never let go has run nothing: it is ended, not left behind.
-    fn drop(&mut self) {
-        if !self.going {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-fn not_started(config: &RunConfig, error: &io::Error) -> anyhow::Error {
+fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {
     let program = config.program.to_string_lossy();
-    match error.kind() {
-        io::ErrorKind::NotFound => Failure::error(Exit::NotFound, format!("{program}: command not found")),
-        _ => Failure::error(Exit::NotExecutable, format!("{program} cannot be executed: {error}")),
+    match error {
+        NotStarted::Spawn(error) if error.kind() == io::ErrorKind::NotFound => {
+            Failure::error(Exit::NotFound, format!("{program}: command not found"))
+        }
+        NotStarted::Spawn(error) => {
+            Failure::error(Exit::NotExecutable, format!("{program} cannot be executed: {error}"))
+        }
+        NotStarted::Stop(error) => error,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A parsed command line into a validated [`Config`]: what the core works from, free of clap.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use allocscope_common::config::MAX_SLOTS;
 use regex::Regex;
 
 use crate::cli::{
-    AttachArgs, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg, InspectArgs, ManArgs,
-    RunArgs, SelectionArgs, TraceArgs, Workload,
+    AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
+    InspectArgs, ManArgs, ProbeArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
 };
 use crate::failure::{Exit, Failure};
 
@@ -64,8 +65,50 @@ pub struct RunConfig {
     pub program: OsString,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Environment variables for it alone.
+    pub environment: Vec<(String, String)>,
     /// What to trace and how to tell it.
     pub trace: TraceOptions,
+}
+
+/// How probes are put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeOptions {
+    /// The only way to attach uprobes by, if not the best one.
+    pub attach_via: Option<AttachVia>,
+    /// Folders of separate debug files, the system's last.
+    pub debug_dirs: Vec<PathBuf>,
+}
+
+/// A way to attach uprobes, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AttachVia {
+    /// Uprobe sessions.
+    Session,
+    /// uprobe_multi links.
+    Multi,
+    /// Perf events.
+    Perf,
+}
+
+impl AttachVia {
+    /// All, best first.
+    pub const ALL: [Self; 3] = [Self::Session, Self::Multi, Self::Perf];
+
+    /// The name in reports and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Multi => "multi",
+            Self::Perf => "perf",
+        }
+    }
+}
+
+impl fmt::Display for AttachVia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What `attach` and `run` share.
@@ -81,6 +124,8 @@ pub struct TraceOptions {
     pub listen: Option<SocketAddr>,
     /// Whether children are traced from their fork on.
     pub follow_children: bool,
+    /// How probes are put.
+    pub probe: ProbeOptions,
     /// Whether reports may have colour.
     pub color: Color,
 }
@@ -96,6 +141,8 @@ pub struct DaemonConfig {
     pub min_size_bytes: u64,
     /// The most processes at a time, 1 to [`MAX_SLOTS`].
     pub max_processes: u32,
+    /// How probes are put.
+    pub probe: ProbeOptions,
 }
 
 /// Which processes.
@@ -116,6 +163,8 @@ pub enum Selection {
 pub struct InspectConfig {
     /// What to look at.
     pub subject: Subject,
+    /// Folders of separate debug files, the system's last.
+    pub debug_dirs: Vec<PathBuf>,
     /// How to write the result.
     pub format: Format,
     /// Whether the result may have colour.
@@ -206,7 +255,8 @@ impl TryFrom<DaemonArgs> for DaemonConfig {
                 pids.len()
             )));
         }
-        Ok(Self { selection, listen: args.listen, min_size_bytes: args.min_size, max_processes })
+        let probe = args.probe.into();
+        Ok(Self { selection, listen: args.listen, min_size_bytes: args.min_size, max_processes, probe })
     }
 }
 
@@ -230,6 +280,25 @@ impl TryFrom<SelectionArgs> for Selection {
             _ => Err(usage("exactly one of --pid, --comm, --exe and --all is needed".to_owned())),
         }
     }
+}
+
+/// Where distributions install debug files.
+const SYSTEM_DEBUG_DIR: &str = "/usr/lib/debug";
+
+impl From<ProbeArgs> for ProbeOptions {
+    fn from(args: ProbeArgs) -> Self {
+        let attach_via = args.attach_via.map(|way| match way {
+            AttachViaArg::Session => AttachVia::Session,
+            AttachViaArg::Multi => AttachVia::Multi,
+            AttachViaArg::Perf => AttachVia::Perf,
+        });
+        Self { attach_via, debug_dirs: with_system_dir(args.debug_dir) }
+    }
+}
+
+fn with_system_dir(mut dirs: Vec<PathBuf>) -> Vec<PathBuf> {
+    dirs.push(SYSTEM_DEBUG_DIR.into());
+    dirs
 }
 
 impl From<ColorArg> for Color {
@@ -266,7 +335,7 @@ fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
         .filter(|program| !program.is_empty())
         .ok_or_else(|| usage("`run` needs a command after `--`".to_owned()))?;
     let trace = trace(args.trace, !args.no_follow_children, color);
-    Ok(RunConfig { program, arguments: words.collect(), trace })
+    Ok(RunConfig { program, arguments: words.collect(), environment: args.env, trace })
 }
 
 fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {
@@ -276,6 +345,7 @@ fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {
         format: args.format.into(),
         listen: args.listen,
         follow_children,
+        probe: args.probe.into(),
         color,
     }
 }
@@ -298,7 +368,8 @@ fn inspect(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
             Ok(pid) => Subject::Pid(pid),
         },
     };
-    Ok(InspectConfig { subject, format: args.format.into(), color })
+    let debug_dirs = with_system_dir(args.debug_dir);
+    Ok(InspectConfig { subject, debug_dirs, format: args.format.into(), color })
 }
 
 fn usage(message: String) -> Failure {
@@ -335,6 +406,7 @@ mod tests {
             format: Format::Table,
             listen: None,
             follow_children: false,
+            probe: ProbeOptions { attach_via: None, debug_dirs: vec![SYSTEM_DEBUG_DIR.into()] },
             color: Color::Auto,
         };
         assert_eq!(attach.trace, expected);

@@ -61,6 +61,7 @@ fn server() -> ProcessSnapshot {
         coverage: Coverage {
             allocator: "go1.22.10".to_owned(),
             tier: Tier::LargePath,
+            own_heap: false,
             sites_attached: 3,
             sites_planned: 4,
             misses: vec![Miss {
@@ -70,7 +71,7 @@ fn server() -> ProcessSnapshot {
         },
         alive: true,
         counters: ProcessCounters {
-            hits: [20, 0, 0, 5],
+            hits: [20, 0, 0, 5, 0],
             untimed_faults: [1, 0],
             ranges_filed: 2,
             ranges_ended: 1,
@@ -99,6 +100,7 @@ fn batch() -> ProcessSnapshot {
         coverage: Coverage {
             allocator: "glibc".to_owned(),
             tier: Tier::Kernel,
+            own_heap: false,
             sites_attached: 0,
             sites_planned: 0,
             misses: Vec::new(),

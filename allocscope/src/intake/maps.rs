@@ -8,7 +8,7 @@ use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space};
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
 use std::collections::BTreeSet;
 
 /// The maps of one tracing run.
@@ -16,6 +16,7 @@ pub struct Maps {
     targets: HashMap<MapData, u32, Target>,
     free_slots: Queue<MapData, u32>,
     processes: PerCpuArray<MapData, ProcessCounters>,
+    return_safe: Array<MapData, u32>,
     series: PerCpuHashMap<MapData, SeriesKey, Totals>,
     buckets: PerCpuHashMap<MapData, BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
@@ -44,6 +45,7 @@ impl Maps {
             targets: HashMap::try_from(map(ebpf, "TARGETS")?)?,
             free_slots: Queue::try_from(map(ebpf, "FREE_SLOTS")?)?,
             processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
+            return_safe: Array::try_from(map(ebpf, "RETURN_SAFE")?)?,
             series: PerCpuHashMap::try_from(map(ebpf, "SERIES")?)?,
             buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
@@ -71,6 +73,14 @@ impl Maps {
     /// Where the map of targets is full.
     pub fn insert_target(&mut self, tgid: u32, target: Target) -> Result<()> {
         self.targets.insert(tgid, target, 0).with_context(|| format!("process {tgid} cannot be traced"))
+    }
+
+    /// Tells whether return probes cannot hurt the process in `slot`.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_return_safe(&mut self, slot: u32, safe: bool) -> Result<()> {
+        Ok(self.return_safe.set(slot, u32::from(safe), 0)?)
     }
 
     /// What the kernel side has for process `tgid`.

@@ -1,5 +1,8 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::ladder::Ladder;
+use super::raw::RawObject;
+use crate::config::AttachVia;
 use crate::failure::{Exit, Failure};
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
@@ -21,16 +24,24 @@ pub struct LoadOptions {
     pub report_every_exec: bool,
     /// Load the kernel side's diagnostics (`-v`).
     pub log: bool,
+    /// The only way to attach uprobes by, if not the best one.
+    pub attach_via: Option<AttachVia>,
 }
 
 /// The loaded kernel side: maps exist, programs are not attached.
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
+    pub(super) ladder: Ladder,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
 
 impl Loaded {
+    /// How uprobes were attached last.
+    pub fn attached_via(&self) -> Option<AttachVia> {
+        self.ladder.used()
+    }
+
     /// The maps and programs.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -53,6 +64,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("TARGETS", processes)
         .map_max_entries("FREE_SLOTS", processes)
         .map_max_entries("PROCESSES", processes)
+        .map_max_entries("RETURN_SAFE", processes)
         .map_max_entries("SERIES", series)
         .map_max_entries("BUCKETS", buckets)
         .map_max_entries("RANGES", ranges)
@@ -70,7 +82,10 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
     loader.verifier_log_level(verifier_log);
     let ebpf = loader.load(OBJECT).map_err(explain)?;
-    Ok(Loaded { ebpf, max_processes: processes })
+    let object = RawObject::bind(OBJECT, &ebpf)
+        .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
+    let ladder = Ladder::new(options.attach_via, object.ok());
+    Ok(Loaded { ebpf, ladder, max_processes: processes })
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {

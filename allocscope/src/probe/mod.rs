@@ -4,8 +4,10 @@
 //! kernel when the process is killed.
 
 mod faults;
+mod ladder;
 mod load;
 mod perf_link;
+mod raw;
 mod sites;
 mod system;
 mod tracefs;
@@ -15,3 +17,15 @@ pub use load::{LoadOptions, Loaded, load};
 pub use sites::{AttachedSites, Scope};
 pub use system::SystemProbes;
 pub use tracefs::Tracefs;
+
+/// Drops links that each take the kernel a grace period, from a thread each: they wait together.
+fn close_together<T: Send>(links: Vec<T>) {
+    if links.len() < 2 {
+        return drop(links);
+    }
+    std::thread::scope(|scope| {
+        for link in links {
+            scope.spawn(move || drop(link));
+        }
+    });
+}

@@ -1,13 +1,9 @@
-//! The sites of one binary into uprobes. A site that cannot be attached becomes a miss.
+//! The plan of one binary into uprobes. What cannot be attached becomes a miss.
 
 use super::Loaded;
-use crate::site::{Miss, Site};
-use anyhow::Result;
-use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use super::ladder::{UprobeLink, attach_calls, attach_sites};
+use crate::site::{Miss, Plan};
 use std::fs::File;
-use std::num::NonZeroU32;
-use std::os::fd::AsRawFd;
 
 /// Which processes of a binary are probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,59 +15,57 @@ pub enum Scope {
 }
 
 /// The live probes of one binary; dropping it detaches them.
+#[derive(Default)]
 pub struct AttachedSites {
-    links: Vec<UProbeLink>,
+    links: Vec<UprobeLink>,
+    attached: usize,
     /// What could not be attached.
     pub misses: Vec<Miss>,
 }
 
 impl AttachedSites {
-    /// Attaches `sites` in `binary`, all of them or none: an entry without its exit counts nothing.
-    pub fn attach(loaded: &mut Loaded, binary: &File, sites: &[Site], scope: Scope) -> Self {
-        let mut attached = Self { links: Vec::new(), misses: Vec::new() };
-        for site in sites {
-            match attach_one(loaded, binary, site, scope) {
-                Ok(link) => attached.links.push(link),
-                Err(error) => {
-                    attached.links.clear();
-                    let detail = format!("{}+{:#x}: {error:#}", site.function, site.function_offset);
-                    attached.misses.push(Miss { reason: "attach_refused", detail });
-                    break;
-                }
-            }
+    /// Attaches the plain sites of `plan` in `binary`, all of them or none, since an entry without its exit
+    /// counts nothing; and likewise its calls.
+    pub fn attach(loaded: &mut Loaded, binary: &File, plan: &Plan, scope: Scope) -> Self {
+        let mut attached = Self::default();
+        if let [first, ..] = plan.sites.as_slice() {
+            let links = attach_sites(loaded, binary, &plan.sites, scope);
+            attached.keep(links, plan.sites.len(), &first.function);
+        }
+        if let [first, ..] = plan.calls.as_slice() {
+            let links = attach_calls(loaded, binary, &plan.calls, scope);
+            attached.keep(links, plan.calls.len(), &first.function);
         }
         attached
     }
 
-    /// How many probes are live.
+    fn keep(&mut self, links: anyhow::Result<Vec<UprobeLink>>, sites: usize, function: &str) {
+        match links {
+            Ok(links) => {
+                self.links.extend(links);
+                self.attached += sites;
+            }
+            Err(error) => {
+                let detail = format!("the probes in {function} could not be attached: {error:#}");
+                self.misses.push(Miss { reason: "attach_refused", detail });
+            }
+        }
+    }
+
+    /// How many sites are live.
     pub fn len(&self) -> usize {
-        self.links.len()
+        self.attached
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
+        self.attached == 0
     }
 }
 
-fn attach_one(loaded: &mut Loaded, binary: &File, site: &Site, scope: Scope) -> Result<UProbeLink> {
-    let program: &mut UProbe = loaded.program("go_site")?;
-    // Loaded with the first site: a tracer of programs without sites never loads it.
-    if program.fd().is_err() {
-        program.load()?;
+impl Drop for AttachedSites {
+    /// Perf events take the kernel a grace period each, which they can wait for together.
+    fn drop(&mut self) {
+        super::close_together(std::mem::take(&mut self.links));
     }
-    let scope = match scope {
-        Scope::Process(pid) => {
-            NonZeroU32::new(pid).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess)
-        }
-        Scope::Everyone => UProbeScope::AllProcesses,
-    };
-    let point = UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: Some(site.id.to_cookie()),
-    };
-    // Through the open descriptor: the very file that was examined, whatever its path now leads to.
-    let path = format!("/proc/self/fd/{}", binary.as_raw_fd());
-    let id = program.attach(point, path, scope)?;
-    Ok(program.take_link(id)?)
 }

@@ -9,7 +9,7 @@ use aya::programs::TracePoint;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Program, category and tracepoint.
-const TRACEPOINTS: [(&str, &str, &str); 13] = [
+const TRACEPOINTS: [(&str, &str, &str); 15] = [
     ("process_fork", "task", "task_newtask"),
     ("process_exec", "sched", "sched_process_exec"),
     ("process_exit", "sched", "sched_process_exit"),
@@ -23,11 +23,13 @@ const TRACEPOINTS: [(&str, &str, &str); 13] = [
     ("madvise_enter", "syscalls", "sys_enter_madvise"),
     ("brk_exit", "syscalls", "sys_exit_brk"),
     ("brk_enter", "syscalls", "sys_enter_brk"),
+    ("prctl_enter", "syscalls", "sys_enter_prctl"),
+    ("seccomp_enter", "syscalls", "sys_enter_seccomp"),
 ];
 
 /// Links that are alive; dropped together.
 pub struct SystemProbes {
-    _tracepoints: Vec<OwnedFd>,
+    tracepoints: Vec<OwnedFd>,
     faults: FaultLinks,
 }
 
@@ -46,12 +48,18 @@ impl SystemProbes {
             tracepoints.push(link);
         }
         let faults = FaultLinks::attach(loaded, &tracefs)?;
-        Ok(Self { _tracepoints: tracepoints, faults })
+        Ok(Self { tracepoints, faults })
     }
 
     /// How the start of a page fault is seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.faults.rung
+    }
+}
+
+impl Drop for SystemProbes {
+    fn drop(&mut self) {
+        super::close_together(std::mem::take(&mut self.tracepoints));
     }
 }
 

@@ -1,72 +1,202 @@
 //! Binaries and their probes: one set of probes for each file, shared by the processes that run it.
+//!
+//! An executable is probed in whoever runs it, so that its next process is covered from its exec. A library
+//! of an allocator is mapped by half of the machine, so it is probed in the traced processes only, unless all
+//! are traced.
 
+use super::examine;
 use crate::aggregate::{Coverage, Tier};
-use crate::allocator::examine;
+use crate::allocator::detect::Allocator;
 use crate::probe::{AttachedSites, Loaded, Scope};
 use crate::site::{Miss, Plan};
-use crate::target::{self, OpenedBinary};
+use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::path::PathBuf;
 use std::sync::mpsc;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BinaryId {
+struct FileId {
     dev: u64,
     ino: u64,
 }
 
-/// Executables larger than this are not examined, in bytes.
-const MAX_BINARY_BYTES: u64 = 1 << 30;
+/// Probes of a file, in one process or in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ProbedId {
+    file: FileId,
+    /// 0 stands for all processes.
+    pid: u32,
+}
+
+/// The files whose probes a process uses: give them back with [`Binaries::release`].
+#[derive(Debug, Default)]
+pub struct Used(Vec<ProbedId>);
+
+/// What is attached to a process.
+pub struct Attached {
+    /// Its files.
+    pub used: Used,
+    /// What of it is traced.
+    pub coverage: Coverage,
+    /// Whether return probes cannot hurt it.
+    pub return_safe: bool,
+}
+
+/// How widely probes are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Executables are probed in the traced process only.
+    pub one_process: bool,
+    /// Libraries are probed in all processes.
+    pub libraries_of_all: bool,
+}
 
 /// The binaries of the traced processes.
-#[derive(Default)]
 pub struct Binaries {
-    known: BTreeMap<BinaryId, Binary>,
+    reach: Reach,
+    debug_dirs: Vec<PathBuf>,
+    known: BTreeMap<ProbedId, Binary>,
     detacher: Option<Detacher>,
 }
 
 struct Binary {
     users: usize,
-    coverage: Coverage,
+    part: Part,
     sites: AttachedSites,
 }
 
+/// What one file contributes to a process' coverage.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    attached: usize,
+    planned: usize,
+    misses: Vec<Miss>,
+}
+
 impl Binaries {
-    /// Examines the binary that process `pid` runs and attaches its sites, once for each file.
-    pub fn attach(&mut self, loaded: &mut Loaded, pid: u32, scope: Scope) -> (Option<BinaryId>, Coverage) {
-        let opened = match target::executable(pid) {
-            Ok(opened) => opened,
-            Err(error) => return (None, uncovered("binary_unreadable", error.to_string())),
-        };
-        let id = BinaryId { dev: opened.dev, ino: opened.ino };
-        if let Some(binary) = self.known.get_mut(&id) {
-            binary.users += 1;
-            return (Some(id), binary.coverage.clone());
-        }
-        let (label, plan) = examine_binary(pid, &opened);
-        let sites = AttachedSites::attach(loaded, &opened.file, &plan.sites, scope);
-        let coverage = coverage(label, plan, &sites);
-        self.known.insert(id, Binary { users: 1, coverage: coverage.clone(), sites });
-        (Some(id), coverage)
+    /// None yet. `debug_dirs` hold separate debug files.
+    pub fn new(reach: Reach, debug_dirs: Vec<PathBuf>) -> Self {
+        Self { reach, debug_dirs, known: BTreeMap::new(), detacher: None }
     }
 
-    /// Tells that a process no longer runs the binary; the last one detaches its probes.
-    pub fn release(&mut self, id: Option<BinaryId>) {
-        let Some(id) = id else { return };
-        let Some(binary) = self.known.get_mut(&id) else { return };
-        binary.users -= 1;
-        if binary.users == 0
-            && let Some(binary) = self.known.remove(&id)
-        {
-            // Started when first needed: by then privileges were given up, and the thread has none.
-            self.detacher.get_or_insert_with(Detacher::start).detach(binary.sites);
+    /// Examines what process `pid` runs and maps, and attaches probes, once for each file.
+    pub fn attach(&mut self, loaded: &mut Loaded, pid: u32) -> Attached {
+        let opened = match target::executable(pid) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let miss = Miss { reason: "binary_unreadable", detail: error.to_string() };
+                let coverage = uncovered(vec![miss]);
+                return Attached { used: Used::default(), coverage, return_safe: false };
+            }
+        };
+        let mut used = Used::default();
+        let examined = examine::executable(Some(pid), &opened, &self.debug_dirs);
+        let (kind, allocator, plan) = match examined {
+            Ok(found) => (found.kind, found.allocator, found.plan),
+            Err(error) => {
+                let detail = format!("{}: {error}", opened.path.display());
+                let miss = Miss { reason: "binary_unreadable", detail };
+                (Allocator::Unknown, Allocator::Unknown.to_string(), Plan::missed(miss))
+            }
+        };
+        let mut coverage = Coverage { allocator, ..uncovered(Vec::new()) };
+        let scope_pid = if self.reach.one_process { pid } else { 0 };
+        let part = self.probe(loaded, &opened, scope_pid, &mut used, |_| Ok(plan));
+        add(&mut coverage, part);
+        coverage.own_heap = kind == Allocator::Go && coverage.tier == Tier::LargePath;
+        let mut attached = Attached { used, coverage, return_safe: kind != Allocator::Go };
+        if kind != Allocator::Go {
+            self.attach_libraries(loaded, pid, &mut attached.used, &mut attached.coverage);
+            refuse_filtered(pid, &mut attached);
+        }
+        attached
+    }
+
+    /// Attaches to the allocators' libraries that process `pid` has mapped since. Returns whether there were any.
+    pub fn attach_libraries(
+        &mut self,
+        loaded: &mut Loaded,
+        pid: u32,
+        used: &mut Used,
+        coverage: &mut Coverage,
+    ) -> bool {
+        let libraries = examine::allocator_libraries(pid).unwrap_or_default();
+        let mut any = false;
+        for (kind, mapped) in libraries {
+            let file = FileId { dev: mapped.dev, ino: mapped.ino };
+            if used.0.iter().any(|known| known.file == file) {
+                continue;
+            }
+            any = true;
+            let part = self.probe_library(loaded, pid, kind, &mapped, used);
+            add(coverage, part);
+        }
+        any
+    }
+
+    fn probe_library(
+        &mut self,
+        loaded: &mut Loaded,
+        pid: u32,
+        kind: Allocator,
+        mapped: &MappedFile,
+        used: &mut Used,
+    ) -> Part {
+        let scope_pid = if self.reach.libraries_of_all { 0 } else { pid };
+        let debug_dirs = self.debug_dirs.clone();
+        let opened = match target::open_mapped(pid, mapped) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let miss = Miss { reason: "library_unreadable", detail: error.to_string() };
+                return Part { misses: vec![miss], ..Part::default() };
+            }
+        };
+        self.probe(loaded, &opened, scope_pid, used, |opened| examine::library(opened, kind, &debug_dirs))
+    }
+
+    /// Attaches to a file, or joins those who have.
+    fn probe(
+        &mut self,
+        loaded: &mut Loaded,
+        opened: &OpenedBinary,
+        pid: u32,
+        used: &mut Used,
+        plan: impl FnOnce(&OpenedBinary) -> Result<Plan, Miss>,
+    ) -> Part {
+        let id = ProbedId { file: FileId { dev: opened.dev, ino: opened.ino }, pid };
+        used.0.push(id);
+        if let Some(binary) = self.known.get_mut(&id) {
+            binary.users += 1;
+            return binary.part.clone();
+        }
+        let plan = plan(opened).unwrap_or_else(Plan::missed);
+        let scope = if pid == 0 { Scope::Everyone } else { Scope::Process(pid) };
+        let sites = AttachedSites::attach(loaded, &opened.file, &plan, scope);
+        let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
+        let part = Part { attached: sites.len(), planned: plan.len(), misses };
+        self.known.insert(id, Binary { users: 1, part: part.clone(), sites });
+        part
+    }
+
+    /// Tells that a process no longer uses its binaries; the last one of each detaches its probes.
+    pub fn release(&mut self, used: Used) {
+        for id in used.0 {
+            let Some(binary) = self.known.get_mut(&id) else { continue };
+            binary.users -= 1;
+            if binary.users == 0
+                && let Some(binary) = self.known.remove(&id)
+                && !binary.sites.is_empty()
+            {
+                // Started when first needed: by then privileges were given up, and the thread has none.
+                self.detacher.get_or_insert_with(Detacher::start).detach(binary.sites);
+            }
         }
     }
 }
 
-/// A thread that detaches the probes of binaries that nobody runs any more: each probe takes the kernel a
-/// tenth of a second, in which events and scrapes would wait.
+/// A thread that detaches the probes of binaries that nobody runs any more: that can take the kernel a tenth
+/// of a second, in which events and scrapes would wait.
 struct Detacher(mpsc::Sender<AttachedSites>);
 
 impl Detacher {
@@ -82,55 +212,42 @@ impl Detacher {
     }
 }
 
-/// What allocator the process uses, and where to probe it.
-fn examine_binary(pid: u32, opened: &OpenedBinary) -> (String, Plan) {
-    let unreadable = |detail: String| {
-        let miss = Miss { reason: "binary_unreadable", detail };
-        ("unknown".to_owned(), Plan { sites: Vec::new(), misses: vec![miss] })
-    };
-    let bytes = match read_all(opened) {
-        Ok(bytes) => bytes,
-        Err(error) => return unreadable(format!("{}: {error}", opened.path.display())),
-    };
-    let libraries: Vec<String> = target::mapped_files(pid)
-        .unwrap_or_default()
-        .iter()
-        .map(|mapped| mapped.path.display().to_string())
-        .collect();
-    match examine(&bytes, &libraries) {
-        Ok(examination) => (examination.allocator, examination.plan),
-        Err(error) => unreadable(format!("{}: {error}", opened.path.display())),
+/// A process with a seccomp filter gets no return probe, and without it a call is not seen.
+fn refuse_filtered(pid: u32, attached: &mut Attached) {
+    attached.return_safe = is_unfiltered(pid);
+    if !attached.return_safe && attached.coverage.tier == Tier::LargePath {
+        attached.coverage.tier = Tier::Kernel;
+        attached.coverage.misses.push(Miss {
+            reason: "return_probes_unsafe",
+            detail:
+                "a seccomp filter is in force, which may end the process at a return probe: only mmap, brk \
+                     and page faults are seen"
+                    .to_owned(),
+        });
     }
 }
 
-/// The whole file, through the descriptor that the probes will go through as well.
-pub(crate) fn read_all(opened: &OpenedBinary) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    (&opened.file).take(MAX_BINARY_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BINARY_BYTES {
-        return Err(std::io::Error::other("larger than 1 GiB; not examined"));
-    }
-    Ok(bytes)
+/// Whether no seccomp filter is in force in process `pid`.
+pub fn is_unfiltered(pid: u32) -> bool {
+    target::seccomp_mode(pid).is_ok_and(|mode| mode == Seccomp::Disabled)
 }
 
-fn coverage(allocator: String, plan: Plan, sites: &AttachedSites) -> Coverage {
-    let mut misses = plan.misses;
-    misses.extend(sites.misses.iter().cloned());
+fn add(coverage: &mut Coverage, part: Part) {
+    coverage.sites_attached += part.attached;
+    coverage.sites_planned += part.planned;
+    coverage.misses.extend(part.misses);
+    if part.attached > 0 {
+        coverage.tier = Tier::LargePath;
+    }
+}
+
+fn uncovered(misses: Vec<Miss>) -> Coverage {
     Coverage {
-        allocator,
-        tier: if sites.is_empty() { Tier::Kernel } else { Tier::LargePath },
-        sites_attached: sites.len(),
-        sites_planned: plan.sites.len(),
-        misses,
-    }
-}
-
-fn uncovered(reason: &'static str, detail: String) -> Coverage {
-    Coverage {
-        allocator: "unknown".to_owned(),
+        allocator: Allocator::Unknown.to_string(),
         tier: Tier::Kernel,
+        own_heap: false,
         sites_attached: 0,
         sites_planned: 0,
-        misses: vec![Miss { reason, detail }],
+        misses,
     }
 }

@@ -4,26 +4,28 @@
 //! here and lead to discovery again.
 
 mod binaries;
+pub mod examine;
 mod price;
 mod price_uprobe;
 mod selfmon;
 mod watch;
 
-use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
-use crate::config::Selection;
+use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, ToolSnapshot};
+use crate::config::{AttachVia, Selection};
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
-use crate::probe::{FaultRung, LoadOptions, Loaded, Scope, SystemProbes, load};
+use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
-pub(crate) use binaries::read_all as read_binary;
-use binaries::{Binaries, BinaryId};
+use binaries::{Attached, Binaries, Reach, Used, is_unfiltered};
 use price::Prices;
+pub use price_uprobe::uprobe_prices;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use watch::Watches;
@@ -40,6 +42,10 @@ pub struct SessionOptions {
     /// Whether one process is traced and no other: then the code of others that run the same binary is
     /// left as it is.
     pub one_process: bool,
+    /// The only way to attach uprobes by, if not the best one.
+    pub attach_via: Option<AttachVia>,
+    /// Folders of separate debug files.
+    pub debug_dirs: Vec<PathBuf>,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
     pub selection: Option<Selection>,
     /// Whether the kernel side's diagnostics are read.
@@ -79,7 +85,7 @@ pub struct Session {
 struct Tracked {
     slot: u32,
     id: ProcessId,
-    binary: Option<BinaryId>,
+    used: Used,
     info: ProcessInfo,
     coverage: Coverage,
 }
@@ -101,6 +107,7 @@ impl Session {
     pub fn start(options: SessionOptions) -> Result<Self> {
         let follow_all = matches!(options.selection, Some(Selection::All));
         let by_name = matches!(options.selection, Some(Selection::Comm(_) | Selection::Exe(_)));
+        let reach = Reach { one_process: options.one_process, libraries_of_all: follow_all };
         let mut prices = Prices::before_attaching();
         let mut loaded = load(&LoadOptions {
             min_size_bytes: options.min_size_bytes,
@@ -108,6 +115,7 @@ impl Session {
             follow_all,
             report_every_exec: by_name || follow_all,
             log: options.log,
+            attach_via: options.attach_via,
         })?;
         let kernel_log = if options.log { watch::KernelLog::start(loaded.ebpf_mut()) } else { None };
         let (mut maps, events) = Maps::take(loaded.ebpf_mut(), options.max_processes)?;
@@ -115,7 +123,7 @@ impl Session {
         prices.measure_shared(&mut maps);
         Ok(Self {
             started: Instant::now(),
-            binaries: Binaries::default(),
+            binaries: Binaries::new(reach, options.debug_dirs.clone()),
             system,
             loaded,
             maps,
@@ -162,10 +170,11 @@ impl Session {
         };
         self.slots.insert(slot);
         let brk = target::heap_end(pid).ok().flatten().unwrap_or(0);
-        let (binary, coverage) = self.discover(&info);
-        let target = Target { slot, flags: self.flags(&coverage), brk, ..Target::default() };
+        let attached = self.discover(&info);
+        let target = Target { slot, flags: self.flags(&attached.coverage), brk, ..Target::default() };
+        self.set_return_safe(slot, pid, attached.return_safe);
         self.maps.insert_target(pid, target)?;
-        self.track(slot, info, binary, coverage);
+        self.track(slot, info, attached);
         Ok(())
     }
 
@@ -222,6 +231,7 @@ impl Session {
         match u8::try_from(event.kind).ok().and_then(ProcessEventKind::from_number) {
             Some(ProcessEventKind::Fork) => self.forked(event),
             Some(ProcessEventKind::Exec) => self.executed(event),
+            Some(ProcessEventKind::Map) => self.attach_libraries(event.tgid),
             // The process ends when its last thread does, which its handle tells.
             Some(ProcessEventKind::Exit) => log::debug!("the first thread of process {} exited", event.tgid),
             None => {}
@@ -278,25 +288,57 @@ impl Session {
 
     fn flags(&self, coverage: &Coverage) -> u32 {
         let follow = if self.options.follow_children { FOLLOW_CHILDREN } else { 0 };
-        let own_heap = if coverage.tier == Tier::LargePath { OWN_HEAP } else { 0 };
+        let own_heap = if coverage.own_heap { OWN_HEAP } else { 0 };
         follow | own_heap
     }
 
-    /// Examines a process' binary and attaches its sites.
-    fn discover(&mut self, info: &ProcessInfo) -> (Option<BinaryId>, Coverage) {
-        let scope = if self.options.one_process { Scope::Process(info.id.pid) } else { Scope::Everyone };
-        let found = self.binaries.attach(&mut self.loaded, info.id.pid, scope);
-        if found.1.sites_attached > 0 {
-            self.prices.measure_uprobes(&mut self.loaded);
-        }
-        found
+    /// Examines a process' binaries and attaches their sites.
+    fn discover(&mut self, info: &ProcessInfo) -> Attached {
+        let attached = self.binaries.attach(&mut self.loaded, info.id.pid);
+        self.measure_prices(&attached.coverage);
+        attached
     }
 
-    fn track(&mut self, slot: u32, info: ProcessInfo, binary: Option<BinaryId>, coverage: Coverage) {
+    fn measure_prices(&mut self, coverage: &Coverage) {
+        if coverage.sites_attached > 0 {
+            self.prices.measure_uprobes(&mut self.loaded, &mut self.maps);
+        }
+    }
+
+    /// A filter that came into force since it was looked for is found by looking again: the kernel side
+    /// watches for those that come later.
+    fn set_return_safe(&mut self, slot: u32, pid: u32, safe: bool) {
+        let set = |maps: &mut Maps, safe| {
+            if let Err(error) = maps.set_return_safe(slot, safe) {
+                log::warn!("native allocators of process {pid} are not probed: {error:#}");
+            }
+        };
+        set(&mut self.maps, safe);
+        if safe && !is_unfiltered(pid) {
+            set(&mut self.maps, false);
+        }
+    }
+
+    /// Attaches to the allocators' libraries that process `pid` has mapped since it was looked at: what a
+    /// dynamic executable does after its exec.
+    pub fn attach_libraries(&mut self, pid: u32) {
+        let Some(known) = self.tracked.get_mut(&pid) else { return };
+        if known.coverage.own_heap
+            || !self.binaries.attach_libraries(&mut self.loaded, pid, &mut known.used, &mut known.coverage)
+        {
+            return;
+        }
+        let coverage = known.coverage.clone();
+        self.aggregator.admit(known.slot, known.info.clone(), coverage.clone());
+        self.measure_prices(&coverage);
+    }
+
+    fn track(&mut self, slot: u32, info: ProcessInfo, attached: Attached) {
         let pid = info.id.pid;
+        let Attached { used, coverage, .. } = attached;
         self.aggregator.admit(slot, info.clone(), coverage.clone());
         self.watches.watch(info.id);
-        self.tracked.insert(pid, Tracked { slot, id: info.id, binary, info, coverage });
+        self.tracked.insert(pid, Tracked { slot, id: info.id, used, info, coverage });
     }
 
     /// A child of a traced process, which the kernel side has given a slot already.
@@ -310,9 +352,10 @@ impl Session {
         self.slots.insert(event.slot);
         match target::describe(event.tgid) {
             Ok(info) => {
-                let (binary, coverage) = self.discover(&info);
-                self.set_flags(event.tgid, &coverage);
-                self.track(event.slot, info, binary, coverage);
+                let attached = self.discover(&info);
+                self.set_flags(event.tgid, &attached.coverage);
+                self.set_return_safe(event.slot, event.tgid, attached.return_safe);
+                self.track(event.slot, info, attached);
             }
             Err(error) => {
                 log::debug!("{error}");
@@ -333,7 +376,7 @@ impl Session {
         };
         let info = ProcessInfo { id, comm: comm_of(event), ..parent.info.clone() };
         let coverage = parent.coverage.clone();
-        self.track(event.slot, info, None, coverage);
+        self.track(event.slot, info, Attached { used: Used::default(), coverage, return_safe: false });
     }
 
     /// Starts tracing a process that has just become one of those selected.
@@ -374,13 +417,14 @@ impl Session {
             self.end(pid);
             return;
         }
-        let (binary, coverage) = self.discover(&info);
-        self.binaries.release(known.binary);
-        self.set_flags(pid, &coverage);
+        let attached = self.discover(&info);
+        self.binaries.release(known.used);
+        self.set_flags(pid, &attached.coverage);
         let slot = known.slot;
+        self.set_return_safe(slot, pid, attached.return_safe);
         let space = self.maps.target(pid).map(|target| space(slot, target.exec_count));
         self.maps.forget_ranges(|key| slot_of_space(key.space) == slot && Some(key.space) != space);
-        self.track(slot, info, binary, coverage);
+        self.track(slot, info, attached);
     }
 
     /// Tells the kernel side that a process manages its own heap. The process runs meanwhile: what the
@@ -402,7 +446,7 @@ impl Session {
         let Some(known) = self.tracked.remove(&pid) else { return };
         self.maps.remove_target(pid, known.slot);
         self.watches.forget(pid);
-        self.binaries.release(known.binary);
+        self.binaries.release(known.used);
         self.aggregator.ended(known.slot);
     }
 

@@ -41,34 +41,28 @@ impl Prices {
 
     /// Measures system calls and page faults while allocscope traces itself.
     pub fn measure_shared(&mut self, maps: &mut Maps) {
-        let (Some(syscall_before), Some(fault_before), Some(slot)) =
-            (self.syscall_before_ns, self.fault_before_ns, maps.take_slot())
+        let (Some(syscall_before), Some(fault_before)) = (self.syscall_before_ns, self.fault_before_ns)
         else {
             return;
         };
-        let pid = std::process::id();
-        if maps.insert_target(pid, Target { slot, ..Target::default() }).is_ok()
-            && let Some(area) = Area::map()
-        {
-            self.set(ProbeClass::Syscall, area.syscall_ns() - syscall_before);
-            self.set(ProbeClass::PageFault, area.fault_ns() - fault_before);
-        }
-        maps.remove_target(pid, slot);
-        if let Err(error) = maps.free_slots(&BTreeSet::from([slot])) {
-            log::warn!("the self-measurement's slot cannot be freed: {error:#}");
-        }
+        traced(maps, || {
+            if let Some(area) = Area::map() {
+                self.set(ProbeClass::Syscall, area.syscall_ns() - syscall_before);
+                self.set(ProbeClass::PageFault, area.fault_ns() - fault_before);
+            }
+        });
     }
 
     /// Measures uprobes, once.
-    pub fn measure_uprobes(&mut self, loaded: &mut Loaded) {
+    pub fn measure_uprobes(&mut self, loaded: &mut Loaded, maps: &mut Maps) {
         if self.uprobes_tried {
             return;
         }
         self.uprobes_tried = true;
-        match super::price_uprobe::measure(loaded) {
+        traced(maps, || match super::price_uprobe::measure(loaded) {
             Ok(prices) => prices.into_iter().for_each(|(class, ns)| self.set(class, ns)),
             Err(error) => log::info!("the price of uprobes is not known: {error:#}"),
-        }
+        });
     }
 
     /// A difference that is not positive is noise: the price is then not known.
@@ -81,6 +75,20 @@ impl Prices {
     /// Nanoseconds per hit, of the classes that were measured.
     pub fn by_class(&self) -> BTreeMap<ProbeClass, f64> {
         self.by_class.clone()
+    }
+}
+
+/// Runs `measure` while allocscope is a traced process itself.
+pub(super) fn traced(maps: &mut Maps, measure: impl FnOnce()) {
+    let Some(slot) = maps.take_slot() else { return };
+    let pid = std::process::id();
+    let target = Target { slot, ..Target::default() };
+    if maps.set_return_safe(slot, true).and_then(|()| maps.insert_target(pid, target)).is_ok() {
+        measure();
+    }
+    maps.remove_target(pid, slot);
+    if let Err(error) = maps.free_slots(&BTreeSet::from([slot])) {
+        log::warn!("the self-measurement's slot cannot be freed: {error:#}");
     }
 }
 

@@ -1,38 +1,75 @@
 //! The price of a uprobe hit of each class, measured on two functions of our own.
 
-use super::price::fastest;
-use crate::probe::{AttachedSites, Loaded, Scope};
-use crate::site::Site;
+use super::price::{fastest, traced};
+use crate::intake::Maps;
+use crate::probe::{AttachedSites, LoadOptions, Loaded, Scope, load};
+use crate::site::{CallSite, FoundBy, Plan, Site};
 use allocscope_common::counter::ProbeClass;
+use allocscope_common::key::Allocator;
+use allocscope_common::native_id::{NO_ARGUMENT, NativeId, NativeResult};
 use allocscope_common::site_id::{Function, ResultPlace, Role, SiteId, StepClass};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Instant;
 
-/// Calls in a batch.
-const CALLS: usize = 32;
+/// Calls in a batch: a price is some tenths of a microsecond, or ten of them where instructions are stepped.
+const CALLS: usize = 16;
+const STEPPED_CALLS: usize = 2;
 
-/// Nanoseconds per hit.
+/// The name of our own functions.
+const OWN: &str = "allocscope's own";
+
+/// Nanoseconds per hit, by loading the kernel side for nothing else.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn uprobe_prices() -> Result<BTreeMap<ProbeClass, f64>> {
+    let options = LoadOptions {
+        min_size_bytes: 0,
+        max_processes: 1,
+        follow_all: false,
+        report_every_exec: false,
+        log: false,
+        attach_via: None,
+    };
+    let mut loaded = load(&options)?;
+    let (mut maps, _events) = Maps::take(loaded.ebpf_mut(), 1)?;
+    let mut prices = Ok(Vec::new());
+    traced(&mut maps, || prices = measure(&mut loaded));
+    Ok(prices?.into_iter().collect())
+}
+
+/// Nanoseconds per hit. Where allocscope traces itself, the programs do their whole work.
 pub fn measure(loaded: &mut Loaded) -> Result<Vec<(ProbeClass, f64)>> {
     let binary = File::open("/proc/self/exe")?;
-    let subjects =
-        [(ProbeClass::UprobeEmulated, StepClass::Emulated), (ProbeClass::UprobeStepped, StepClass::Stepped)];
-    let mut prices = Vec::new();
-    let mut done = Vec::new();
-    for (class, step) in subjects {
-        let function = subject(step)?;
-        let before = fastest(|| call_ns(function));
-        let site = own_site(function, step)?;
-        let attached = AttachedSites::attach(loaded, &binary, &[site], Scope::Process(std::process::id()));
-        if let Some(miss) = attached.misses.first() {
-            bail!("{}", miss.detail);
-        }
-        prices.push((class, fastest(|| call_ns(function)) - before));
-        done.push(attached);
+    let emulated = subject(StepClass::Emulated)?;
+    let stepped = subject(StepClass::Stepped)?;
+    let site = |function, step| -> Result<Plan> {
+        Ok(Plan { sites: vec![own_site(function, step)?], ..Plan::default() })
+    };
+    let entry = added_ns(loaded, &binary, emulated, CALLS, &site(emulated, StepClass::Emulated)?)?;
+    let step = added_ns(loaded, &binary, stepped, STEPPED_CALLS, &site(stepped, StepClass::Stepped)?)?;
+    let calls = Plan { calls: vec![own_call(emulated)?], ..Plan::default() };
+    let both = added_ns(loaded, &binary, emulated, CALLS, &calls)?;
+    Ok(vec![
+        (ProbeClass::UprobeEmulated, entry),
+        (ProbeClass::UprobeStepped, step),
+        (ProbeClass::UprobeReturn, both - entry),
+    ])
+}
+
+/// What a plan adds to a call of one of our own functions.
+fn added_ns(loaded: &mut Loaded, binary: &File, function: usize, calls: usize, plan: &Plan) -> Result<f64> {
+    let before = fastest(|| call_ns(function, calls));
+    let attached = AttachedSites::attach(loaded, binary, plan, Scope::Process(std::process::id()));
+    if let Some(miss) = attached.misses.first() {
+        bail!("{}", miss.detail);
     }
-    // Each takes the kernel a tenth of a second to detach; nobody has to wait for that.
-    std::thread::spawn(move || drop(done));
-    Ok(prices)
+    let added = fastest(|| call_ns(function, calls)) - before;
+    // Perf events take the kernel a tenth of a second each to detach; nobody has to wait for that.
+    std::thread::spawn(move || drop(attached));
+    Ok(added)
 }
 
 fn own_site(function: usize, step: StepClass) -> Result<Site> {
@@ -46,7 +83,28 @@ fn own_site(function: usize, step: StepClass) -> Result<Site> {
     };
     Ok(Site {
         id,
-        function: "allocscope's own".to_owned(),
+        function: OWN.to_owned(),
+        function_offset: 0,
+        file_offset: file_offset(function)?,
+        instruction: String::new(),
+    })
+}
+
+fn own_call(function: usize) -> Result<CallSite> {
+    let id = NativeId {
+        allocator: Allocator::Musl,
+        step: StepClass::Emulated,
+        // rdx, which holds a large size.
+        size: 2,
+        times: NO_ARGUMENT,
+        shift: 0,
+        result: NativeResult::Pointer,
+        min_kib: 0,
+    };
+    Ok(CallSite {
+        id,
+        function: OWN.to_owned(),
+        found_by: FoundBy::Symbol,
         function_offset: 0,
         file_offset: file_offset(function)?,
         instruction: String::new(),
@@ -82,27 +140,35 @@ unsafe extern "sysv64" fn stepped_subject() {
     std::arch::naked_asm!("mov rax, rdi", "nop dword ptr [rax + rax]", "ret")
 }
 
-/// Nanoseconds per call. The registers hold what Go's would: a large size in rbx and a readable `g` in
-/// r14, so that the program behind the probe does its whole work.
+/// Larger than any `--min-size`, and what a range can be filed for.
 #[cfg(target_arch = "x86_64")]
-fn call_ns(function: usize) -> f64 {
+const SIZE: u64 = 1 << 40;
+/// Where the memory would be that our functions pretend to return.
+#[cfg(target_arch = "x86_64")]
+const ADDRESS: u64 = 1 << 44;
+
+/// Nanoseconds per call. The registers hold what Go's would, a large size in rbx and a readable `g` in r14,
+/// and what a native allocator's would, the size in rdx and an address in rax, so that the programs behind the
+/// probes do their whole work.
+#[cfg(target_arch = "x86_64")]
+fn call_ns(function: usize, calls: usize) -> f64 {
     let g = [0u64; 8];
     let begin = Instant::now();
-    for _ in 0..CALLS {
+    for _ in 0..calls {
         // SAFETY: the function takes nothing, keeps every register but rax, and uses 8 bytes of stack;
         // rbx and r14 are put back. Without `nostack` the compiler keeps nothing below the stack pointer.
         unsafe {
             std::arch::asm!(
                 "push rbx", "push r14", "mov rbx, rdx", "mov r14, rsi", "call rcx", "pop r14", "pop rbx",
                 // Named: of its own choice the compiler could take r14, which is overwritten before the call.
-                in("rdx") u64::MAX >> 1,
+                in("rdx") SIZE,
                 in("rsi") g.as_ptr(),
                 in("rcx") function,
-                out("rax") _,
+                inout("rax") ADDRESS => _,
             );
         }
     }
-    begin.elapsed().as_nanos() as f64 / CALLS as f64
+    begin.elapsed().as_nanos() as f64 / calls as f64
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -111,6 +177,6 @@ fn subject(_step: StepClass) -> Result<usize> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn call_ns(_function: usize) -> f64 {
+fn call_ns(_function: usize, _calls: usize) -> f64 {
     0.0
 }

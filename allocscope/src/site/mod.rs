@@ -2,10 +2,12 @@
 
 pub mod classify;
 pub mod decode;
+pub mod entry;
 pub mod flow;
 pub mod go;
 pub mod result;
 
+use allocscope_common::native_id::NativeId;
 use allocscope_common::site_id::SiteId;
 
 /// Where one probe goes.
@@ -23,6 +25,45 @@ pub struct Site {
     pub instruction: String,
 }
 
+/// Where the calls of one function of a native allocator are seen, at both ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallSite {
+    /// What the kernel side needs to know; becomes the attach cookie.
+    pub id: NativeId,
+    /// The function's symbol, or the name of the one it was recognised as.
+    pub function: String,
+    /// How the function was found.
+    pub found_by: FoundBy,
+    /// Bytes from the function's first instruction.
+    pub function_offset: u64,
+    /// The instruction's offset in the file: what the kernel attaches by.
+    pub file_offset: u64,
+    /// The instruction, disassembled.
+    pub instruction: String,
+}
+
+/// How a function was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundBy {
+    /// A symbol of the binary.
+    Symbol,
+    /// A symbol of the binary's separate debug file.
+    DebugFile,
+    /// The code of exported functions was followed to it.
+    Code,
+}
+
+impl FoundBy {
+    /// For reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Symbol => "symbol",
+            Self::DebugFile => "debug file",
+            Self::Code => "code",
+        }
+    }
+}
+
 /// Something that will not be seen, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Miss {
@@ -37,6 +78,25 @@ pub struct Miss {
 pub struct Plan {
     /// Where the probes go.
     pub sites: Vec<Site>,
+    /// Functions whose calls are seen at both ends.
+    pub calls: Vec<CallSite>,
     /// What is missed.
     pub misses: Vec<Miss>,
+}
+
+impl Plan {
+    /// A plan without any probe.
+    pub fn missed(miss: Miss) -> Self {
+        Self { misses: vec![miss], ..Self::default() }
+    }
+
+    /// How many places are probed.
+    pub fn len(&self) -> usize {
+        self.sites.len() + self.calls.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }

@@ -49,7 +49,7 @@ pub fn examine(image: &Image<'_>) -> GoExamination {
     };
     let exit = planned.as_ref().map(|planned| planned.exit);
     let sites = planned.map(|planned| planned.sites).unwrap_or_default();
-    GoExamination { version, exit, plan: Plan { sites, misses } }
+    GoExamination { version, exit, plan: Plan { sites, misses, ..Plan::default() } }
 }
 
 fn plan_large_path(
@@ -208,7 +208,7 @@ pub(crate) mod tests {
     fn truncated_files_do_not_panic() {
         let file = go_file("go1.22.10");
         for len in 0..file.len() {
-            let _ = crate::allocator::examine(&file[..len], &[]);
+            let _ = crate::allocator::examine(&file[..len], &[], |_| None);
         }
     }
 
@@ -220,7 +220,7 @@ pub(crate) mod tests {
                 let len = file.len();
                 file[at % len] = byte;
             }
-            if let Ok(found) = crate::allocator::examine(&file, &[]) {
+            if let Ok(found) = crate::allocator::examine(&file, &[], |_| None) {
                 for site in &found.plan.sites {
                     prop_assert!(site.file_offset < file.len() as u64);
                 }

@@ -1,0 +1,123 @@
+//! (allocator, where the size is, what is returned, price) of a native probe site to the 64-bit BPF cookie and back.
+
+use crate::key::Allocator;
+use crate::site_id::StepClass;
+
+/// An argument of the C calling convention, by position from 0: rdi, rsi, rdx, rcx, r8 on x86-64.
+pub type Argument = u8;
+
+/// In place of an argument: there is none.
+pub const NO_ARGUMENT: Argument = 0xf;
+
+/// What a probed function returns.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NativeResult {
+    /// The address of the allocated bytes, or null.
+    Pointer = 1,
+    /// The same, behind the header of a glibc chunk (malloc.c, `struct malloc_chunk`), which tells whether
+    /// the chunk is a mapping of its own.
+    GlibcChunk = 2,
+    /// A gperftools `Span *`: its first two words are the first page and the number of pages.
+    TcmallocSpan = 3,
+    /// 0, with the address stored where the first argument points (`posix_memalign`).
+    Status = 4,
+}
+
+/// The identity of a probe at a native allocator's function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NativeId {
+    /// The allocator.
+    pub allocator: Allocator,
+    /// How the kernel runs the instruction.
+    pub step: StepClass,
+    /// The argument that holds the size.
+    pub size: Argument,
+    /// The argument that the size is to be multiplied with (`calloc`), or [`NO_ARGUMENT`].
+    pub times: Argument,
+    /// The size is in units of 2^shift bytes, 0 to 63.
+    pub shift: u8,
+    /// What is returned.
+    pub result: NativeResult,
+    /// Smaller sizes are none of this function's objects, in KiB, below 2^24.
+    pub min_kib: u32,
+}
+
+impl NativeId {
+    /// The attach cookie.
+    pub const fn to_cookie(self) -> u64 {
+        self.allocator as u64
+            | (self.step as u64) << 8
+            | (self.size as u64 & 0xf) << 16
+            | (self.times as u64 & 0xf) << 20
+            | (self.shift as u64 & 0x3f) << 24
+            | (self.result as u64) << 32
+            | (self.min_kib as u64 & 0xff_ffff) << 40
+    }
+}
+
+/// The allocator in a cookie, as a number.
+#[inline(always)]
+pub const fn allocator_of(cookie: u64) -> u8 {
+    cookie as u8
+}
+
+/// The step class in a cookie, as a number.
+#[inline(always)]
+pub const fn step_of(cookie: u64) -> u8 {
+    (cookie >> 8) as u8
+}
+
+/// The argument with the size.
+#[inline(always)]
+pub const fn size_of(cookie: u64) -> Argument {
+    (cookie >> 16) as u8 & 0xf
+}
+
+/// The argument to multiply with, or [`NO_ARGUMENT`].
+#[inline(always)]
+pub const fn times_of(cookie: u64) -> Argument {
+    (cookie >> 20) as u8 & 0xf
+}
+
+/// The size's unit, as a power of two.
+#[inline(always)]
+pub const fn shift_of(cookie: u64) -> u32 {
+    (cookie >> 24) as u32 & 0x3f
+}
+
+/// The kind of result, as a number.
+#[inline(always)]
+pub const fn result_of(cookie: u64) -> u8 {
+    (cookie >> 32) as u8
+}
+
+/// The smallest size in bytes.
+#[inline(always)]
+pub const fn min_bytes_of(cookie: u64) -> u64 {
+    (cookie >> 40) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_carries_every_field() {
+        let id = NativeId {
+            allocator: Allocator::Tcmalloc,
+            step: StepClass::Stepped,
+            size: 1,
+            times: NO_ARGUMENT,
+            shift: 13,
+            result: NativeResult::TcmallocSpan,
+            min_kib: 0xab_cdef,
+        };
+        let cookie = id.to_cookie();
+        assert_eq!(allocator_of(cookie), Allocator::Tcmalloc as u8);
+        assert_eq!(step_of(cookie), StepClass::Stepped as u8);
+        assert_eq!((size_of(cookie), times_of(cookie), shift_of(cookie)), (1, NO_ARGUMENT, 13));
+        assert_eq!(result_of(cookie), NativeResult::TcmallocSpan as u8);
+        assert_eq!(min_bytes_of(cookie), 0xab_cdef * 1024);
+    }
+}

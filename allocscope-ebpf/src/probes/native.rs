@@ -1,0 +1,211 @@
+//! Large-object paths of native allocators: a function that takes a size and returns memory.
+//!
+//! The cookie tells which argument holds the size and what is returned. One thread runs a call from its
+//! entry to its return, so calls are kept by thread. There are two ways to see the return:
+//!
+//! - a session (kernel 6.13): one program at both ends; the entry's result decides whether this call gets a
+//!   return trampoline at all, so a small one pays for one trap only;
+//! - an entry program and a return program, each with its own link (uprobe_multi or perf events).
+//!
+//! Nothing happens in processes that return probes could hurt (see `maps::RETURN_SAFE`).
+
+use crate::filter::{Traced, is_large};
+use crate::inflight::{NativeCall, close_native_call, open_native_call};
+use crate::ranges;
+use crate::record::{hit, lost, record};
+use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
+use allocscope_common::key::{SeriesKey, Stage, size_class};
+use allocscope_common::native_id::{self, NativeResult};
+use allocscope_common::site_id::StepClass;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_get_func_ip, bpf_ktime_get_ns, bpf_probe_read_user};
+use aya_ebpf::macros::{uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use core::ptr::read_volatile;
+
+/// What a session's entry returns for a call whose return is not to be seen (kernel/trace/bpf_trace.c,
+/// `uprobe_multi_link_handler`).
+const NO_RETURN: u32 = 1;
+
+/// Bits of a glibc chunk's size (malloc.c): mapped by itself, and all three flags.
+const IS_MMAPPED: u64 = 2;
+const SIZE_BITS: u64 = 7;
+/// The two words in front of a glibc chunk's memory.
+const CHUNK_HEADER_BYTES: u64 = 16;
+/// gperftools' kPageShift as Linux distributions build it.
+const TCMALLOC_PAGE_SHIFT: u64 = 13;
+
+/// Both ends of a call. Not by aya's macro, which returns 0 whatever the function does; a session needs the
+/// result. Loaded as a session only (`probe/raw.rs`).
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub extern "C" fn native_session(ctx: *mut core::ffi::c_void) -> u32 {
+    let regs = ctx.cast::<pt_regs>();
+    // SAFETY: the context of a uprobe program is its registers, which the verifier allows reading; the
+    // helpers take the program's own context.
+    let (ip, function, cookie) = unsafe { ((*regs).rip, bpf_get_func_ip(ctx), bpf_get_attach_cookie(ctx)) };
+    if ip == function {
+        return enter(regs, cookie).map_or(NO_RETURN, |()| 0);
+    }
+    leave(regs, cookie);
+    0
+}
+
+/// The entry of a call.
+#[uprobe]
+fn native_entry(ctx: ProbeContext) -> u32 {
+    // SAFETY: a helper that takes the program's own context.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    enter(ctx.regs, cookie);
+    0
+}
+
+/// The return of a call.
+#[uretprobe]
+fn native_return(ctx: RetProbeContext) -> u32 {
+    // SAFETY: a helper that takes the program's own context.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    leave(ctx.regs, cookie);
+    0
+}
+
+/// Opens a call; `None` where its return is of no interest.
+#[inline(always)]
+fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
+    let traced = Traced::current()?;
+    let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
+    hit(&traced, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
+    let size = size(regs, cookie);
+    if !is_large(size) || size < native_id::min_bytes_of(cookie) || !traced.is_return_safe() {
+        return None;
+    }
+    // SAFETY: the verifier allows reading the fields of the program's context.
+    let (sp, first) = unsafe { ((*regs).rsp, (*regs).rdi) };
+    // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
+    let start_ns = unsafe { bpf_ktime_get_ns() };
+    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first })
+}
+
+/// The bytes asked for; saturates, since `calloc` refuses a product that overflows.
+#[inline(always)]
+fn size(regs: *mut pt_regs, cookie: u64) -> u64 {
+    let units = argument(regs, native_id::size_of(cookie));
+    let times = native_id::times_of(cookie);
+    if times == native_id::NO_ARGUMENT {
+        return units.wrapping_shl(native_id::shift_of(cookie));
+    }
+    let count = argument(regs, times);
+    // A product of two numbers below 2^32 cannot overflow, and no real one is larger.
+    if units >> 32 != 0 || count >> 32 != 0 { u64::MAX } else { units * count }
+}
+
+/// Every register is read and then one is chosen: the verifier refuses a context pointer that was computed.
+#[inline(always)]
+fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
+    // SAFETY: the verifier allows reading the fields of the program's context.
+    let [rdi, rsi, rdx, rcx, r8] = unsafe {
+        [
+            read_volatile(&raw const (*regs).rdi),
+            read_volatile(&raw const (*regs).rsi),
+            read_volatile(&raw const (*regs).rdx),
+            read_volatile(&raw const (*regs).rcx),
+            read_volatile(&raw const (*regs).r8),
+        ]
+    };
+    match index {
+        0 => rdi,
+        1 => rsi,
+        2 => rdx,
+        3 => rcx,
+        _ => r8,
+    }
+}
+
+/// Closes a call. A failed one is none.
+#[inline(always)]
+fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
+    // SAFETY: a helper without arguments. First, so that the time measured is the call's.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let traced = Traced::current()?;
+    // SAFETY: the verifier allows reading the fields of the program's context.
+    let (sp, result) = unsafe { ((*regs).rsp, (*regs).rax) };
+    let call = close_native_call(traced.pid_tgid, sp)?;
+    hit(&traced, ProbeClass::UprobeReturn);
+    let memory = memory_of(result, cookie, &call)?;
+    let class = size_class(call.size);
+    let allocator = native_id::allocator_of(cookie);
+    let key = SeriesKey::stage_numbered(traced.slot, allocator, Stage::Call, class);
+    record(key, now_ns.saturating_sub(call.start_ns), call.size);
+    let Memory::At { start, end } = memory else {
+        lost(LossReason::ResultUnreadable);
+        return None;
+    };
+    ranges::end_overlapped(&traced, start);
+    ranges::end_overlapped(&traced, end - 1);
+    let range = LiveRange { end, size: call.size, touch_ns: 0, faults: 0, allocator: u64::from(allocator) };
+    ranges::file(&traced, start, range);
+    None
+}
+
+/// What a call returned.
+enum Memory {
+    /// Memory, which cannot be located.
+    Unknown,
+    /// Memory from `start` to `end`; for a glibc chunk that is a mapping of its own, the mapping.
+    At { start: u64, end: u64 },
+}
+
+/// What a call returned; `None` where it failed.
+#[inline(always)]
+fn memory_of(result: u64, cookie: u64, call: &NativeCall) -> Option<Memory> {
+    let kind = native_id::result_of(cookie);
+    if kind == NativeResult::Status as u8 {
+        if result != 0 {
+            return None;
+        }
+        return Some(read(call.first).map_or(Memory::Unknown, |[start]| bytes_at(start, call.size)));
+    }
+    if result == 0 {
+        return None;
+    }
+    Some(if kind == NativeResult::GlibcChunk as u8 {
+        read(result.wrapping_sub(CHUNK_HEADER_BYTES))
+            .map_or(Memory::Unknown, |header| glibc_chunk(result, header, call.size))
+    } else if kind == NativeResult::TcmallocSpan as u8 {
+        read(result).map_or(Memory::Unknown, |[page, pages]: [u64; 2]| {
+            bytes_at(page << TCMALLOC_PAGE_SHIFT, pages << TCMALLOC_PAGE_SHIFT)
+        })
+    } else {
+        bytes_at(result, call.size)
+    })
+}
+
+#[inline(always)]
+fn bytes_at(start: u64, len: u64) -> Memory {
+    // Nothing that a process can own is as large as half the address space.
+    if start == 0 || len == 0 || len >> 47 != 0 {
+        return Memory::Unknown;
+    }
+    Memory::At { start, end: start.wrapping_add(len) }
+}
+
+/// A chunk in the heap is its bytes; one that is a mapping of its own is the mapping, which starts
+/// `prev_size` bytes below the chunk (malloc.c, `munmap_chunk`).
+#[inline(always)]
+fn glibc_chunk(result: u64, [prev_size, size]: [u64; 2], asked: u64) -> Memory {
+    let chunk = size & !SIZE_BITS;
+    if chunk < asked {
+        return Memory::Unknown;
+    }
+    if size & IS_MMAPPED == 0 {
+        return bytes_at(result, asked);
+    }
+    bytes_at(result.wrapping_sub(CHUNK_HEADER_BYTES + prev_size), chunk.wrapping_add(prev_size))
+}
+
+#[inline(always)]
+fn read<const WORDS: usize>(address: u64) -> Option<[u64; WORDS]> {
+    // SAFETY: the helper checks the address itself.
+    unsafe { bpf_probe_read_user(address as *const [u64; WORDS]) }.ok()
+}

@@ -1,0 +1,63 @@
+//! The unwind table of an image into the bounds of its functions, which survive stripping.
+
+use std::ops::Range;
+
+use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, ParsedEhFrameHdr, UnwindSection};
+
+use super::elf::Image;
+
+type Slice<'a> = gimli::EndianSlice<'a, LittleEndian>;
+
+/// Bytes of an address on the machines that are examined.
+const ADDRESS_BYTES: u8 = 8;
+
+/// The functions that an image's `.eh_frame` tells of.
+pub struct Frames<'a> {
+    header: ParsedEhFrameHdr<Slice<'a>>,
+    entries: EhFrame<Slice<'a>>,
+    bases: BaseAddresses,
+}
+
+impl<'a> Frames<'a> {
+    /// `None` where the image has no unwind table with an index.
+    pub fn find(image: &Image<'a>) -> Option<Self> {
+        let (header_address, header) = image.section(".eh_frame_hdr")?;
+        let (entries_address, entries) = image.section(".eh_frame")?;
+        let bases = BaseAddresses::default().set_eh_frame_hdr(header_address).set_eh_frame(entries_address);
+        let header = EhFrameHdr::new(header, LittleEndian).parse(&bases, ADDRESS_BYTES).ok()?;
+        Some(Self { header, entries: EhFrame::new(entries, LittleEndian), bases })
+    }
+
+    /// The bounds of the function that holds `address`. A cold part that the compiler has split off is a
+    /// function of its own here.
+    pub fn function_at(&self, address: u64) -> Option<Range<u64>> {
+        let table = self.header.table()?;
+        let entry =
+            table.fde_for_address(&self.entries, &self.bases, address, EhFrame::cie_from_offset).ok()?;
+        let start = entry.initial_address();
+        let range = start..start.checked_add(entry.len())?;
+        range.contains(&address).then_some(range)
+    }
+
+    /// The bounds of the function that starts at `address`.
+    pub fn function_from(&self, address: u64) -> Option<Range<u64>> {
+        self.function_at(address).filter(|range| range.start == address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_functions_of_this_test_are_found() {
+        let file = std::fs::read("/proc/self/exe").unwrap();
+        let image = Image::parse(&file).unwrap();
+        let frames = Frames::find(&image).unwrap();
+        let main = image.function_symbol("main").unwrap();
+        assert_eq!(frames.function_from(main.start).map(|range| range.start), Some(main.start));
+        assert_eq!(frames.function_from(main.start + 1), None);
+        assert_eq!(frames.function_at(main.start + 1).map(|range| range.start), Some(main.start));
+        assert_eq!(frames.function_at(u64::MAX), None);
+    }
+}

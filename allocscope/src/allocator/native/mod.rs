@@ -1,0 +1,178 @@
+//! A native allocator's binary into the function that its large objects come from.
+//!
+//! The function is internal to the allocator, below its thread caches, so that small objects do not pass it.
+//! Its address comes from the binary's symbols, else from its debug file's, else from the code of the exported
+//! functions, which is followed to it; that names what was recognised and refuses where anything is in doubt.
+
+mod follow;
+mod glibc;
+mod jemalloc;
+mod mimalloc;
+
+use std::ops::Range;
+
+use allocscope_common::key;
+use allocscope_common::native_id::{Argument, NO_ARGUMENT, NativeId, NativeResult};
+
+use self::follow::Follower;
+use super::detect::Allocator;
+use super::elf::{Image, Machine};
+use super::frames::Frames;
+use crate::site::entry::{Entry, slide};
+use crate::site::{CallSite, FoundBy, Miss, Plan};
+
+/// A function whose calls are an allocator's large objects.
+struct LargePath {
+    /// How it is called in metrics.
+    allocator: key::Allocator,
+    /// Its symbol, under the prefixes that builds give it.
+    symbols: &'static [&'static str],
+    /// The argument with the size, and its unit as a power of two.
+    size: (Argument, u8),
+    result: NativeResult,
+    /// What it serves below this is not an object, in KiB.
+    min_kib: u32,
+    /// Finds it in a stripped library.
+    follow: Option<fn(&Follower<'_>) -> Option<u64>>,
+}
+
+/// `_int_malloc(mstate, size_t bytes)`: what the thread cache has not; for malloc, calloc, realloc that moves
+/// and the aligned family. What waits for an arena's lock lies outside (malloc.c).
+const GLIBC: LargePath = LargePath {
+    allocator: key::Allocator::Glibc,
+    symbols: &["_int_malloc"],
+    size: (1, 0),
+    result: NativeResult::GlibcChunk,
+    min_kib: 0,
+    follow: Some(glibc::int_malloc),
+};
+
+/// `large_palloc(tsdn, arena, usize, alignment, zero)`: every object above the largest one that thread caches
+/// hold, 32 KiB unless configured (jemalloc 5, large.c); `usize` is the size class.
+const JEMALLOC: LargePath = LargePath {
+    allocator: key::Allocator::Jemalloc,
+    symbols: &["je_large_palloc", "_rjem_je_large_palloc", "large_palloc"],
+    size: (2, 0),
+    result: NativeResult::Pointer,
+    min_kib: 0,
+    follow: Some(jemalloc::large_palloc),
+};
+
+/// `_mi_malloc_generic(heap, size, zero, ...)`: every object above 1 KiB, and smaller ones when a page's free
+/// list is empty (mimalloc 1.7 to 2.2, page.c).
+const MIMALLOC: LargePath = LargePath {
+    allocator: key::Allocator::Mimalloc,
+    symbols: &["_mi_malloc_generic"],
+    size: (1, 0),
+    result: NativeResult::Pointer,
+    min_kib: 0,
+    follow: Some(mimalloc::malloc_generic),
+};
+
+/// `tcmalloc::PageHeap::New(Length n)` of gperftools: objects above 256 KiB (kMaxSize) in pages of 8 KiB, and
+/// below that the spans that its caches are filled from, which are no objects.
+const TCMALLOC: LargePath = LargePath {
+    allocator: key::Allocator::Tcmalloc,
+    symbols: &["_ZN8tcmalloc8PageHeap3NewEm"],
+    size: (1, 13),
+    result: NativeResult::TcmallocSpan,
+    min_kib: 264,
+    follow: None,
+};
+
+/// Plans the probe of the allocator `kind`, which `image` holds. `debug` is its separate debug file.
+pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator) -> Plan {
+    match large_path(kind) {
+        Ok(path) => match call_site(image, debug, kind, path) {
+            Ok(call) => Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() },
+            Err(miss) => Plan::missed(miss),
+        },
+        Err(why) => Plan::missed(Miss { reason: "allocator_path_not_probed", detail: why }),
+    }
+}
+
+fn large_path(kind: Allocator) -> Result<&'static LargePath, String> {
+    match kind {
+        Allocator::Glibc => Ok(&GLIBC),
+        Allocator::Jemalloc => Ok(&JEMALLOC),
+        Allocator::Mimalloc => Ok(&MIMALLOC),
+        Allocator::Tcmalloc => Ok(&TCMALLOC),
+        Allocator::Musl => {
+            Err("musl maps what is 128 KiB or larger, which is seen; what its heap serves is not".to_owned())
+        }
+        Allocator::Go | Allocator::Unknown => Err("no known allocator was found: a large allocation that a \
+             heap already holds memory for is not seen, only mmap, brk and page faults"
+            .to_owned()),
+    }
+}
+
+/// What the probed function does not serve, though it is large.
+fn blind_spots(kind: Allocator) -> Vec<Miss> {
+    let detail = match kind {
+        Allocator::Jemalloc => "jemalloc serves up to 32 KiB from its thread caches, which is not seen",
+        Allocator::Tcmalloc => "tcmalloc serves up to 256 KiB from its caches, which is not seen",
+        _ => return Vec::new(),
+    };
+    vec![Miss { reason: "cached_objects_not_seen", detail: detail.to_owned() }]
+}
+
+fn call_site(
+    image: &Image<'_>,
+    debug: Option<&Image<'_>>,
+    kind: Allocator,
+    path: &LargePath,
+) -> Result<CallSite, Miss> {
+    let name = path.symbols.first().copied().unwrap_or_default();
+    let not_found = |why: &str| Miss {
+        reason: "allocator_path_not_found",
+        detail: format!("{kind}'s {name} {why}: only mmap, brk and page faults are seen"),
+    };
+    if image.machine() != Machine::X86_64 {
+        return Err(not_found("is probed on x86-64 only"));
+    }
+    let (range, found_by) =
+        locate(image, debug, path).ok_or_else(|| not_found("cannot be located in its stripped binary"))?;
+    let length = range.end.saturating_sub(range.start);
+    let code =
+        image.code(range.start, length).ok_or_else(|| not_found("does not lie in the binary's code"))?;
+    let file_offset =
+        image.file_offset_of(range.start).ok_or_else(|| not_found("does not lie in the binary's code"))?;
+    let entry = slide(code, range.start, &[path.size.0])
+        .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
+    Ok(site(path, name, found_by, file_offset, entry))
+}
+
+fn site(path: &LargePath, name: &str, found_by: FoundBy, file_offset: u64, entry: Entry) -> CallSite {
+    let id = NativeId {
+        allocator: path.allocator,
+        step: entry.step,
+        size: path.size.0,
+        times: NO_ARGUMENT,
+        shift: path.size.1,
+        result: path.result,
+        min_kib: path.min_kib,
+    };
+    CallSite {
+        id,
+        function: name.to_owned(),
+        found_by,
+        function_offset: entry.offset,
+        file_offset: file_offset.saturating_add(entry.offset),
+        instruction: entry.instruction,
+    }
+}
+
+/// The function's bounds: by name, else by following code.
+fn locate(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath) -> Option<(Range<u64>, FoundBy)> {
+    let by_name = |image: &Image<'_>| path.symbols.iter().find_map(|name| image.function_named(name));
+    if let Some(range) = by_name(image) {
+        return Some((range, FoundBy::Symbol));
+    }
+    // The debug file's symbols have the addresses of the binary that it was split from.
+    if let Some(range) = debug.and_then(by_name) {
+        return Some((range, FoundBy::DebugFile));
+    }
+    let frames = Frames::find(image)?;
+    let address = path.follow?(&Follower { image, frames: &frames })?;
+    Some((frames.function_from(address)?, FoundBy::Code))
+}

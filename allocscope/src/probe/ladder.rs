@@ -1,0 +1,194 @@
+//! How uprobes are attached: the best way that this kernel has, found by trying.
+//!
+//! | rung | kernel | what it is |
+//! |---|---|---|
+//! | session | 6.13 | one link for a file; a call that is filtered out at its entry gets no return trampoline |
+//! | multi | 6.6 | one link for the entries of a file and one for the returns |
+//! | perf | 4.17 | a perf event for each site: each takes a tenth of a second to detach |
+//!
+//! Plain sites (Go) have no return side, so session is multi for them.
+
+use super::raw::{AttachType, Points, RawObject, link};
+use super::{Loaded, Scope};
+use crate::config::AttachVia;
+use crate::site::{CallSite, Site};
+use anyhow::{Context, Result, anyhow};
+use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink as PerfLink, UProbeScope};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// Live uprobes; dropping one detaches it.
+#[expect(dead_code, reason = "a link is kept to be dropped")]
+pub enum UprobeLink {
+    /// All points of a file.
+    Multi(OwnedFd),
+    /// One point.
+    Perf(PerfLink),
+}
+
+/// Programs loaded so far for each rung, and the rungs that were tried in vain.
+#[derive(Default)]
+pub struct Ladder {
+    forced: Option<AttachVia>,
+    object: Option<RawObject>,
+    programs: BTreeMap<(&'static str, u32), OwnedFd>,
+    refused: Vec<AttachVia>,
+    used: Option<AttachVia>,
+}
+
+impl Ladder {
+    /// `forced` is the only rung to try, if any. Where `object` is missing only perf events are left.
+    pub fn new(forced: Option<AttachVia>, object: Option<RawObject>) -> Self {
+        Self { forced, object, ..Self::default() }
+    }
+
+    /// The rung that was used last.
+    pub fn used(&self) -> Option<AttachVia> {
+        self.used
+    }
+
+    fn rungs(&self) -> Vec<AttachVia> {
+        match self.forced {
+            Some(forced) => vec![forced],
+            None => AttachVia::ALL.into_iter().filter(|rung| !self.refused.contains(rung)).collect(),
+        }
+    }
+
+    fn program(&mut self, name: &'static str, attach_type: AttachType) -> Result<OwnedFd> {
+        let key = (name, attach_type as u32);
+        if !self.programs.contains_key(&key) {
+            let object = self.object.as_ref().context("the object could not be bound to its maps")?;
+            self.programs.insert(key, object.load(name, attach_type)?);
+        }
+        Ok(self.programs.get(&key).context("a program that was just loaded")?.try_clone()?)
+    }
+}
+
+/// Attaches plain sites, all or none.
+///
+/// # Errors
+/// Why the last rung refused.
+pub fn attach_sites(
+    loaded: &mut Loaded,
+    file: &File,
+    sites: &[Site],
+    scope: Scope,
+) -> Result<Vec<UprobeLink>> {
+    let points = Points {
+        offsets: sites.iter().map(|site| site.file_offset).collect(),
+        cookies: sites.iter().map(|site| site.id.to_cookie()).collect(),
+    };
+    climb(loaded, |loaded, rung| match rung {
+        AttachVia::Session | AttachVia::Multi => {
+            let program = loaded.ladder.program("go_site", AttachType::Multi)?;
+            Ok(vec![multi(&program, AttachType::Multi, false, file, &points, scope)?])
+        }
+        AttachVia::Perf => perf(loaded, "go_site", file, &points, scope),
+    })
+}
+
+/// Attaches both ends of calls, all or none.
+///
+/// # Errors
+/// Why the last rung refused.
+pub fn attach_calls(
+    loaded: &mut Loaded,
+    file: &File,
+    calls: &[CallSite],
+    scope: Scope,
+) -> Result<Vec<UprobeLink>> {
+    let points = Points {
+        offsets: calls.iter().map(|call| call.file_offset).collect(),
+        cookies: calls.iter().map(|call| call.id.to_cookie()).collect(),
+    };
+    climb(loaded, |loaded, rung| match rung {
+        AttachVia::Session => {
+            let program = loaded.ladder.program("native_session", AttachType::Session)?;
+            Ok(vec![multi(&program, AttachType::Session, false, file, &points, scope)?])
+        }
+        AttachVia::Multi => {
+            let leave = loaded.ladder.program("native_return", AttachType::Multi)?;
+            let enter = loaded.ladder.program("native_entry", AttachType::Multi)?;
+            // Returns first: an entry without its return would stay open.
+            let leave = multi(&leave, AttachType::Multi, true, file, &points, scope)?;
+            Ok(vec![leave, multi(&enter, AttachType::Multi, false, file, &points, scope)?])
+        }
+        AttachVia::Perf => {
+            let mut links = perf(loaded, "native_return", file, &points, scope)?;
+            links.extend(perf(loaded, "native_entry", file, &points, scope)?);
+            Ok(links)
+        }
+    })
+}
+
+/// Tries the rungs from the best one on. One that fails where a lower one works is not tried again.
+fn climb(
+    loaded: &mut Loaded,
+    mut attach: impl FnMut(&mut Loaded, AttachVia) -> Result<Vec<UprobeLink>>,
+) -> Result<Vec<UprobeLink>> {
+    let mut failed = Vec::new();
+    let mut last = anyhow!("there is no way to attach");
+    for rung in loaded.ladder.rungs() {
+        match attach(loaded, rung) {
+            Ok(links) => {
+                loaded.ladder.refused.extend(failed);
+                loaded.ladder.used = Some(rung);
+                return Ok(links);
+            }
+            Err(error) => {
+                log::info!("uprobes cannot be attached via {rung}: {error:#}");
+                failed.push(rung);
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+fn multi(
+    program: &OwnedFd,
+    attach_type: AttachType,
+    at_return: bool,
+    file: &File,
+    points: &Points,
+    scope: Scope,
+) -> Result<UprobeLink> {
+    let pid = match scope {
+        Scope::Process(pid) => pid,
+        Scope::Everyone => 0,
+    };
+    let fd = link(program.as_fd(), attach_type, at_return, file, points, pid)
+        .with_context(|| format!("the kernel refuses a {attach_type:?} link"))?;
+    Ok(UprobeLink::Multi(fd))
+}
+
+fn perf(
+    loaded: &mut Loaded,
+    program: &'static str,
+    file: &File,
+    points: &Points,
+    scope: Scope,
+) -> Result<Vec<UprobeLink>> {
+    let program: &mut UProbe = loaded.program(program)?;
+    // Loaded with the first site: a tracer of programs without sites never loads it.
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    let scope = match scope {
+        Scope::Process(pid) => {
+            NonZeroU32::new(pid).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess)
+        }
+        Scope::Everyone => UProbeScope::AllProcesses,
+    };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut links = Vec::with_capacity(points.offsets.len());
+    for (&offset, &cookie) in points.offsets.iter().zip(&points.cookies) {
+        let location = UProbeAttachLocation::AbsoluteOffset(offset);
+        let id = program.attach(UProbeAttachPoint { location, cookie: Some(cookie) }, &path, scope)?;
+        links.push(UprobeLink::Perf(program.take_link(id)?));
+    }
+    Ok(links)
+}

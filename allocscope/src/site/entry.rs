@@ -1,0 +1,183 @@
+//! The code of a native function into the place where its calls are seen to begin.
+//!
+//! A probe at the very first instruction is what other tools use; where that instruction is single-stepped,
+//! the first one behind it that the kernel emulates does as well, as long as nothing has changed on the way:
+//! the stack pointer still points to the return address and the arguments are still in their registers.
+
+use std::fmt;
+
+use allocscope_common::native_id::Argument;
+use allocscope_common::site_id::StepClass;
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+use super::classify::{is_cheap_site, step_class};
+use super::decode::{DecodeError, Function};
+use super::flow::depth_change;
+
+/// How far an entry may be moved: prologues set up what they need within a few instructions.
+const MAX_SLIDE: usize = 12;
+
+/// The argument registers of the C calling convention on x86-64, in order.
+const ARGUMENTS: [Register; 5] = [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8];
+
+/// Where a function's calls are seen to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Bytes from the function's start.
+    pub offset: u64,
+    /// How the kernel runs the instruction.
+    pub step: StepClass,
+    /// The instruction, disassembled.
+    pub instruction: String,
+}
+
+/// Why no probe is put at a function's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The bytes are not one function's instructions.
+    Decode(DecodeError),
+    /// Control comes back to the entry within one call.
+    InLoop,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decode(DecodeError::Empty) => f.write_str("it has no code"),
+            Self::Decode(DecodeError::TooLong) => f.write_str("it is too long"),
+            Self::Decode(DecodeError::Invalid { offset }) => {
+                write!(f, "no instruction can be decoded at +{offset:#x}")
+            }
+            Self::InLoop => f.write_str("its entry lies in a loop"),
+        }
+    }
+}
+
+/// The cheapest place at the start of the function in `code`, which lies at `start`, where `arguments` are
+/// still in their registers and the stack pointer still points to the return address.
+///
+/// # Errors
+/// Where the code does not decode to its end, or runs its first instructions more than once in a call.
+pub fn slide(code: &[u8], start: u64, arguments: &[Argument]) -> Result<Entry, Refusal> {
+    let function = Function::decode(code, start).map_err(Refusal::Decode)?;
+    let index = cheap_index(&function, arguments).unwrap_or(0);
+    let offset = function.offset(index).unwrap_or_default();
+    if comes_back(&function, start.saturating_add(offset)) {
+        return Err(Refusal::InLoop);
+    }
+    Ok(Entry { offset, step: step_class(function.encoding(index)), instruction: function.text(index) })
+}
+
+/// The first cheap instruction before anything changes. At the very start a 5-byte nop is one too: no
+/// red zone is in use there.
+fn cheap_index(function: &Function<'_>, arguments: &[Argument]) -> Option<usize> {
+    for (index, instruction) in function.instructions().iter().take(MAX_SLIDE).enumerate() {
+        let encoding = function.encoding(index);
+        if is_cheap_site(encoding) || (index == 0 && step_class(encoding) == StepClass::Emulated) {
+            return Some(index);
+        }
+        if !leaves_as_it_is(instruction, arguments) {
+            return None;
+        }
+    }
+    None
+}
+
+/// Whether the next instruction finds stack pointer and arguments as this one did.
+fn leaves_as_it_is(instruction: &Instruction, arguments: &[Argument]) -> bool {
+    let kept = |register: Register| {
+        arguments.iter().filter_map(|&index| ARGUMENTS.get(usize::from(index))).any(|&kept| kept == register)
+    };
+    let mut factory = InstructionInfoFactory::new();
+    let writes_kept = factory
+        .info(instruction)
+        .used_registers()
+        .iter()
+        .any(|used| is_write(used.access()) && kept(used.register().full_register()));
+    instruction.flow_control() == FlowControl::Next
+        && depth_change(instruction) == Some(0)
+        && !instruction.is_stack_instruction()
+        && !writes_kept
+}
+
+fn is_write(access: OpAccess) -> bool {
+    !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
+}
+
+/// Whether any jump of the function leads to its start or up to `site`.
+fn comes_back(function: &Function<'_>, site: u64) -> bool {
+    function.instructions().iter().any(|instruction| {
+        let jumps = matches!(
+            instruction.flow_control(),
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+        );
+        jumps
+            && matches!(instruction.op0_kind(), OpKind::NearBranch64)
+            && (function.start()..=site).contains(&instruction.near_branch64())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(code: &[u8], arguments: &[Argument]) -> (u64, StepClass) {
+        let found = slide(code, 0x1000, arguments).unwrap();
+        (found.offset, found.step)
+    }
+
+    #[test]
+    fn an_emulated_first_instruction_is_the_entry() {
+        // push rbp; ret
+        assert_eq!(entry(&[0x55, 0xc3], &[0]), (0, StepClass::Emulated));
+        // nop5; ret: at the very start only
+        assert_eq!(entry(&[0x0f, 0x1f, 0x44, 0, 0, 0xc3], &[0]), (0, StepClass::Emulated));
+        assert_eq!(entry(&[0x48, 0x89, 0xf8, 0x0f, 0x1f, 0x44, 0, 0, 0xc3], &[0]), (0, StepClass::Stepped));
+    }
+
+    #[test]
+    fn the_entry_slides_over_what_changes_nothing() {
+        // test rsi,rsi; js +0: glibc's _int_malloc
+        assert_eq!(entry(&[0x48, 0x85, 0xf6, 0x78, 0x00, 0xc3], &[1]), (3, StepClass::Emulated));
+        // endbr64; push rbp
+        assert_eq!(entry(&[0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0xc3], &[0]), (4, StepClass::Emulated));
+        // movzx r15d,r8b behind a push is not reached: the push is the entry
+        assert_eq!(entry(&[0x41, 0x57, 0x45, 0x0f, 0xb6, 0xf8, 0xc3], &[2]), (0, StepClass::Emulated));
+    }
+
+    #[test]
+    fn the_entry_stays_where_something_changes() {
+        // mov rsi,rdi; push rbp: the size is overwritten
+        assert_eq!(entry(&[0x48, 0x89, 0xfe, 0x55, 0xc3], &[1]), (0, StepClass::Stepped));
+        // movzx esi,sil; push rbp: so it is by half a register
+        assert_eq!(entry(&[0x40, 0x0f, 0xb6, 0xf6, 0x55, 0xc3], &[1]), (0, StepClass::Stepped));
+        assert_eq!(entry(&[0x40, 0x0f, 0xb6, 0xf6, 0x55, 0xc3], &[0]), (4, StepClass::Emulated));
+        // sub rsp,8; push rbp: the return address is elsewhere
+        assert_eq!(entry(&[0x48, 0x83, 0xec, 0x08, 0x55, 0xc3], &[0]), (0, StepClass::Stepped));
+        // pop rax; push rbp
+        assert_eq!(entry(&[0x58, 0x55, 0xc3], &[0]), (0, StepClass::Stepped));
+    }
+
+    #[test]
+    fn an_entry_in_a_loop_is_refused() {
+        // push rbp; jmp -3
+        assert_eq!(slide(&[0x55, 0xeb, 0xfd], 0x1000, &[0]), Err(Refusal::InLoop));
+        // test rsi,rsi; js +1; ret; jmp to the js
+        assert_eq!(
+            slide(&[0x48, 0x85, 0xf6, 0x78, 0x01, 0xc3, 0xeb, 0xfb], 0x1000, &[1]),
+            Err(Refusal::InLoop)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_code_gets_a_site_inside_itself_or_none(
+            code in proptest::collection::vec(any::<u8>(), 0..64), start: u64
+        ) {
+            if let Ok(found) = slide(&code, start, &[0, 1, 2]) {
+                prop_assert!(found.offset < code.len() as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What allocscope reports about native programs' allocators, against what these programs know of themselves.
+//!
+//! `native/alloc.c` and `native/rounds.rs` allocate in every way there is, around each allocator's thresholds;
+//! `native/truth.rs` has the rule by which each allocator's large path is counted.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
+
+#[path = "native/programs.rs"]
+mod programs;
+mod support;
+#[path = "native/truth.rs"]
+mod truth;
+
+use object::{Object, ObjectSegment, ObjectSymbol};
+use serde_json::Value;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use support::report::Process;
+use support::{Report, Running, allocscope, attach, program};
+use truth::{Classes, Rule, Truth};
+
+/// What must be 0 for counts to be exact.
+const LOSSES: [&str; 3] = ["call_overwritten", "exit_unmatched", "result_unreadable"];
+const THREADS: &str = "4";
+const ROUNDS: &str = "5";
+
+/// A program, what it preloads, and its arguments.
+struct Target {
+    path: PathBuf,
+    preload: Option<PathBuf>,
+    arguments: Vec<String>,
+}
+
+impl Target {
+    fn new(path: PathBuf, arguments: &[&str]) -> Self {
+        Self { path, preload: None, arguments: arguments.iter().map(|word| (*word).to_owned()).collect() }
+    }
+
+    /// Everything that `alloc` and the Rust programs do.
+    fn all_sizes(path: PathBuf) -> Self {
+        Self::new(path, &[THREADS, ROUNDS, "0"])
+    }
+
+    fn preloading(self, library: &str) -> Self {
+        Self { preload: Some(programs::library(library)), ..self }
+    }
+
+    /// `env` becomes the program, which keeps its process.
+    fn command(&self) -> Command {
+        let mut command = Command::new("env");
+        command.args(self.preload.iter().map(|library| format!("LD_PRELOAD={}", library.display())));
+        command.arg(&self.path).args(&self.arguments);
+        command
+    }
+
+    /// `allocscope run`.
+    fn run(&self, rule: Rule) -> (Truth, Report) {
+        let mut tracer = program(&format!("run --format json --min-size {} --", rule.min_size));
+        let command = self.command();
+        let ended = Running::start(tracer.arg(command.get_program()).args(command.get_args())).wait();
+        assert_eq!(ended.code, Some(0), "{}: {ended}", self.path.display());
+        (Truth::in_output(&ended.stdout), Report::last_in(&ended.stdout))
+    }
+
+    /// `allocscope attach`, while it waits for a line.
+    fn attach(&self, rule: Rule) -> (Truth, Report) {
+        let mut target = self.waiting();
+        let tracer = attach(target.pid(), &format!("--min-size {}", rule.min_size));
+        target.tell("");
+        let ended = target.wait();
+        assert_eq!(ended.code, Some(0), "{}: {ended}", self.path.display());
+        let traced = tracer.wait();
+        assert_eq!(traced.code, Some(0), "{traced}");
+        (Truth::in_output(&ended.stdout), Report::last_in(&traced.stdout))
+    }
+
+    fn waiting(&self) -> Running {
+        let target = Running::start(self.command().arg("wait"));
+        target.until_waiting_for_input();
+        target
+    }
+
+    /// By both ways of tracing: what the rule says, and nothing else.
+    fn assert_exact(&self, rule: Rule) {
+        for (truth, report) in [self.run(rule), self.attach(rule)] {
+            assert_eq!(report.process(truth.pid).0["coverage"]["tier"], "large-path", "{report}");
+            compare(&truth, &report, rule);
+        }
+    }
+
+    /// Without names there may be nothing to probe: then that is what the report says, and nothing is counted.
+    fn assert_exact_or_said(&self, rule: Rule) {
+        for (truth, report) in [self.run(rule), self.attach(rule)] {
+            let process = report.process(truth.pid);
+            if process.0["coverage"]["tier"] == "kernel" {
+                assert_eq!(classes(process, rule), Classes::new(), "{report}");
+            } else {
+                compare(&truth, &report, rule);
+            }
+        }
+    }
+}
+
+fn compare(truth: &Truth, report: &Report, rule: Rule) {
+    let process = report.process(truth.pid);
+    let expected = truth.expected(rule);
+    assert!(!expected.is_empty(), "{truth:?}");
+    let what = (rule.allocator, &process.0["coverage"]["allocator"]);
+    assert_eq!(classes(process, rule), expected, "counted against truth of {what:?}: {report}");
+    for reason in LOSSES {
+        assert_eq!(report.lost(reason), 0, "{reason}: {report}");
+    }
+}
+
+/// What was counted, in the classes that hold nothing smaller than the rule's smallest size or hold it as well.
+fn classes(process: Process<'_>, rule: Rule) -> Classes {
+    let least = 1 << rule.min_size.ilog2();
+    let counts = |class| process.counts(rule.allocator, class);
+    let of_rule = process.classes(rule.allocator).into_iter().filter(|class| *class >= least);
+    of_rule.map(|class| (class, (counts(class).calls, counts(class).bytes))).collect()
+}
+
+#[test]
+fn glibc_is_counted() {
+    Target::all_sizes(programs::alloc()).assert_exact(truth::GLIBC);
+}
+
+#[test]
+fn preloaded_jemalloc_is_counted() {
+    Target::all_sizes(programs::alloc()).preloading("libjemalloc.so.2").assert_exact(truth::JEMALLOC);
+}
+
+#[test]
+fn preloaded_mimalloc_is_counted() {
+    Target::all_sizes(programs::alloc()).preloading("libmimalloc.so.2.0").assert_exact(truth::MIMALLOC_2_0);
+}
+
+#[test]
+fn preloaded_tcmalloc_is_counted() {
+    Target::all_sizes(programs::alloc()).preloading("libtcmalloc_minimal.so.4").assert_exact(truth::TCMALLOC);
+}
+
+/// Its blocks of 131,052 bytes and more are mappings, which the kernel tells of: names make no difference. The
+/// blocks below come in groups that are mappings as well, so the program leaves them out.
+#[test]
+fn musl_is_counted_by_its_mappings() {
+    let program = programs::musl_alloc();
+    for path in [programs::stripped(&program), program] {
+        let target = Target::new(path, &[THREADS, ROUNDS, "131052"]);
+        for (truth, report) in [target.run(truth::MUSL), target.attach(truth::MUSL)] {
+            assert_eq!(report.process(truth.pid).0["coverage"]["tier"], "kernel", "{report}");
+            compare(&truth, &report, truth::MUSL);
+        }
+    }
+}
+
+#[test]
+fn jemalloc_in_a_rust_program_is_counted() {
+    assert_rust(programs::rust_jemalloc(), truth::JEMALLOC);
+}
+
+#[test]
+fn mimalloc_2_in_a_rust_program_is_counted() {
+    assert_rust(programs::rust_mimalloc_2(), truth::MIMALLOC_2_3);
+}
+
+#[test]
+fn mimalloc_3_in_a_rust_program_is_counted() {
+    assert_rust(programs::rust_mimalloc_3(), truth::MIMALLOC_3);
+}
+
+fn assert_rust(program: PathBuf, rule: Rule) {
+    Target::all_sizes(programs::stripped(&program)).assert_exact_or_said(rule);
+    Target::all_sizes(program).assert_exact(rule);
+}
+
+/// The heap's mappings are part of its calls, all of which are traced. Below 128 KiB the loader maps memory for
+/// the libraries.
+#[test]
+fn only_the_programs_own_mappings_are_mappings() {
+    let target = Target::all_sizes(programs::alloc());
+    for (truth, report) in [target.run(truth::GLIBC), target.attach(truth::GLIBC)] {
+        compare(&truth, &report, truth::OWN_MAPPINGS);
+    }
+}
+
+/// A function that throws does not come back to its caller, and its caller's caller must not notice. The C++
+/// library's own reserve, 72,704 bytes, is below the smallest size.
+#[test]
+fn exceptions_of_new_are_caught_as_ever() {
+    let rule = Rule { min_size: 131_072, ..truth::GLIBC };
+    let target = Target::new(programs::new(), &["3"]);
+    for (truth, report) in [target.run(rule), target.attach(rule)] {
+        assert_eq!(truth.caught, 5);
+        compare(&truth, &report, rule);
+    }
+}
+
+#[test]
+fn exceptions_of_another_allocators_new_are_caught_as_ever() {
+    for (library, rule) in
+        [("libjemalloc.so.2", truth::JEMALLOC), ("libtcmalloc_minimal.so.4", truth::TCMALLOC)]
+    {
+        let rule = Rule { min_size: rule.min_size.max(131_072), ..rule };
+        let target = Target::new(programs::new(), &["3"]).preloading(library);
+        for (truth, report) in [target.run(rule), target.attach(rule)] {
+            assert_eq!(truth.caught, 5, "{library}");
+            compare(&truth, &report, rule);
+        }
+    }
+}
+
+/// The filter kills a process that does any other system call than a dozen.
+#[test]
+fn a_confined_program_survives() {
+    let target = Target::new(programs::seccomp(), &["200"]);
+    for (truth, report) in [target.run(truth::GLIBC), target.attach(truth::GLIBC)] {
+        compare(&truth, &report, truth::GLIBC);
+    }
+}
+
+/// The C library is stripped; what its debug file calls `_int_malloc` is found without it.
+#[test]
+fn the_c_librarys_large_path_is_int_malloc() {
+    let target = Target::all_sizes(programs::alloc()).waiting();
+    let library = c_library_of(target.pid());
+    let ended = allocscope(&format!("inspect --format json {}", target.pid()));
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let view: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let function = int_malloc(&library);
+    let sites = view["sites"].as_array().unwrap().iter();
+    let entries: Vec<u64> = sites
+        .filter(|site| site["role"] == "entry")
+        .map(|site| site["file_offset"].as_u64().unwrap())
+        .collect();
+    assert!(!entries.is_empty(), "{view}");
+    assert!(entries.iter().all(|entry| function.contains(entry)), "{entries:x?} in {function:x?}: {view}");
+}
+
+fn c_library_of(pid: u32) -> PathBuf {
+    let maps = procfs::process::Process::new(pid as i32).unwrap().maps().unwrap();
+    let paths = maps.iter().filter_map(|map| match &map.pathname {
+        procfs::process::MMapPath::Path(path) => Some(path),
+        _ => None,
+    });
+    paths.into_iter().find(|path| path.ends_with("libc.so.6")).unwrap().clone()
+}
+
+/// The function's place in the library's file.
+fn int_malloc(library: &Path) -> Range<u64> {
+    let bytes = std::fs::read(library).unwrap();
+    let library = object::File::parse(&*bytes).unwrap();
+    let names = std::fs::read(programs::names_of(library.build_id().unwrap().unwrap())).unwrap();
+    let names = object::File::parse(&*names).unwrap();
+    let symbol = names.symbols().find(|symbol| symbol.name() == Ok("_int_malloc")).unwrap();
+    let holds = |segment: &object::Segment| {
+        (segment.address()..segment.address() + segment.size()).contains(&symbol.address())
+    };
+    let segment = library.segments().find(holds).unwrap();
+    let start = symbol.address() - segment.address() + segment.file_range().0;
+    start..start + symbol.size()
+}
