@@ -1,6 +1,6 @@
 //! `setup`: a machine into one that can build allocscope and run its tests.
 
-pub mod allocators;
+mod allocators;
 mod bcc;
 mod bpf;
 mod bpftrace;
@@ -10,6 +10,7 @@ mod go;
 mod prometheus;
 
 use anyhow::{Result, bail};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Install what building allocscope and running its tests need.
@@ -66,6 +67,11 @@ pub fn prepare_bcc() {
     if install(&[Box::new(bcc::Bcc) as Box<dyn Item>]).is_err() {
         eprintln!("bcc is left out of the comparison");
     }
+}
+
+/// Where an allocator's library is, by its file's name.
+pub fn allocator_library(name: &str) -> Option<PathBuf> {
+    allocators::library(name)
 }
 
 /// bcc's version; `None` where it is not set up.

@@ -141,7 +141,7 @@ fn preload(allocator: &Allocator) -> Result<Option<PathBuf>> {
     if allocator.library == GLIBC {
         return Ok(None);
     }
-    setup::allocators::library(allocator.library)
+    setup::allocator_library(allocator.library)
         .map(Some)
         .with_context(|| format!("{} is missing", allocator.library))
 }
