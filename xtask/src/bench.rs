@@ -1,11 +1,13 @@
-//! `bench`: what tracing costs, by allocscope and by bpftrace, in one interleaved run.
+//! `bench`: what tracing costs, by allocscope and by its peers, in one interleaved run.
 //!
 //! Each round runs every case once with every tracer, in an order that rotates; ratios are taken within a
 //! round and the median is over rounds, so that what else the machine does hits all alike.
 
+mod bcc;
 mod case;
 mod go;
 mod machine;
+mod overhead;
 mod peer;
 mod report;
 mod sample;
@@ -15,29 +17,55 @@ mod tracer;
 use crate::{run, setup};
 use anyhow::{Context as _, Result, bail};
 use case::Case;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use sample::Sample;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
-/// Measure what tracing costs, beside bpftrace.
+/// Measure what tracing costs, beside other tracers.
 #[derive(clap::Args)]
 pub struct Args {
+    /// The cases.
+    #[arg(value_enum, default_value_t = Set::Bench)]
+    set: Set,
     /// How often each case is run with each tracer.
     #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Where overhead.md and overhead.json go [default: bench in the target folder].
+    /// Where the table (SET.md) and the samples (SET.json) go [default: bench in the target folder].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Only the cases whose names contain this.
+    /// Only the cases whose names contain this; may be given more than once.
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
     /// One round of tiny cases: shows that everything works, measures nothing.
     #[arg(long)]
     quick: bool,
+    /// Trace also with these options of `allocscope attach`, as one more tracer in the cases of `overhead`;
+    /// may be given more than once.
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
+    also: Vec<String>,
     /// What this task passes to itself when it goes on as root.
     #[arg(long, hide = true)]
     is_built: bool,
+}
+
+/// Which cases.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Set {
+    /// Page faults and mappings, of the traced process and of others, and Go.
+    Bench,
+    /// Small and large blocks of glibc, jemalloc, mimalloc, tcmalloc and Go, beside bpftrace and bcc.
+    Overhead,
+}
+
+impl Set {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bench => "bench",
+            Self::Overhead => "overhead",
+        }
+    }
 }
 
 /// Runs the task.
@@ -45,11 +73,15 @@ pub fn main(args: &Args) -> Result<()> {
     if !args.is_built {
         setup::prepare_build()?;
         setup::prepare_bench()?;
+        if args.set == Set::Overhead {
+            setup::prepare_bcc();
+        }
         run::shown(run::cargo().args(["build", "--release", "--package", "allocscope"]))?;
     }
     if !run::is_root() {
         return Err(become_root());
     }
+    accept_interrupts()?;
     let cases = chosen_cases(args)?;
     let rounds = if args.quick { 1 } else { args.rounds };
     let machine = machine::facts();
@@ -57,8 +89,9 @@ pub fn main(args: &Args) -> Result<()> {
     let folder = args.output.clone().map_or_else(|| Ok(run::target_dir()?.join("bench")), anyhow::Ok)?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let table = report::markdown(&cases, &samples, rounds, &machine, args.quick);
-    write(folder.join("overhead.md"), &table)?;
-    write(folder.join("overhead.json"), &report::json(&cases, &samples, rounds, &machine)?)?;
+    write(folder.join(format!("{}.md", args.set.name())), &table)?;
+    let document = report::json(&cases, &samples, rounds, &machine)?;
+    write(folder.join(format!("{}.json", args.set.name())), &document)?;
     print!("{table}");
     match report::miscounts(&cases, &samples).as_slice() {
         [] => Ok(()),
@@ -82,15 +115,35 @@ fn become_root() -> anyhow::Error {
     sudo.exec().into()
 }
 
+/// Where this runs in a shell's background, SIGINT is ignored; the tracers would inherit that, and some
+/// of them would then not end when told to.
+fn accept_interrupts() -> Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action is no code of this process.
+    unsafe { sigaction(Signal::SIGINT, &action) }.context("cannot accept Ctrl-C")?;
+    Ok(())
+}
+
 fn chosen_cases(args: &Args) -> Result<Vec<Case>> {
-    let program = run::target_dir()?.join("release/allocscope");
-    let mut cases = case::native(&program, args.quick);
-    cases.extend(go::cases(args.quick)?);
-    let chosen = |case: &Case| args.only.as_ref().is_none_or(|text| case.name.contains(text.as_str()));
-    cases.retain(chosen);
+    let mut cases = match args.set {
+        Set::Bench => plain_cases(args.quick)?,
+        Set::Overhead => {
+            let has_bcc = setup::bcc_version().is_some();
+            overhead::cases(&overhead::Options { quick: args.quick, has_bcc, extra: &args.also })?
+        }
+    };
+    let is_chosen = |case: &Case| args.only.iter().any(|text| case.name.contains(text.as_str()));
+    cases.retain(|case| args.only.is_empty() || is_chosen(case));
     if cases.is_empty() {
         bail!("no case has such a name");
     }
+    Ok(cases)
+}
+
+fn plain_cases(quick: bool) -> Result<Vec<Case>> {
+    let program = run::target_dir()?.join("release/allocscope");
+    let mut cases = case::native(&program, quick);
+    cases.extend(go::cases(quick)?);
     Ok(cases)
 }
 

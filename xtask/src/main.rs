@@ -24,7 +24,7 @@ enum Task {
     Demo(demo::Args),
     /// Run every check of this repository.
     Test(test::Args),
-    /// Measure what tracing costs, beside bpftrace.
+    /// Measure what tracing costs, beside other tracers.
     Bench(bench::Args),
     /// Boot other kernels in an emulator and compare what allocscope counts there with the truth.
     Kernels(kernels::Args),

@@ -1,6 +1,7 @@
 //! `setup`: a machine into one that can build allocscope and run its tests.
 
 mod allocators;
+mod bcc;
 mod bpf;
 mod bpftrace;
 mod debian;
@@ -10,6 +11,7 @@ pub mod kernel;
 mod prometheus;
 
 use anyhow::{Result, bail};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Install what building allocscope and running its tests need.
@@ -49,13 +51,14 @@ pub fn prepare_tests() -> Result<()> {
     install(&all())
 }
 
-/// Installs what only the benchmark needs: the peer, and Go programs to trace.
+/// Installs what only the benchmark needs: the peer, and Go programs and allocators to trace.
 pub fn prepare_bench() -> Result<()> {
     let newest = go::PYPI_VERSIONS
         .into_iter()
         .next_back()
         .map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>);
-    let mut items: Vec<Box<dyn Item>> = vec![Box::new(bpftrace::Bpftrace), Box::new(go::DebianGo)];
+    let mut items: Vec<Box<dyn Item>> =
+        vec![Box::new(bpftrace::Bpftrace), Box::new(go::DebianGo), Box::new(allocators::Libraries)];
     items.extend(newest);
     install(&items)
 }
@@ -73,6 +76,23 @@ fn for_kernels() -> Vec<Box<dyn Item>> {
         vec![Box::new(kernel::Qemu), Box::new(kernel::Cpio), Box::new(kernel::Busybox)];
     items.extend(kernel::SERIES.map(|series| Box::new(kernel::Kernel(series)) as Box<dyn Item>));
     items
+}
+
+/// Installs the peer that the benchmark can do without: what prevents it is said, and is not an error.
+pub fn prepare_bcc() {
+    if install(&[Box::new(bcc::Bcc) as Box<dyn Item>]).is_err() {
+        eprintln!("bcc is left out of the comparison");
+    }
+}
+
+/// Where an allocator's library is, by its file's name.
+pub fn allocator_library(name: &str) -> Option<PathBuf> {
+    allocators::library(name)
+}
+
+/// bcc's version; `None` where it is not set up.
+pub fn bcc_version() -> Option<String> {
+    bcc::Bcc.present()
 }
 
 fn for_building() -> Vec<Box<dyn Item>> {

@@ -1,8 +1,9 @@
 //! What is measured: programs that time themselves, and who traces them.
 
+use super::bcc::Program;
 use serde_json::Value;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A program and the tracers it is run with; the first is none.
 pub struct Case {
@@ -12,8 +13,15 @@ pub struct Case {
     pub unit: &'static str,
     /// The program and its arguments; it waits for a line of standard input, and prints JSON at its end.
     pub command: Vec<OsString>,
+    /// The library that is loaded before all others.
+    pub preload: Option<PathBuf>,
+    /// Begins the name of the file its malloc is in.
+    pub library: &'static str,
     /// Nanoseconds of one operation, from what it prints.
     pub metric: fn(&Value) -> Option<f64>,
+    /// Whether it says on standard error that it is ready, and stays after it has printed until its
+    /// standard input ends: then the tracers are ended while it is there.
+    pub stays: bool,
     /// Whether another process is traced: then this one's slowdown is the tax on everyone else.
     pub elsewhere: bool,
     /// The tracers.
@@ -25,7 +33,7 @@ pub struct Case {
 /// A tracer and how to see that it works.
 pub struct Variant {
     /// A short name.
-    pub name: &'static str,
+    pub name: String,
     /// What traces.
     pub tracer: Tracer,
     /// What the tracer saw and what the traced program did; the same if all is well.
@@ -33,18 +41,57 @@ pub struct Variant {
 }
 
 /// From the traced program's truth and the tracer's report.
-pub type Check = fn(&Value, &Value) -> Option<(u64, u64)>;
+pub type Check = fn(&Value, &Value) -> Option<Counts>;
+
+/// How many events there were.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// What the tracer saw.
+    pub seen: u64,
+    /// What the traced program did.
+    pub done: u64,
+    /// Whether the tracer says that it sees these.
+    pub is_promised: bool,
+}
+
+impl Counts {
+    /// Of what a tracer says that it sees.
+    pub fn new(seen: u64, done: u64) -> Self {
+        Self { seen, done, is_promised: true }
+    }
+}
 
 /// What traces.
 #[derive(Clone, PartialEq)]
 pub enum Tracer {
     /// Nothing.
     None,
-    /// `allocscope attach`, everything on.
-    Allocscope,
-    /// bpftrace with a script, in which PID, LIBC and EXE are replaced.
+    /// `allocscope attach`, everything on, with further options.
+    Allocscope(Vec<String>),
+    /// bpftrace with a script, in which PID, LIB and EXE are replaced. Its option -p is no filter: version
+    /// 0.17 counts the uprobes of all processes with it.
     Bpftrace(String),
+    /// A program of bcc.
+    Bcc(Program),
 }
+
+/// The name of allocscope without further options.
+pub const OWN: &str = "allocscope";
+
+impl Tracer {
+    /// The program's name.
+    pub fn tool(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Allocscope(_) => OWN,
+            Self::Bpftrace(_) => "bpftrace",
+            Self::Bcc(program) => program.name(),
+        }
+    }
+}
+
+/// Where malloc is by default.
+pub const GLIBC: &str = "libc.so";
 
 /// The bundled workload that stands for another process: as many mappings of 1 MiB.
 pub const ELSEWHERE: [&str; 7] = ["workload", "map", "--sizes", "1MiB", "--count", "10", "--wait-stdin"];
@@ -66,8 +113,7 @@ tracepoint:syscalls:sys_exit_munmap /@unmap[tid]/ {
   @munmap = hist(nsecs - @unmap[tid]); delete(@unmap[tid]);
 }
 ";
-const LARGE_MALLOCS: &str =
-    "uprobe:LIBC:malloc /pid == PID && arg0 >= 32760/ { @mallocs[arg0] = count(); }\n";
+const LARGE_MALLOCS: &str = "uprobe:LIB:malloc /pid == PID && arg0 >= 32760/ { @mallocs[arg0] = count(); }\n";
 
 /// The cases of the bundled workloads.
 pub fn native(program: &Path, quick: bool) -> Vec<Case> {
@@ -75,7 +121,10 @@ pub fn native(program: &Path, quick: bool) -> Vec<Case> {
         name: name.to_owned(),
         unit,
         command: command(program, &words),
+        preload: None,
+        library: GLIBC,
         metric,
+        stays: false,
         elsewhere: false,
         variants,
         note: "",
@@ -111,25 +160,26 @@ fn command(program: &Path, words: &str) -> Vec<OsString> {
 
 /// Nothing traces.
 pub fn untraced() -> Variant {
-    Variant { name: "untraced", tracer: Tracer::None, check: None }
+    Variant { name: "untraced".to_owned(), tracer: Tracer::None, check: None }
 }
 
 /// allocscope, with its own check.
 pub fn allocscope(check: Check) -> Variant {
-    Variant { name: "allocscope", tracer: Tracer::Allocscope, check: Some(check) }
+    Variant { name: OWN.to_owned(), tracer: Tracer::Allocscope(Vec::new()), check: Some(check) }
 }
 
 /// bpftrace, with its own check.
-pub fn bpftrace(name: &'static str, script: &str, check: Option<Check>) -> Variant {
-    Variant { name, tracer: Tracer::Bpftrace(script.to_owned()), check }
+pub fn bpftrace(name: &str, script: &str, check: Option<Check>) -> Variant {
+    Variant { name: name.to_owned(), tracer: Tracer::Bpftrace(script.to_owned()), check }
 }
 
 fn fault_variants() -> Vec<Variant> {
-    let seen: Check = |truth, report| Some((report["@faults"].as_u64()?, pages(truth)?));
+    let seen: Check = |truth, report| Some(Counts::new(report["@faults"].as_u64()?, pages(truth)?));
     vec![
         untraced(),
         allocscope(|truth, report| {
-            Some((report["processes"][0]["coverage"]["faults_attributed"].as_u64()?, pages(truth)?))
+            let seen = report["processes"][0]["coverage"]["faults_attributed"].as_u64()?;
+            Some(Counts::new(seen, pages(truth)?))
         }),
         bpftrace("bpftrace, counting faults", COUNT_FAULTS, Some(seen)),
         bpftrace("bpftrace, timing faults", TIME_FAULTS, Some(seen)),
@@ -140,11 +190,11 @@ fn call_variants() -> Vec<Variant> {
     let script = format!("{TIME_CALLS}{COUNT_FAULTS}");
     vec![
         untraced(),
-        allocscope(|truth, report| Some((allocations(report, "mmap")?, mappings(truth)?))),
+        allocscope(|truth, report| Some(Counts::new(allocations(report, "mmap")?, mappings(truth)?))),
         bpftrace(
             "bpftrace, timing calls, counting faults",
             &script,
-            Some(|truth, report| Some((report["@mappings"].as_u64()?, mappings(truth)?))),
+            Some(|truth, report| Some(Counts::new(report["@mappings"].as_u64()?, mappings(truth)?))),
         ),
     ]
 }
@@ -152,11 +202,11 @@ fn call_variants() -> Vec<Variant> {
 fn malloc_variants() -> Vec<Variant> {
     vec![
         untraced(),
-        allocscope(|truth, report| Some((allocations(report, "mmap")?, truth["large"].as_u64()?))),
+        allocscope(|truth, report| Some(Counts::new(allocations(report, "mmap")?, large(truth)?))),
         bpftrace(
             "bpftrace, malloc of 32 KiB or more",
             LARGE_MALLOCS,
-            Some(|truth, report| Some((report["@mallocs"]["1048576"].as_u64()?, truth["large"].as_u64()?))),
+            Some(|truth, report| Some(Counts::new(report["@mallocs"]["1048576"].as_u64()?, large(truth)?))),
         ),
     ]
 }
@@ -173,6 +223,11 @@ pub fn allocations(report: &Value, allocator: &str) -> Option<u64> {
     // Few other mappings, such as a thread's stack, come after the start; the workloads' own sizes are these.
     let rows = rows.filter(|row| ["64KiB", "1MiB", "64MiB"].iter().any(|size| row["size"] == *size));
     Some(rows.filter_map(|row| row["count"].as_u64()).sum())
+}
+
+/// Large blocks.
+pub fn large(truth: &Value) -> Option<u64> {
+    truth["large"].as_u64()
 }
 
 fn pages(truth: &Value) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! The machine that was measured on.
 
 use super::peer;
-use crate::run;
+use crate::{run, setup};
 use std::fs;
 use std::process::Command;
 
@@ -15,8 +15,12 @@ pub fn facts() -> Vec<(&'static str, String)> {
         ("clock", line("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
         ("load at the start", load()),
         ("allocscope", format!("{}, release build", env!("CARGO_PKG_VERSION"))),
-        ("peer", peer::version().unwrap_or_else(|| "bpftrace is missing".to_owned())),
+        ("peers", format!("{}, {}", peer::version().unwrap_or_else(|| "no bpftrace".to_owned()), bcc())),
     ]
+}
+
+fn bcc() -> String {
+    setup::bcc_version().map_or_else(|| "no bcc".to_owned(), |version| format!("bcc {version}"))
 }
 
 fn load() -> String {

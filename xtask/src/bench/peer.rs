@@ -1,6 +1,7 @@
 //! bpftrace: how it is started, when it is ready, what it says.
 
 use crate::run;
+use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
@@ -18,28 +19,38 @@ pub fn version() -> Option<String> {
 }
 
 /// A command that runs a script against a process, as one process that SIGINT ends.
-pub fn command(script: &str, pid: u32) -> Command {
-    let script = fill_in(script, pid) + READY;
+pub fn command(script: &str, pid: u32, library: &str) -> Result<Command> {
+    let script = fill_in(script, pid, library)? + READY;
+    Ok(with_tracefs(&["bpftrace", "-B", "line", "-f", "json", "-e", &script].map(String::from)))
+}
+
+/// A command, as one process, that finds a mounted tracefs.
+pub fn with_tracefs(words: &[String]) -> Command {
     let mounted = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
     if mounted.iter().any(|mount| Path::new(mount).join("events").is_dir()) {
-        let mut command = Command::new("bpftrace");
-        command.args(["-B", "line", "-f", "json", "-e", &script]);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         return command;
     }
-    // bpftrace looks for a mounted tracefs: it gets one of its own, which goes with it.
+    // It gets a mount of its own, which goes with it.
     let mut command = Command::new("unshare");
-    let mount = "mount -t tracefs none /sys/kernel/tracing && exec bpftrace -B line -f json -e \"$1\"";
-    command.args(["--mount", "--propagation", "private", "sh", "-c", mount, "sh", &script]);
+    let mount = "mount -t tracefs none /sys/kernel/tracing && exec \"$@\"";
+    command.args(["--mount", "--propagation", "private", "sh", "-c", mount, "sh"]).args(words);
     command
 }
 
-fn fill_in(script: &str, pid: u32) -> String {
-    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let libc =
-        maps.lines().filter_map(|line| line.split_whitespace().last()).find(|path| path.contains("/libc.so"));
+fn fill_in(script: &str, pid: u32, library: &str) -> Result<String> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).context("cannot tell what it runs")?;
     let script = script.replace("PID", &pid.to_string()).replace("EXE", &exe.to_string_lossy());
-    script.replace("LIBC", libc.unwrap_or("libc"))
+    Ok(if script.contains("LIB") { script.replace("LIB", &mapped(pid, library)?) } else { script })
+}
+
+/// The file a process maps whose name begins with `library`.
+pub fn mapped(pid: u32, library: &str) -> Result<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("cannot tell what it maps")?;
+    let mut paths = maps.lines().filter_map(|line| line.split_whitespace().last());
+    let is_it = |path: &&str| path.rsplit_once('/').is_some_and(|(_, name)| name.starts_with(library));
+    Ok(paths.find(is_it).with_context(|| format!("it maps no {library}"))?.to_owned())
 }
 
 /// Its maps by name, from its lines of JSON.

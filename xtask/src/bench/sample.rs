@@ -1,10 +1,10 @@
 //! One run of one program with one tracer, from start to report.
 
-use super::case::{Case, ELSEWHERE, Tracer};
-use super::peer;
+use super::case::{Case, Counts, ELSEWHERE, Tracer};
 use super::tracer::Process;
+use super::{bcc, peer};
 use crate::run;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,50 +21,117 @@ pub struct Sample {
     pub variant: usize,
     /// In which round, from 0.
     pub round: u32,
+    /// What it told, or why the tracer did not trace.
+    pub outcome: Result<Outcome, String>,
+}
+
+/// What a run tells.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
     /// Nanoseconds of one operation, by the program's own clock.
     pub ns: f64,
     /// What the tracer saw and what it should have.
-    pub counts: Option<(u64, u64)>,
+    pub counts: Option<Counts>,
+    /// Probe hits of an operation, by the tracer's own count.
+    pub hits: Option<Hits>,
     /// From the tracer's start to when it traces.
     pub attach: Option<Duration>,
     /// From the order to end, or the process' end, to the tracer's.
     pub detach: Option<Duration>,
 }
 
-/// A program needs this long from its start to where it waits.
-const SETTLE: Duration = Duration::from_millis(50);
-
-/// Takes one.
-pub fn take(program: &Path, case: &Case, index: usize, variant: usize, round: u32) -> Result<Sample> {
-    let folder = work_folder()?;
-    let chosen = &case.variants[variant];
-    let mut measured =
-        Process::start(Command::new(&case.command[0]).args(&case.command[1..]), &folder, "program")?;
-    let mut other = match case.elsewhere && chosen.tracer != Tracer::None {
-        true => Some(Process::start(Command::new(program).args(ELSEWHERE), &folder, "other")?),
-        false => None,
-    };
-    thread::sleep(SETTLE);
-    let traced = other.as_ref().unwrap_or(&measured).pid();
-    let mut tracer = start(program, &chosen.tracer, traced, &folder)?;
-    measured.go()?;
-    let truth = parse(&measured.output()?)?;
-    let other_truth = other.as_mut().map(finish).transpose()?;
-    let ns = (case.metric)(&truth).context("the program did not print its time")?;
-    let mut sample = Sample { case: index, variant, round, ns, counts: None, attach: None, detach: None };
-    if let Some((tracer, attach)) = &mut tracer {
-        let ended = Instant::now();
-        let report = report(&chosen.tracer, tracer)?;
-        (sample.attach, sample.detach) = (Some(*attach), Some(ended.elapsed()));
-        let truth = other_truth.as_ref().unwrap_or(&truth);
-        sample.counts = chosen.check.map(|check| check(truth, &report).unwrap_or((0, u64::MAX)));
-    }
-    Ok(sample)
+/// Probe hits of one operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Hits {
+    /// Of user-space probes whose instruction the kernel emulates.
+    pub emulated: f64,
+    /// Of those whose instruction is single-stepped.
+    pub stepped: f64,
 }
 
-fn finish(other: &mut Process) -> Result<Value> {
-    other.go()?;
-    parse(&other.output()?)
+/// A program needs this long from its start to where it waits.
+const SETTLE: Duration = Duration::from_millis(50);
+/// What a program that stays says.
+const READY: &str = "ready\n";
+
+/// A tracer that traces, and how long it took to do so.
+struct Tracing {
+    process: Process,
+    attach: Duration,
+}
+
+/// Takes one. That a tracer does not trace is in the outcome; that the measured program fails is an error.
+pub fn take(program: &Path, case: &Case, index: usize, variant: usize, round: u32) -> Result<Sample> {
+    let folder = work_folder()?;
+    let chosen = &case.variants[variant].tracer;
+    let mut measured = start_measured(case, &folder)?;
+    let mut other = match case.elsewhere && *chosen != Tracer::None {
+        true => Some(start_other(program, &folder)?),
+        false => None,
+    };
+    let traced = other.as_ref().unwrap_or(&measured).pid();
+    let outcome = match start(program, chosen, traced, case.library, &folder) {
+        Ok(tracing) => Ok(run_to_end(case, variant, &mut measured, other.as_mut(), tracing)?),
+        Err(error) => Err(sentence(&error)),
+    };
+    Ok(Sample { case: index, variant, round, outcome })
+}
+
+fn start_measured(case: &Case, folder: &Path) -> Result<Process> {
+    let mut command = Command::new(&case.command[0]);
+    command.args(&case.command[1..]).envs(case.preload.iter().map(|library| ("LD_PRELOAD", library)));
+    let mut measured = Process::start(&mut command, folder, "program")?;
+    if case.stays {
+        measured.wait_for(READY)?;
+    } else {
+        thread::sleep(SETTLE);
+    }
+    Ok(measured)
+}
+
+fn start_other(program: &Path, folder: &Path) -> Result<Process> {
+    let other = Process::start(Command::new(program).args(ELSEWHERE), folder, "other")?;
+    thread::sleep(SETTLE);
+    Ok(other)
+}
+
+/// From when the tracer traces.
+fn run_to_end(
+    case: &Case,
+    variant: usize,
+    measured: &mut Process,
+    other: Option<&mut Process>,
+    tracing: Option<Tracing>,
+) -> Result<Outcome> {
+    let truth = finish(measured, case.stays)?;
+    let other_truth = other.map(|other| finish(other, false)).transpose()?;
+    let ns = (case.metric)(&truth).context("the program did not print its time")?;
+    let mut outcome = Outcome { ns, ..Outcome::default() };
+    if let Some(mut tracing) = tracing {
+        let variant = &case.variants[variant];
+        let ended = Instant::now();
+        let report = report(&variant.tracer, &mut tracing.process, case.stays)?;
+        (outcome.attach, outcome.detach) = (Some(tracing.attach), Some(ended.elapsed()));
+        outcome.hits = hits(&truth, &report);
+        let truth = other_truth.as_ref().unwrap_or(&truth);
+        let nothing = Counts::new(0, u64::MAX);
+        outcome.counts = variant.check.map(|check| check(truth, &report).unwrap_or(nothing));
+    }
+    if case.stays {
+        measured.end_input();
+        measured.output()?;
+    }
+    Ok(outcome)
+}
+
+/// The program's truth.
+fn finish(process: &mut Process, stays: bool) -> Result<Value> {
+    process.go()?;
+    if stays {
+        return parse(&process.line()?);
+    }
+    process.end_input();
+    parse(&process.output()?)
 }
 
 fn parse(text: &str) -> Result<Value> {
@@ -72,32 +139,51 @@ fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(line).context("what it printed is not JSON")
 }
 
-/// Starts a tracer and waits until it traces; returns how long that took.
-fn start(program: &Path, tracer: &Tracer, pid: u32, folder: &Path) -> Result<Option<(Process, Duration)>> {
+/// Starts a tracer and waits until it traces.
+fn start(program: &Path, tracer: &Tracer, pid: u32, library: &str, folder: &Path) -> Result<Option<Tracing>> {
     let begun = Instant::now();
     let (mut command, ready) = match tracer {
         Tracer::None => return Ok(None),
-        Tracer::Allocscope => (attach(program, pid), "allocscope: tracing "),
-        Tracer::Bpftrace(script) => (peer::command(script, pid), peer::READY_TEXT),
+        Tracer::Allocscope(options) => (attach(program, pid, options), "allocscope: tracing "),
+        Tracer::Bpftrace(script) => (peer::command(script, pid, library)?, peer::READY_TEXT),
+        Tracer::Bcc(program) => (program.command(pid, library)?, program.ready_text()),
     };
     let mut process = Process::start(&mut command, folder, "tracer")?;
     process.wait_for(ready)?;
-    Ok(Some((process, begun.elapsed())))
+    Ok(Some(Tracing { process, attach: begun.elapsed() }))
 }
 
-fn attach(program: &Path, pid: u32) -> Command {
+fn attach(program: &Path, pid: u32, options: &[String]) -> Command {
     let mut command = Command::new(program);
-    command.args(["attach", "--format", "json", "--pid", &pid.to_string()]);
+    command.args(["attach", "--format", "json", "--pid", &pid.to_string()]).args(options);
     command
 }
 
-/// allocscope ends with the process; bpftrace is told to.
-fn report(tracer: &Tracer, process: &mut Process) -> Result<Value> {
-    if let Tracer::Bpftrace(_) = tracer {
+/// allocscope ends with the process; whoever does not is told to.
+fn report(tracer: &Tracer, process: &mut Process, stays: bool) -> Result<Value> {
+    if stays || !matches!(tracer, Tracer::Allocscope(_)) {
         process.interrupt()?;
-        return Ok(peer::report(&process.output()?));
     }
-    parse(&process.output()?)
+    let output = process.output()?;
+    match tracer {
+        Tracer::Bpftrace(_) => Ok(peer::report(&output)),
+        Tracer::Bcc(_) => Ok(bcc::report(&output)),
+        Tracer::None | Tracer::Allocscope(_) => parse(&output),
+    }
+}
+
+/// `None` where the program does not count its operations or the tracer does not count its hits.
+fn hits(truth: &Value, report: &Value) -> Option<Hits> {
+    let ops = truth["ops"].as_f64()?;
+    let hits = &report["processes"][0]["cost"]["hits"];
+    let per_op = |class: &str| Some(hits[class].as_f64()? / ops);
+    Some(Hits { emulated: per_op("uprobe_emulated")?, stepped: per_op("uprobe_stepped")? })
+}
+
+/// An error and its causes on one line, without where this repository is.
+fn sentence(error: &Error) -> String {
+    let text = format!("{error:#}").replace(['\n', '|'], " ");
+    text.replace(&*run::root().to_string_lossy(), ".")
 }
 
 fn work_folder() -> Result<PathBuf> {

@@ -5,8 +5,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,19 +18,21 @@ const LOOK: Duration = Duration::from_millis(2);
 /// A child whose output goes to files; killed when dropped.
 pub struct Process {
     child: Child,
+    stdin: Option<ChildStdin>,
     stdout: PathBuf,
     stderr: PathBuf,
 }
 
 impl Process {
     /// Starts a command with its output in `folder`, in files that begin with `name`.
-    pub fn start(command: &mut Command, folder: &std::path::Path, name: &str) -> Result<Self> {
+    pub fn start(command: &mut Command, folder: &Path, name: &str) -> Result<Self> {
         let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
         let file =
             |path: &PathBuf| File::create(path).with_context(|| format!("cannot write {}", path.display()));
         command.stdin(Stdio::piped()).stdout(file(&stdout)?).stderr(file(&stderr)?);
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { child, stdout, stderr })
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin, stdout, stderr })
     }
 
     /// Its pid.
@@ -40,29 +42,48 @@ impl Process {
 
     /// Waits until its output contains a text.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        let files = [self.stdout.clone(), self.stderr.clone()];
+        self.wait_until(|| files.iter().any(|file| says(file, text)))
+            .with_context(|| format!("it did not say {text:?}"))
+    }
+
+    fn wait_until(&mut self, is_so: impl Fn() -> bool) -> Result<()> {
         let start = Instant::now();
-        while !self.says(text) {
-            if self.child.try_wait()?.is_some() || start.elapsed() > LIMIT {
-                bail!(
-                    "it did not get ready: {}",
-                    fs::read_to_string(&self.stderr).unwrap_or_default().trim()
-                );
+        while !is_so() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{status}: {}", self.complaint());
+            }
+            if start.elapsed() > LIMIT {
+                bail!("it took too long: {}", self.complaint());
             }
             thread::sleep(LOOK);
         }
         Ok(())
     }
 
-    fn says(&self, text: &str) -> bool {
-        [&self.stdout, &self.stderr]
-            .iter()
-            .any(|path| fs::read(path).is_ok_and(|bytes| contains(&bytes, text)))
+    /// The last line of its standard error.
+    fn complaint(&self) -> String {
+        let text = fs::read_to_string(&self.stderr).unwrap_or_default();
+        text.trim().lines().next_back().unwrap_or("it said nothing").to_owned()
     }
 
     /// Writes the line it waits for.
     pub fn go(&mut self) -> Result<()> {
-        let mut input = self.child.stdin.take().context("it has begun already")?;
+        let input = self.stdin.as_mut().context("its input has ended already")?;
         input.write_all(b"go\n").context("it does not wait any more")
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits for the first line of its output, and returns it.
+    pub fn line(&mut self) -> Result<String> {
+        let stdout = self.stdout.clone();
+        self.wait_until(|| says(&stdout, "\n"))?;
+        let text = fs::read_to_string(&self.stdout).context("cannot read its output")?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
     /// Sends SIGINT, after which it reports.
@@ -83,7 +104,7 @@ impl Process {
             thread::sleep(LOOK);
         };
         if !status.success() {
-            bail!("{status}: {}", fs::read_to_string(&self.stderr).unwrap_or_default().trim());
+            bail!("{status}: {}", self.complaint());
         }
         fs::read_to_string(&self.stdout).context("cannot read its output")
     }
@@ -97,6 +118,7 @@ impl Drop for Process {
     }
 }
 
-fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+fn says(file: &Path, text: &str) -> bool {
+    let has = |bytes: Vec<u8>| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    fs::read(file).is_ok_and(has)
 }

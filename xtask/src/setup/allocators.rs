@@ -25,6 +25,12 @@ const LIBRARIES: [(&str, &str); 3] = [
     ("libtcmalloc-minimal4", "libtcmalloc_minimal.so.4"),
 ];
 
+/// Where a library is, by its file's name.
+pub fn library(name: &str) -> Option<PathBuf> {
+    let folder = library_folder(&run::tools_dir().ok()?.join("allocators"))?;
+    Some(folder.join(name)).filter(|file| file.is_file())
+}
+
 /// All of them.
 pub fn items() -> [Box<dyn Item>; 3] {
     [Box::new(Libraries), Box::new(Compilers), Box::new(Names)]

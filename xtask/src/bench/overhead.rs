@@ -1,0 +1,159 @@
+//! The cases of `bench overhead`: every tracer on small and on large blocks of several allocators.
+
+use super::bcc::Program;
+use super::case::{
+    Case, Check, Counts, GLIBC, OWN, Tracer, Variant, allocscope, bpftrace, large, per_op, untraced,
+};
+use super::go;
+use crate::{run, setup};
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SOURCE: &str = include_str!("alloc.c");
+
+/// Of the timed part.
+const MILLISECONDS: &str = "600";
+const QUICK_MILLISECONDS: &str = "20";
+/// Large blocks after the timed part of a case that has none.
+const LARGE: &str = "100";
+
+/// The names of allocators in allocscope's report; the same blocks are also seen on their way to the
+/// kernel, by other names.
+const NATIVE: [&str; 4] = ["glibc", "jemalloc", "mimalloc", "tcmalloc"];
+
+const TIME_LARGE_MALLOCS: &str = "\
+uprobe:LIB:malloc /arg0 >= 32768 && pid == PID/ { @start[tid] = nsecs; }
+uretprobe:LIB:malloc /@start[tid]/ {
+  @time = hist(nsecs - @start[tid]); @mallocs = count(); delete(@start[tid]);
+}
+";
+
+/// An allocator, the library that has it, and the modes it is run in.
+struct Allocator {
+    name: &'static str,
+    library: &'static str,
+    modes: &'static [&'static str],
+}
+
+const ALLOCATORS: [Allocator; 4] = [
+    Allocator { name: "glibc", library: GLIBC, modes: &["small", "random", "burst", "mixed", "large"] },
+    Allocator { name: "jemalloc", library: "libjemalloc.so.2", modes: &["small", "large"] },
+    Allocator { name: "mimalloc", library: "libmimalloc.so.2.0", modes: &["small", "large"] },
+    Allocator { name: "tcmalloc", library: "libtcmalloc_minimal.so.4", modes: &["small"] },
+];
+
+/// What the cases have in common.
+pub struct Options<'a> {
+    /// Tiny cases.
+    pub quick: bool,
+    /// Whether bcc is there.
+    pub has_bcc: bool,
+    /// Further ways to run allocscope: the options of each.
+    pub extra: &'a [String],
+}
+
+/// All of them.
+pub fn cases(options: &Options<'_>) -> Result<Vec<Case>> {
+    let program = build()?;
+    let mut cases = Vec::new();
+    for allocator in &ALLOCATORS {
+        let preload = preload(allocator)?;
+        for mode in allocator.modes {
+            cases.push(case(&program, allocator, preload.clone(), mode, options));
+        }
+    }
+    cases.extend(go::cases(options.quick)?);
+    cases.iter_mut().for_each(|case| add_extra(case, options.extra));
+    Ok(cases)
+}
+
+fn case(
+    program: &Path,
+    allocator: &Allocator,
+    preload: Option<PathBuf>,
+    mode: &str,
+    options: &Options<'_>,
+) -> Case {
+    let milliseconds = if options.quick { QUICK_MILLISECONDS } else { MILLISECONDS };
+    let more = if ["mixed", "large"].contains(&mode) { "0" } else { LARGE };
+    let words = [mode, milliseconds, more].map(Into::into);
+    Case {
+        name: format!("{}, {mode}", allocator.name),
+        unit: if mode == "burst" { "call" } else { "free and malloc" },
+        command: [program.into()].into_iter().chain(words).collect(),
+        preload,
+        library: allocator.library,
+        metric: per_op,
+        stays: true,
+        elsewhere: false,
+        variants: variants(options.has_bcc),
+        note: "small: 64 B, 64 live; random: 64 B, any of 4096 live; burst: 1000 malloc of 64 B, then 1000 free; \
+               mixed: 1 in 100 of 64 KiB to 4 MiB; large: 64 KiB to 4 MiB, a byte of each page written; in CPU time",
+    }
+}
+
+fn variants(has_bcc: bool) -> Vec<Variant> {
+    let seen: Check =
+        |truth, report| Some(Counts::new(report["@mallocs"].as_u64().unwrap_or(0), large(truth)?));
+    let mut variants = vec![
+        untraced(),
+        allocscope(native_counts),
+        bpftrace("bpftrace, timing malloc of 32 KiB or more", TIME_LARGE_MALLOCS, Some(seen)),
+    ];
+    if has_bcc {
+        let all: Check =
+            |truth, report| Some(Counts::new(report["count"].as_u64()?, truth["mallocs"].as_u64()?));
+        variants.push(bcc("bcc funclatency, timing every malloc", Program::Funclatency, Some(all)));
+        variants.push(bcc("bcc memleak, 32 KiB or more", Program::Memleak, None));
+    }
+    variants
+}
+
+fn bcc(name: &str, program: Program, check: Option<Check>) -> Variant {
+    Variant { name: name.to_owned(), tracer: Tracer::Bcc(program), check }
+}
+
+/// allocscope's count of the allocator's own calls, which it promises only where it says that it probes them.
+fn native_counts(truth: &Value, report: &Value) -> Option<Counts> {
+    let process = &report["processes"][0];
+    let rows = process["allocations"].as_array()?.iter();
+    let rows = rows.filter(|row| NATIVE.iter().any(|name| row["allocator"] == *name));
+    let seen = rows.filter_map(|row| row["count"].as_u64()).sum();
+    Some(Counts { seen, done: large(truth)?, is_promised: process["coverage"]["tier"] != "kernel" })
+}
+
+/// allocscope again with other options, checked as without.
+fn add_extra(case: &mut Case, extra: &[String]) {
+    let check = case.variants.iter().find(|variant| variant.name == OWN).and_then(|own| own.check);
+    let words = |options: &String| options.split_whitespace().map(str::to_owned).collect();
+    let variant = |options: &String| Variant {
+        name: format!("{OWN} {options}"),
+        tracer: Tracer::Allocscope(words(options)),
+        check,
+    };
+    case.variants.extend(extra.iter().map(variant));
+}
+
+fn preload(allocator: &Allocator) -> Result<Option<PathBuf>> {
+    if allocator.library == GLIBC {
+        return Ok(None);
+    }
+    setup::allocator_library(allocator.library)
+        .map(Some)
+        .with_context(|| format!("{} is missing", allocator.library))
+}
+
+fn build() -> Result<PathBuf> {
+    let folder = run::target_dir()?.join("bench-work");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (source, program) = (folder.join("alloc.c"), folder.join("alloc"));
+    fs::write(&source, SOURCE).context("cannot write the C program")?;
+    // Without -fno-builtin a compiler may leave malloc and free out.
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-fno-builtin", "-o"]).arg(&program).arg(&source);
+    run::shown(&mut cc).context("the C program does not build")?;
+    Ok(program)
+}
