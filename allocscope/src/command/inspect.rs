@@ -136,6 +136,8 @@ impl SiteView {
             role: match site.id.role {
                 Role::Entry => "entry",
                 Role::Exit => "exit",
+                Role::GcStart => "gc start",
+                Role::Zeroing => "zeroing",
             },
             function_offset: site.function_offset,
             file_offset: site.file_offset,
@@ -145,10 +147,10 @@ impl SiteView {
                 StepClass::Stepped => "single-stepped",
             },
             result: match (site.id.role, site.id.result) {
-                (Role::Entry, _) => "",
                 (Role::Exit, ResultPlace::Register) => "in a register",
                 (Role::Exit, ResultPlace::Stack) => "on the stack",
-                (Role::Exit, _) => "unknown",
+                (Role::Exit, ResultPlace::Unknown) => "unknown",
+                _ => "",
             },
         }
     }

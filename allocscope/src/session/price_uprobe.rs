@@ -37,7 +37,7 @@ pub fn measure(loaded: &mut Loaded) -> Result<Vec<(ProbeClass, f64)>> {
 
 fn own_site(function: usize, step: StepClass) -> Result<Site> {
     let id = SiteId {
-        function: Function::GoAllocLarge,
+        function: Function::Own,
         role: Role::Entry,
         step,
         result: ResultPlace::Unknown,
