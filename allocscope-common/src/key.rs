@@ -23,6 +23,8 @@ pub enum Allocator {
     /// A file's mapping: no allocation, so nothing is counted for it. Its range is known all the same, so
     /// that its release is not taken for one of memory.
     File = 8,
+    /// A chunk of a Go arena (`GOEXPERIMENT=arenas`): 8 MiB that the arena's objects share.
+    GoArena = 9,
 }
 
 /// A stage of what an allocation costs.
@@ -87,6 +89,7 @@ pub(crate) use named;
 named!(Allocator {
     Go => "go", Mmap => "mmap", Reserve => "reserve", Stack => "stack", Mremap => "mremap",
     Brk => "brk", Madvise => "madvise", File => "file",
+    GoArena => "go_arena",
 });
 named!(Stage { Call => "call", Touch => "touch", Release => "release" });
 named!(FaultKind { Minor => "minor", Major => "major" });

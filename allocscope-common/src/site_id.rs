@@ -8,6 +8,8 @@ pub enum Function {
     GoAllocLarge = 1,
     /// Go's `runtime.mallocgcLarge(size uintptr, typ *_type, needzero bool) (unsafe.Pointer, uintptr)`.
     GoMallocLarge = 2,
+    /// Go's `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
+    GoArenaChunk = 3,
     /// allocscope's own, called to learn what a hit costs.
     Own = 255,
 }

@@ -103,7 +103,8 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
     let Some(range) = RANGES.get_ptr_mut(stale_key) else { return 0 };
     // SAFETY: a checked map value.
     let allocator = unsafe { (*range).allocator };
-    let may = allocator == Allocator::Go as u64 || allocator == Allocator::File as u64;
+    let is_go = allocator == Allocator::Go as u64 || allocator == Allocator::GoArena as u64;
+    let may = is_go || allocator == Allocator::File as u64;
     // Its other granules keep a stale word, which a search tells by the range being gone.
     if RANGES.remove(stale_key).is_err() {
         return 0;

@@ -202,6 +202,25 @@ fn first_touches_of_fresh_objects_are_attributed_to_them() {
     }
 }
 
+/// What an arena takes bypasses the large path. An arena of Go's own that was freed may give a chunk to the
+/// next one only after a collection, of which there is none here.
+#[test]
+fn chunks_of_arenas_are_counted() {
+    for version in ["1.21.13", "1.22.10", "1.24.11", "1.25.5", "1.26.6", "1.27.3"] {
+        let go = build(version, "arenas", PLAIN);
+        let mut command = program("run --format json --");
+        let ended = Running::start(command.arg(&go).arg("10").env("GOGC", "off")).wait();
+        assert_eq!(ended.code, Some(0), "{ended}");
+        let (truth, report) = (truth_in(&ended.stdout), Report::last_in(&ended.stdout));
+        let process = report.process(truth["pid"].as_u64().unwrap());
+        let chunks = truth["chunks"].as_u64().unwrap();
+        let counts = process.counts("go_arena", 8 << 20);
+        assert_eq!((counts.calls, counts.bytes), (chunks, chunks * (8 << 20)), "{version}: {report}");
+        assert_eq!(process.classes("go_arena"), [8 << 20]);
+        assert_eq!(report.losses(), [], "{report}");
+    }
+}
+
 #[test]
 fn inspect_finds_the_same_sites_with_and_without_symbols() {
     for version in VERSIONS {
@@ -258,7 +277,8 @@ fn truth_in(stdout: &str) -> Value {
     serde_json::from_str(line).unwrap()
 }
 
-/// Compiles a program of `tests/go` once for each way; `-o NAME` names it, and `cgo.go` goes into it.
+/// Compiles a program of `tests/go` once for each way; `-o NAME` names it, and `cgo.go` goes into it. The program
+/// `arenas` needs the experiment of that name.
 fn build(version: &str, source: &str, flags: &[&str]) -> PathBuf {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -279,6 +299,7 @@ fn build(version: &str, source: &str, flags: &[&str]) -> PathBuf {
     command.args(&files).current_dir(format!("{}/tests/go", env!("CARGO_MANIFEST_DIR")));
     command.env("GOCACHE", tmp.join("gocache")).env("GOTOOLCHAIN", "local").env("GO111MODULE", "off");
     command.env("CGO_ENABLED", if files.is_empty() { "0" } else { "1" });
+    command.env("GOEXPERIMENT", if source == "arenas" { "arenas" } else { "" });
     command.env_remove("GOFLAGS").env_remove("GOROOT");
     let built = command.output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));

@@ -1,5 +1,6 @@
 //! Go's large-object path: `runtime.mallocgcLarge(size uintptr, typ *_type, needzero bool) (unsafe.Pointer,
-//! uintptr)`, and before Go 1.24 `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`.
+//! uintptr)`, before Go 1.24 `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`, and for arenas
+//! `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
 //!
 //! Go's internal ABI on x86-64 passes arguments in rax, rbx, rcx (a receiver is the first), keeps `g` in r14 and
 //! returns in rax. A call is keyed by (tgid, g, stack.hi - sp): goroutines move between threads and stacks
@@ -14,7 +15,7 @@ use crate::record::{counters, hit, lost, record};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass, StallCause};
 use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
-use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass};
+use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass, function_of};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_user};
@@ -28,6 +29,15 @@ const G_STACK_HI: u64 = 8;
 const MSPAN_START_ADDR: u64 = 24;
 /// Size of a page of Go's heap, in bytes (runtime `pageSize`, 8 KiB).
 const GO_PAGE_BYTES: u64 = 8192;
+
+/// Size of an arena's chunk, in bytes (arena.go: `userArenaChunkBytesMax`, less only where a heap arena is
+/// smaller, which on 64-bit Linux it is not).
+const ARENA_CHUNK_BYTES: u64 = 8 << 20;
+
+const GO_ALLOC_LARGE: u8 = Function::GoAllocLarge as u8;
+const GO_MALLOC_LARGE: u8 = Function::GoMallocLarge as u8;
+const GO_ARENA_CHUNK: u8 = Function::GoArenaChunk as u8;
+const OWN: u8 = Function::Own as u8;
 
 /// Any probe of a Go site; the cookie tells which.
 #[uprobe]
@@ -81,7 +91,11 @@ fn try_go_site(ctx: &ProbeContext) -> Option<u32> {
 
 #[inline(always)]
 fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
-    let size = if is_malloc_large(cookie) { regs.rax } else { regs.rbx };
+    let size = match function_of(cookie) {
+        GO_ARENA_CHUNK => ARENA_CHUNK_BYTES,
+        GO_MALLOC_LARGE => regs.rax,
+        _ => regs.rbx,
+    };
     if !is_large(size) {
         return None;
     }
@@ -89,15 +103,16 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0 });
-    if site_id::function_of(cookie) == Function::Own as u8 {
+    if function_of(cookie) == OWN {
         close_go_call(tag);
     }
     None
 }
 
+/// The allocator whose function the cookie names.
 #[inline(always)]
-fn is_malloc_large(cookie: u64) -> bool {
-    site_id::function_of(cookie) == Function::GoMallocLarge as u8
+fn allocator(cookie: u64) -> Allocator {
+    if function_of(cookie) == GO_ARENA_CHUNK { Allocator::GoArena } else { Allocator::Go }
 }
 
 /// What the call's time goes to from here on. Where it is the clearing of its memory (rax: size, rbx: address),
@@ -117,7 +132,7 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
         (*call).zeroing_ns = now_ns;
         (*call).size
     };
-    file(traced, regs.rbx, regs.rbx.wrapping_add(regs.rax), size);
+    file(traced, Allocator::Go, regs.rbx, regs.rbx.wrapping_add(regs.rax), size);
     None
 }
 
@@ -127,7 +142,7 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let call = close_go_call(tag(traced, regs, cookie)?)?;
     let class = size_class(call.size);
-    let key = SeriesKey::stage(traced.slot, Allocator::Go, Stage::Call, class);
+    let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
     count_stalls(traced, &call, now_ns);
     if call.zeroing_ns != 0 {
@@ -139,7 +154,7 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
         debug!(ctx, "pid {}: result of a Go allocation of {} bytes is unreadable", traced.tgid(), call.size);
         return None;
     };
-    file(traced, start, end, call.size);
+    file(traced, allocator(cookie), start, end, call.size);
     None
 }
 
@@ -167,10 +182,10 @@ fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
 /// Files an object's range. The collector frees objects without a call that is probed here, and their
 /// addresses serve again: what still holds an address of it is over.
 #[inline(always)]
-fn file(traced: &Traced, start: u64, end: u64, size: u64) {
+fn file(traced: &Traced, allocator: Allocator, start: u64, end: u64, size: u64) {
     end_overlapped(traced, start);
     end_overlapped(traced, end.wrapping_sub(1));
-    let range = LiveRange { end, size, touch_ns: 0, faults: 0, allocator: Allocator::Go as u64 };
+    let range = LiveRange { end, size, touch_ns: 0, faults: 0, allocator: allocator as u64 };
     ranges::file(traced, start, range);
 }
 
@@ -180,7 +195,12 @@ fn end_overlapped(traced: &Traced, address: u64) {
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *range };
         ranges::end(traced, start, range);
-        let key = SeriesKey::stage(traced.slot, Allocator::Go, Stage::Touch, size_class(range.size));
+        let key = SeriesKey::stage_numbered(
+            traced.slot,
+            range.allocator as u8,
+            Stage::Touch,
+            size_class(range.size),
+        );
         record(key, range.touch_ns, range.end.wrapping_sub(start));
     }
 }
@@ -199,8 +219,8 @@ fn tag(traced: &Traced, regs: &Registers, cookie: u64) -> Option<GoCallTag> {
 #[inline(always)]
 fn range_of_result(regs: &Registers, cookie: u64, size: u64) -> Option<(u64, u64)> {
     let result = result(regs, cookie)?;
-    if is_malloc_large(cookie) {
-        // The object is alone on its pages and begins with the first.
+    if function_of(cookie) != GO_ALLOC_LARGE {
+        // The object or chunk is alone on its pages and begins with the first.
         let end = result.checked_add(size.checked_next_multiple_of(GO_PAGE_BYTES)?)?;
         return (result != 0).then_some((result, end));
     }

@@ -9,6 +9,8 @@ const ALIGNMENT: usize = 16;
 /// Magic, pointer size, flags and padding come before the inline strings.
 const HEADER_BYTES: usize = 32;
 const FLAGS_OFFSET: usize = 15;
+/// In place of inline strings: where the version's header is.
+const VERSION_POINTER: u64 = 16;
 /// Set since Go 1.18: strings follow inline, each after its length as a varint.
 const FLAG_INLINE: u8 = 2;
 /// Module data is framed by two 16-byte sentinels.
@@ -21,7 +23,7 @@ const MAX_CANDIDATES: usize = 64;
 /// What the Go linker wrote about a build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildInfo {
-    /// The toolchain's version string, not parsed. Empty before Go 1.18.
+    /// The toolchain's version string, not parsed. Empty where it was not found.
     pub version: String,
     settings: Vec<(String, String)>,
 }
@@ -30,33 +32,44 @@ impl BuildInfo {
     /// Finds the blob by its section, or by its magic in the data of a binary without sections.
     pub fn find(image: &Image<'_>) -> Option<Self> {
         match image.section(".go.buildinfo") {
-            Some((_, bytes)) => Self::parse(bytes),
-            None => image.data_segments().find_map(|(_, bytes)| Self::scan(bytes)),
+            Some((address, bytes)) => Self::parse(image, address, bytes),
+            None => image.data_segments().find_map(|(address, bytes)| Self::scan(image, address, bytes)),
         }
     }
 
-    fn scan(bytes: &[u8]) -> Option<Self> {
+    fn scan(image: &Image<'_>, address: u64, bytes: &[u8]) -> Option<Self> {
         (0..bytes.len())
             .step_by(ALIGNMENT)
-            .filter_map(|at| bytes.get(at..).filter(|rest| rest.starts_with(MAGIC)))
+            .filter_map(|at| Some((address.checked_add(at as u64)?, bytes.get(at..)?)))
+            .filter(|(_, rest)| rest.starts_with(MAGIC))
             .take(MAX_CANDIDATES)
-            .filter_map(Self::parse)
+            .filter_map(|(address, rest)| Self::parse(image, address, rest))
             // The bare magic also stands in programs that look for it.
             .find(|info| info.version.starts_with("go") || info.version.starts_with("devel"))
     }
 
-    /// Reads a blob that starts with the magic.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Reads a blob at `address` that starts with the magic.
+    fn parse(image: &Image<'_>, address: u64, bytes: &[u8]) -> Option<Self> {
         if !bytes.starts_with(MAGIC) {
             return None;
         }
         if bytes.get(FLAGS_OFFSET)? & FLAG_INLINE == 0 {
-            return Some(Self::default());
+            return Some(Self::pointed_to(image, address).unwrap_or_default());
         }
         let (version, rest) = inline_string(bytes.get(HEADER_BYTES..)?, MAX_VERSION_BYTES)?;
         let version = std::str::from_utf8(version).ok()?.to_owned();
         let module = inline_string(rest, MAX_MODULE_BYTES).map_or(&[][..], |(module, _)| module);
         Some(Self { version, settings: settings(module) })
+    }
+
+    /// Before Go 1.18 the blob points to the strings' headers: address and length, of 8 bytes each on the
+    /// machines that are supported, which are little-endian.
+    fn pointed_to(image: &Image<'_>, address: u64) -> Option<Self> {
+        let header = image.pointer_at(address.checked_add(VERSION_POINTER)?)?;
+        let (start, len) = (image.pointer_at(header)?, image.pointer_at(header.checked_add(8)?)?);
+        let len = usize::try_from(len).ok().filter(|&len| len <= MAX_VERSION_BYTES)?;
+        let version = std::str::from_utf8(image.loaded(start)?.get(..len)?).ok()?.to_owned();
+        Some(Self { version, settings: Vec::new() })
     }
 
     /// A build setting such as `GOARCH`, `-buildmode` or `CGO_ENABLED`.
@@ -97,6 +110,7 @@ fn uvarint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::allocator::elf::tests::image_of;
     use proptest::prelude::*;
 
     pub(crate) fn blob(version: &str, module: &str) -> Vec<u8> {
@@ -111,10 +125,16 @@ pub(crate) mod tests {
         bytes
     }
 
+    const ADDRESS: u64 = 0x50_0000;
+
+    fn find(bytes: &[u8]) -> Option<BuildInfo> {
+        BuildInfo::find(&Image::parse(&image_of(&[(ADDRESS, 6, bytes)])).unwrap())
+    }
+
     #[test]
     fn version_and_settings_are_read() {
         let module = "path\tcommand-line-arguments\nbuild\t-buildmode=pie\nbuild\tCGO_ENABLED=0\nbuild\tGOARCH=amd64\n";
-        let info = BuildInfo::parse(&blob("go1.22.10", module)).unwrap();
+        let info = find(&blob("go1.22.10", module)).unwrap();
         assert_eq!(info.version, "go1.22.10");
         assert_eq!(info.setting("-buildmode"), Some("pie"));
         assert_eq!(info.setting("CGO_ENABLED"), Some("0"));
@@ -122,20 +142,36 @@ pub(crate) mod tests {
         assert_eq!(info.setting("GOOS"), None);
     }
 
+    /// The blob, the version's header behind it, and the version behind that.
+    fn old_blob(version: &str, header: u64) -> Vec<u8> {
+        let mut bytes = [MAGIC, &[8, 0]].concat();
+        bytes.extend([header, 0, ADDRESS + 48, version.len() as u64].iter().flat_map(|v| v.to_le_bytes()));
+        bytes.extend(version.as_bytes());
+        bytes
+    }
+
     #[test]
-    fn the_layout_before_1_18_has_no_version() {
-        let mut bytes = blob("go1.17", "");
-        bytes[FLAGS_OFFSET] = 0;
-        assert_eq!(BuildInfo::parse(&bytes), Some(BuildInfo::default()));
+    fn before_1_18_the_version_is_pointed_to() {
+        assert_eq!(find(&old_blob("go1.17.13", ADDRESS + 32)).unwrap().version, "go1.17.13");
+    }
+
+    #[test]
+    fn pointers_that_lead_nowhere_give_no_version() {
+        for header in [0, ADDRESS + 40, ADDRESS + 1000, u64::MAX] {
+            assert_eq!(find(&old_blob("go1.17.13", header)), None);
+        }
     }
 
     proptest! {
         #[test]
-        fn hostile_blobs_do_not_panic(cut in 0usize..120, tail in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let mut bytes = blob("go1.22.10", "build\tGOARCH=amd64\n");
+        fn hostile_blobs_do_not_panic(
+            old: bool, cut in 0usize..120, tail in proptest::collection::vec(any::<u8>(), 0..64), header: u64
+        ) {
+            let mut bytes =
+                if old { old_blob("go1.17", header) } else { blob("go1.22.10", "build\tGOARCH=amd64\n") };
             bytes.truncate(cut);
             bytes.extend(tail);
-            let _ = BuildInfo::parse(&bytes);
+            let _ = find(&bytes);
         }
     }
 }

@@ -12,7 +12,7 @@ use self::functions::Functions;
 use self::version::GoVersion;
 use super::elf::{Image, Machine};
 use crate::site::go::{CallSites, ExitChoice, Mark, plan_call, plan_call_in};
-use crate::site::{Miss, Plan};
+use crate::site::{Miss, Plan, Site};
 
 /// Since 1.24 it serves every object above the threshold and none below. Its time includes the span, the
 /// start of a collection and the object's clearing.
@@ -27,6 +27,10 @@ const CLEAR: &str = "runtime.memclrNoHeapPointersChunked";
 /// object's size; the start of a collection and the object's clearing come later.
 const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
 const MALLOC: &str = "runtime.mallocgc";
+
+/// Takes the next 8 MiB for an arena, whose objects bypass the large path. It is in binaries that use arenas
+/// only: they are an experiment (`GOEXPERIMENT=arenas`). Its time includes the start of a collection.
+const ARENA_CHUNK: &str = "runtime.newUserArenaChunk";
 
 /// What a Go executable says about itself, and the probes that follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,23 +48,31 @@ pub fn examine(image: &Image<'_>) -> GoExamination {
     let info = BuildInfo::find(image);
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
     let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
-    let planned = match plan_large_path(image, info.as_ref(), version.as_ref()) {
-        Ok(planned) => Some(planned),
+    let functions = Functions::of(image);
+    let planned = check_supported(image, info.as_ref(), version.as_ref())
+        .and_then(|version| plan_large_path(&functions, version));
+    let (mut sites, exit) = match planned {
+        Ok(planned) => (planned.sites, Some(planned.exit)),
         Err(miss) => {
             misses.push(miss);
-            None
+            (Vec::new(), None)
         }
     };
-    let exit = planned.as_ref().map(|planned| planned.exit);
-    let sites = planned.map(|planned| planned.sites).unwrap_or_default();
+    // Where the large path is not understood, nothing of the runtime is.
+    if exit.is_some() {
+        match plan_arenas(&functions) {
+            Ok(arenas) => sites.extend(arenas),
+            Err(miss) => misses.push(miss),
+        }
+    }
     GoExamination { version, exit, plan: Plan { sites, misses } }
 }
 
-fn plan_large_path(
+fn check_supported<'v>(
     image: &Image<'_>,
     info: Option<&BuildInfo>,
-    version: Option<&GoVersion>,
-) -> Result<CallSites, Miss> {
+    version: Option<&'v GoVersion>,
+) -> Result<&'v GoVersion, Miss> {
     if image.machine() != Machine::X86_64 {
         return Err(miss(
             "machine_unsupported",
@@ -78,17 +90,30 @@ fn plan_large_path(
         None => miss("go_version_unknown", "the binary has no Go build information"),
     })?;
     if !version.is_supported() {
-        return Err(miss(
-            "go_version_unsupported",
-            format!("built by {version}; 1.19 to 1.27 are supported"),
-        ));
+        let detail = format!("built by {version}; 1.19 to 1.27 are supported");
+        return Err(miss("go_version_unsupported", detail));
     }
-    let functions = Functions::of(image);
+    Ok(version)
+}
+
+fn plan_large_path(functions: &Functions<'_, '_>, version: &GoVersion) -> Result<CallSites, Miss> {
     if version.minor >= MALLOC_LARGE_MINOR {
-        plan_malloc_large(&functions)
+        plan_malloc_large(functions)
     } else {
-        plan_alloc_large(&functions)
+        plan_alloc_large(functions)
     }
+}
+
+/// No sites where the program has no arenas.
+fn plan_arenas(functions: &Functions<'_, '_>) -> Result<Vec<Site>, Miss> {
+    if functions.start(ARENA_CHUNK).is_err() {
+        return Ok(Vec::new());
+    }
+    let code = functions.code(Function::GoArenaChunk, ARENA_CHUNK)?;
+    let marks = [Mark { role: Role::GcStart, callee: functions.start(GC_START)? }];
+    plan_call(code, &marks)
+        .map(|planned| planned.sites)
+        .map_err(|refusal| miss("go_code_not_understood", format!("{ARENA_CHUNK} is not probed: {refusal}")))
 }
 
 fn plan_malloc_large(functions: &Functions<'_, '_>) -> Result<CallSites, Miss> {
