@@ -41,6 +41,23 @@ named!(ProbeClass {
 /// Number of [`ProbeClass`] values.
 pub const PROBE_CLASSES: usize = 5;
 
+/// What a large allocation's call spends its time on, where it can be told apart.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StallCause {
+    /// Getting the pages, and what no other cause names.
+    AllocLarge = 0,
+    /// Starting a collection: Go makes the goroutine do it whose allocation is due.
+    GcStart = 1,
+    /// Clearing memory that was used before. Page faults in it are told as page faults as well.
+    Zeroing = 2,
+}
+
+named!(StallCause { AllocLarge => "alloc_large", GcStart => "gc_start", Zeroing => "zeroing" });
+
+/// Number of [`StallCause`] values.
+pub const STALL_CAUSES: usize = 3;
+
 /// What is counted for each process beside its series.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +74,8 @@ pub struct ProcessCounters {
     pub partial_releases: u64,
     /// Nanoseconds spent in them.
     pub partial_release_ns: u64,
+    /// Nanoseconds in large allocations' calls, by [`StallCause`].
+    pub stall_ns: [u64; STALL_CAUSES],
 }
 
 /// Everything the kernel side can lose. Each reason has a counter that reaches metrics and reports.
@@ -94,6 +113,8 @@ pub enum LossReason {
     /// A call unmapped several ranges: it is one release, of the first; the touches of this many others are
     /// not told.
     UnmapJoined = 14,
+    /// A Go call never ended: a panic or `Goexit` unwound it. It is not counted.
+    CallAbandoned = 15,
 }
 
 named!(LossReason {
@@ -105,10 +126,11 @@ named!(LossReason {
     FaultOverwritten => "fault_overwritten", EventRingFull => "event_ring_full",
     SlotsExhausted => "slots_exhausted",
     UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
+    CallAbandoned => "call_abandoned",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 15;
+pub const LOSS_REASONS: usize = 16;
 
 /// A live large range: what an allocation returned and has not been released.
 #[repr(C)]
@@ -127,7 +149,8 @@ pub struct LiveRange {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
-const _: () = assert!(size_of::<ProcessCounters>() == 88);
+const _: () = assert!(size_of::<ProcessCounters>() == 112);
 const _: () = assert!(size_of::<LiveRange>() == 40);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
+const _: () = assert!(StallCause::ALL.len() == STALL_CAUSES);
 const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

@@ -33,6 +33,8 @@ pub enum Allocator {
     Tcmalloc = 12,
     /// musl's malloc.
     Musl = 13,
+    /// A chunk of a Go arena (`GOEXPERIMENT=arenas`): 8 MiB that the arena's objects share.
+    GoArena = 14,
 }
 
 /// A stage of what an allocation costs.
@@ -98,6 +100,7 @@ named!(Allocator {
     Go => "go", Mmap => "mmap", Reserve => "reserve", Stack => "stack", Mremap => "mremap",
     Brk => "brk", Madvise => "madvise", File => "file", Glibc => "glibc",
     Jemalloc => "jemalloc", Mimalloc => "mimalloc", Tcmalloc => "tcmalloc", Musl => "musl",
+    GoArena => "go_arena",
 });
 named!(Stage { Call => "call", Touch => "touch", Release => "release" });
 named!(FaultKind { Minor => "minor", Major => "major" });

@@ -5,13 +5,15 @@
 //! 1. The ABI: map keys, map values and ring records. Every such type is `repr(C)`, has no padding
 //!    (each file asserts its sizes at compile time) and is plain old data.
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
-//!    [`bucket`] (durations to histogram buckets) and [`range`] (addresses to granules).
+//!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules) and [`go_call`]
+//!    (goroutines to places for their open calls).
 #![no_std]
 
 pub mod bucket;
 pub mod config;
 pub mod counter;
 pub mod event;
+pub mod go_call;
 pub mod key;
 pub mod native_id;
 pub mod range;

@@ -4,8 +4,14 @@
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Function {
-    /// Go's `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`.
+    /// Go's `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`, and the code in its caller.
     GoAllocLarge = 1,
+    /// Go's `runtime.mallocgcLarge(size uintptr, typ *_type, needzero bool) (unsafe.Pointer, uintptr)`.
+    GoMallocLarge = 2,
+    /// Go's `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
+    GoArenaChunk = 3,
+    /// allocscope's own, called to learn what a hit costs.
+    Own = 255,
 }
 
 /// What a probe does when it fires.
@@ -16,6 +22,10 @@ pub enum Role {
     Entry = 1,
     /// Closes a call.
     Exit = 2,
+    /// The call has begun to start a collection.
+    GcStart = 3,
+    /// The call has begun to clear the object's memory: its address is known now.
+    Zeroing = 4,
 }
 
 /// How the kernel runs the probed instruction, which decides what a hit costs.
@@ -70,7 +80,13 @@ impl SiteId {
     }
 }
 
-/// The role in a cookie, as a raw number: 1 entry, 2 exit.
+/// The function in a cookie, as a raw number.
+#[inline(always)]
+pub const fn function_of(cookie: u64) -> u8 {
+    cookie as u8
+}
+
+/// The role in a cookie, as a raw number.
 #[inline(always)]
 pub const fn role_of(cookie: u64) -> u8 {
     (cookie >> 8) as u8
@@ -115,7 +131,7 @@ mod tests {
             result_offset: 0xfff8,
         };
         let cookie = id.to_cookie();
-        assert_eq!(cookie & 0xff, Function::GoAllocLarge as u64);
+        assert_eq!(function_of(cookie), Function::GoAllocLarge as u8);
         assert_eq!(role_of(cookie), Role::Exit as u8);
         assert_eq!(step_of(cookie), StepClass::Stepped as u8);
         assert_eq!(result_of(cookie), ResultPlace::Stack as u8);

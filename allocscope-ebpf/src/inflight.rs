@@ -4,9 +4,10 @@
 //! are equal modulo the number of slots share a slot; the tag tells, and the loss is counted.
 
 use crate::maps::{FAULTS, GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
-use crate::record::lost;
+use crate::record::{lost, lost_many};
 use allocscope_common::config::INFLIGHT_SLOTS;
 use allocscope_common::counter::LossReason;
+use allocscope_common::go_call::{GoCall, GoCallTag, opening, set_of};
 
 /// Words that an open system call keeps for its exit.
 pub const CALL_ARGS: usize = 6;
@@ -31,20 +32,6 @@ pub struct FaultStart {
     pub tag: u64,
     /// When it began.
     pub start_ns: u64,
-}
-
-/// An open large allocation of a goroutine.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct GoCall {
-    /// The goroutine's `g`, 0 in a free slot.
-    pub g: u64,
-    /// tgid in the upper half, stack depth in bytes (at most 4 GiB) in the lower one.
-    pub tgid_depth: u64,
-    /// When it began.
-    pub start_ns: u64,
-    /// Bytes asked for.
-    pub size: u64,
 }
 
 /// An open call of a native allocator.
@@ -126,40 +113,54 @@ pub fn close_fault(pid_tgid: u64) -> Option<u64> {
     }
 }
 
-/// Mixes a goroutine's key into a slot. Goroutines of a process lie at multiples of their struct's
-/// size, so the bits are spread by a multiplication (Knuth's multiplicative hashing, 2^64 / phi).
-#[inline(always)]
-fn go_slot(g: u64, tgid_depth: u64) -> u32 {
-    let mixed = (g ^ tgid_depth.rotate_left(20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 48) as u32 & (INFLIGHT_SLOTS - 1)
-}
-
-/// Opens a Go allocation. The same key again is the same call (its entry ran again after the stack
-/// grew), or one that a panic unwound: its start is overwritten.
+/// Opens a Go allocation. Calls of the same goroutine that a panic or `Goexit` unwound are given up.
 #[inline(always)]
 pub fn open_go_call(call: GoCall) {
-    let Some(slot) = GO_CALLS.get_ptr_mut(go_slot(call.g, call.tgid_depth)) else { return };
-    // SAFETY: a checked map value.
+    let Some(set) = GO_CALLS.get_ptr_mut(set_of(call.tag)) else { return };
+    // SAFETY: a checked map value; only goroutines that share the set write it, and one of them rarely while
+    // another does.
     unsafe {
-        if (*slot).g != 0 && ((*slot).g != call.g || (*slot).tgid_depth != call.tgid_depth) {
+        let [first, second] = [&raw mut (*set)[0], &raw mut (*set)[1]];
+        let opening = opening([(*first).tag, (*second).tag], call.tag);
+        if opening.overwrites {
             lost(LossReason::CallOverwritten);
         }
-        *slot = call;
+        if opening.abandoned > 0 {
+            lost_many(LossReason::CallAbandoned, opening.abandoned);
+        }
+        if opening.frees_other {
+            (*second).tag.g = 0;
+        }
+        *(if opening.way == 0 { first } else { second }) = call;
+    }
+}
+
+/// The open Go allocation of that name; `None` where none was opened.
+#[inline(always)]
+pub fn find_go_call(tag: GoCallTag) -> Option<*mut GoCall> {
+    let set = GO_CALLS.get_ptr_mut(set_of(tag))?;
+    // SAFETY: as in `open_go_call`.
+    unsafe {
+        let [first, second] = [&raw mut (*set)[0], &raw mut (*set)[1]];
+        if (*first).tag == tag {
+            Some(first)
+        } else if (*second).tag == tag {
+            Some(second)
+        } else {
+            None
+        }
     }
 }
 
 /// Closes a Go allocation; `None` where none was opened.
 #[inline(always)]
-pub fn close_go_call(g: u64, tgid_depth: u64) -> Option<GoCall> {
-    let slot = GO_CALLS.get_ptr_mut(go_slot(g, tgid_depth))?;
-    // SAFETY: a checked map value.
+pub fn close_go_call(tag: GoCallTag) -> Option<GoCall> {
+    let call = find_go_call(tag)?;
+    // SAFETY: as in `open_go_call`.
     unsafe {
-        if (*slot).g != g || (*slot).tgid_depth != tgid_depth {
-            return None;
-        }
-        let call = *slot;
-        (*slot).g = 0;
-        Some(call)
+        let closed = *call;
+        (*call).tag.g = 0;
+        Some(closed)
     }
 }
 

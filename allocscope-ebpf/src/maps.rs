@@ -2,10 +2,11 @@
 //!
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
-use crate::inflight::{FaultStart, GoCall, NativeCall, SystemCall};
+use crate::inflight::{FaultStart, NativeCall, SystemCall};
 use crate::ranges::CachedRange;
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::range::Granule;
 use aya_ebpf::Global;
@@ -77,9 +78,9 @@ pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SL
 #[map]
 pub static FAULTS: Array<FaultStart> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
 
-/// Open Go allocations by (tgid, g, depth), tag-checked.
+/// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]
-pub static GO_CALLS: Array<GoCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+pub static GO_CALLS: Array<GoCallSet> = Array::with_max_entries(GO_CALL_SETS, 0);
 
 /// Open calls of native allocators by thread, tag-checked.
 #[map]

@@ -1,17 +1,21 @@
-//! Go's large-object path: `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`.
+//! Go's large-object path: `runtime.mallocgcLarge(size uintptr, typ *_type, needzero bool) (unsafe.Pointer,
+//! uintptr)`, before Go 1.24 `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`, and for arenas
+//! `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
 //!
-//! Go's internal ABI on x86-64 passes the receiver in rax, `size` in rbx, keeps `g` in r14 and returns
-//! in rax. A call is keyed by (tgid, g, stack.hi - sp): goroutines move between threads and stacks
+//! Go's internal ABI on x86-64 passes arguments in rax, rbx, rcx (a receiver is the first), keeps `g` in r14 and
+//! returns in rax. A call is keyed by (tgid, g, stack.hi - sp): goroutines move between threads and stacks
 //! move, but the distance to the stack's upper end stays. Exits are plain probes, never return probes:
 //! a return trampoline on a goroutine's stack kills the program at the next stack scan.
 
+use crate::atomic::add;
 use crate::filter::{Traced, is_large};
-use crate::inflight::{GoCall, close_go_call, open_go_call};
+use crate::inflight::{close_go_call, find_go_call, open_go_call};
 use crate::ranges;
-use crate::record::{hit, lost, record};
-use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
+use crate::record::{counters, hit, lost, record};
+use allocscope_common::counter::{LiveRange, LossReason, ProbeClass, StallCause};
+use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
-use allocscope_common::site_id::{self, ResultPlace, Role, StepClass};
+use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass, function_of};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_user};
@@ -26,10 +30,45 @@ const MSPAN_START_ADDR: u64 = 24;
 /// Size of a page of Go's heap, in bytes (runtime `pageSize`, 8 KiB).
 const GO_PAGE_BYTES: u64 = 8192;
 
+/// Size of an arena's chunk, in bytes (arena.go: `userArenaChunkBytesMax`, less only where a heap arena is
+/// smaller, which on 64-bit Linux it is not).
+const ARENA_CHUNK_BYTES: u64 = 8 << 20;
+
+const GO_ALLOC_LARGE: u8 = Function::GoAllocLarge as u8;
+const GO_MALLOC_LARGE: u8 = Function::GoMallocLarge as u8;
+const GO_ARENA_CHUNK: u8 = Function::GoArenaChunk as u8;
+const OWN: u8 = Function::Own as u8;
+
 /// Any probe of a Go site; the cookie tells which.
 #[uprobe]
 fn go_site(ctx: ProbeContext) -> u32 {
     try_go_site(&ctx).unwrap_or(0)
+}
+
+/// What the probes look at.
+struct Registers {
+    rax: u64,
+    rbx: u64,
+    rsp: u64,
+    r14: u64,
+}
+
+impl Registers {
+    /// Reads them whether needed or not: of a choice between two the compiler makes a computed address, which
+    /// the verifier refuses.
+    #[inline(always)]
+    fn of(ctx: &ProbeContext) -> Self {
+        let regs: *const pt_regs = ctx.regs;
+        // SAFETY: the verifier allows reading the fields of the program's context.
+        unsafe {
+            Self {
+                rax: (&raw const (*regs).rax).read_volatile(),
+                rbx: (&raw const (*regs).rbx).read_volatile(),
+                rsp: (&raw const (*regs).rsp).read_volatile(),
+                r14: (&raw const (*regs).r14).read_volatile(),
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -39,88 +78,157 @@ fn try_go_site(ctx: &ProbeContext) -> Option<u32> {
     let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let stepped = site_id::step_of(cookie) == StepClass::Stepped as u8;
     hit(&traced, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
-    let regs = ctx.regs;
-    if site_id::role_of(cookie) == Role::Entry as u8 {
+    let regs = &Registers::of(ctx);
+    let role = site_id::role_of(cookie);
+    if role == Role::Entry as u8 {
         enter(&traced, regs, cookie)
-    } else {
+    } else if role == Role::Exit as u8 {
         exit(ctx, &traced, regs, cookie)
+    } else {
+        mark(&traced, regs, cookie, role)
     }
 }
 
 #[inline(always)]
-fn enter(traced: &Traced, regs: *mut pt_regs, cookie: u64) -> Option<u32> {
-    // SAFETY: the verifier allows reading the fields of the program's context.
-    let (size, g) = unsafe { ((*regs).rbx, (*regs).r14) };
+fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
+    let size = match function_of(cookie) {
+        GO_ARENA_CHUNK => ARENA_CHUNK_BYTES,
+        GO_MALLOC_LARGE => regs.rax,
+        _ => regs.rbx,
+    };
     if !is_large(size) {
         return None;
     }
-    let tgid_depth = depth_key(traced, regs, g, cookie)?;
+    let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_go_call(GoCall { g, tgid_depth, start_ns, size });
+    open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0 });
+    if function_of(cookie) == OWN {
+        close_go_call(tag);
+    }
+    None
+}
+
+/// The allocator whose function the cookie names.
+#[inline(always)]
+fn allocator(cookie: u64) -> Allocator {
+    if function_of(cookie) == GO_ARENA_CHUNK { Allocator::GoArena } else { Allocator::Go }
+}
+
+/// What the call's time goes to from here on. Where it is the clearing of its memory (rax: size, rbx: address),
+/// the range is filed before: its page faults come now.
+#[inline(always)]
+fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32> {
+    // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let call = find_go_call(tag(traced, regs, cookie)?)?;
+    if role == Role::GcStart as u8 {
+        // SAFETY: a checked map value; the goroutine is here and nowhere else.
+        unsafe { (*call).gc_start_ns = now_ns };
+        return None;
+    }
+    // SAFETY: as above.
+    let size = unsafe {
+        (*call).zeroing_ns = now_ns;
+        (*call).size
+    };
+    file(traced, Allocator::Go, regs.rbx, regs.rbx.wrapping_add(regs.rax), size);
     None
 }
 
 #[inline(always)]
-fn exit(ctx: &ProbeContext, traced: &Traced, regs: *mut pt_regs, cookie: u64) -> Option<u32> {
+fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: the verifier allows reading the fields of the program's context.
-    let g = unsafe { (*regs).r14 };
-    let call = close_go_call(g, depth_key(traced, regs, g, cookie)?)?;
+    let call = close_go_call(tag(traced, regs, cookie)?)?;
     let class = size_class(call.size);
-    let key = SeriesKey::stage(traced.slot, Allocator::Go, Stage::Call, class);
+    let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    let Some((start, end)) = span_of_result(regs, cookie) else {
+    count_stalls(traced, &call, now_ns);
+    if call.zeroing_ns != 0 {
+        // Filed then.
+        return None;
+    }
+    let Some((start, end)) = range_of_result(regs, cookie, call.size) else {
         lost(LossReason::ResultUnreadable);
         debug!(ctx, "pid {}: result of a Go allocation of {} bytes is unreadable", traced.tgid(), call.size);
         return None;
     };
-    if end - start < call.size {
-        lost(LossReason::ResultUnreadable);
-        debug!(ctx, "pid {}: a Go span of {} bytes for {} bytes", traced.tgid(), end - start, call.size);
-        return None;
-    }
-    ranges::end_overlapped(traced, start);
-    ranges::end_overlapped(traced, end - 1);
-    let range = LiveRange { end, size: call.size, touch_ns: 0, faults: 0, allocator: Allocator::Go as u64 };
-    ranges::file(traced, start, range);
+    file(traced, allocator(cookie), start, end, call.size);
     None
 }
 
-/// tgid, and the bytes between the stack's upper end and the stack pointer at the function's entry.
+/// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
+/// instructions.
 #[inline(always)]
-fn depth_key(traced: &Traced, regs: *mut pt_regs, g: u64, cookie: u64) -> Option<u64> {
-    // SAFETY: the verifier allows reading the fields of the program's context.
-    let sp = unsafe { (*regs).rsp };
-    let entry_sp = sp.wrapping_add(site_id::frame_bytes_of(cookie));
+fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
+    let zeroing = if call.zeroing_ns == 0 { now_ns } else { call.zeroing_ns };
+    let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
+    let Some(counters) = counters(traced) else { return };
+    // SAFETY: a checked map value; the indices are below the array's length by their type.
+    unsafe {
+        let stall_ns = &raw mut (*counters).stall_ns;
+        let alloc_ns = gc_start.saturating_sub(call.start_ns);
+        add(&raw mut (*stall_ns)[StallCause::AllocLarge as usize], alloc_ns);
+        if gc_start != zeroing {
+            add(&raw mut (*stall_ns)[StallCause::GcStart as usize], zeroing.saturating_sub(gc_start));
+        }
+        if zeroing != now_ns {
+            add(&raw mut (*stall_ns)[StallCause::Zeroing as usize], now_ns.saturating_sub(zeroing));
+        }
+    }
+}
+
+/// Files an object's range. The collector frees objects without a call that is probed here, and their
+/// addresses serve again: what still holds an address of it is over.
+#[inline(always)]
+fn file(traced: &Traced, allocator: Allocator, start: u64, end: u64, size: u64) {
+    ranges::end_overlapped(traced, start);
+    ranges::end_overlapped(traced, end.wrapping_sub(1));
+    let range = LiveRange { end, size, touch_ns: 0, faults: 0, allocator: allocator as u64 };
+    ranges::file(traced, start, range);
+}
+
+/// The goroutine, and the bytes between its stack's upper end and the stack pointer at the function's entry.
+#[inline(always)]
+fn tag(traced: &Traced, regs: &Registers, cookie: u64) -> Option<GoCallTag> {
+    let (g, entry_sp) = (regs.r14, regs.rsp.wrapping_add(site_id::frame_bytes_of(cookie)));
     // SAFETY: the helper checks the address itself.
     let stack_hi = unsafe { bpf_probe_read_user((g + G_STACK_HI) as *const u64) }.ok()?;
     let depth = stack_hi.wrapping_sub(entry_sp) & 0xffff_ffff;
-    Some(u64::from(traced.tgid()) << 32 | depth)
+    Some(GoCallTag { g, tgid_depth: u64::from(traced.tgid()) << 32 | depth })
 }
 
-/// The addresses of the span that the call returned.
+/// The addresses of the pages that the call returned for `size` bytes.
 #[inline(always)]
-fn span_of_result(regs: *mut pt_regs, cookie: u64) -> Option<(u64, u64)> {
-    let place = site_id::result_of(cookie);
-    // SAFETY: the verifier allows reading the fields of the program's context.
-    let (rax, rsp) = unsafe { ((*regs).rax, (*regs).rsp) };
-    let mspan = if place == ResultPlace::Register as u8 {
-        rax
-    } else if place == ResultPlace::Stack as u8 {
-        let address = rsp.wrapping_add(site_id::result_offset_of(cookie));
-        // SAFETY: the helper checks the address itself.
-        unsafe { bpf_probe_read_user(address as *const u64) }.ok()?
-    } else {
-        return None;
-    };
+fn range_of_result(regs: &Registers, cookie: u64, size: u64) -> Option<(u64, u64)> {
+    let result = result(regs, cookie)?;
+    if function_of(cookie) != GO_ALLOC_LARGE {
+        // The object or chunk is alone on its pages and begins with the first.
+        let end = result.checked_add(size.checked_next_multiple_of(GO_PAGE_BYTES)?)?;
+        return (result != 0).then_some((result, end));
+    }
     // SAFETY: the helper checks the address itself.
     let [start, pages] =
-        unsafe { bpf_probe_read_user(mspan.wrapping_add(MSPAN_START_ADDR) as *const [u64; 2]) }.ok()?;
+        unsafe { bpf_probe_read_user(result.wrapping_add(MSPAN_START_ADDR) as *const [u64; 2]) }.ok()?;
     // 2^31 pages of 8 KiB are 16 TiB, more than can be filed; the test also keeps the product whole.
-    if start == 0 || pages == 0 || pages > 1 << 31 {
+    if start == 0 || pages > 1 << 31 || pages * GO_PAGE_BYTES < size {
         return None;
     }
     Some((start, start.wrapping_add(pages * GO_PAGE_BYTES)))
+}
+
+/// What the call returned: an object's address, or before Go 1.24 its `mspan`.
+#[inline(always)]
+fn result(regs: &Registers, cookie: u64) -> Option<u64> {
+    let place = site_id::result_of(cookie);
+    if place == ResultPlace::Register as u8 {
+        Some(regs.rax)
+    } else if place == ResultPlace::Stack as u8 {
+        let address = regs.rsp.wrapping_add(site_id::result_offset_of(cookie));
+        // SAFETY: the helper checks the address itself.
+        unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+    } else {
+        None
+    }
 }

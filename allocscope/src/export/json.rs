@@ -9,7 +9,7 @@ use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
 use crate::aggregate::{Coverage, ProcessSnapshot, Snapshot, ToolSnapshot};
 use crate::intake::SeriesReading;
-use allocscope_common::counter::ProbeClass;
+use allocscope_common::counter::{ProbeClass, StallCause};
 use allocscope_common::key::FaultKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -74,6 +74,8 @@ pub struct Process<'a> {
     pub partial_releases: u64,
     /// Time of those.
     pub partial_release_seconds: f64,
+    /// Time in large allocations' calls, by cause.
+    pub stall_seconds: BTreeMap<&'static str, f64>,
     /// What tracing has cost the process.
     pub cost: Cost,
 }
@@ -225,6 +227,10 @@ impl<'a> Process<'a> {
             live_ranges: counters.ranges_filed.saturating_sub(counters.ranges_ended),
             partial_releases: counters.partial_releases,
             partial_release_seconds: seconds(counters.partial_release_ns as f64),
+            stall_seconds: StallCause::ALL
+                .iter()
+                .map(|&cause| (cause.name(), seconds(counters.stall_ns[cause as usize] as f64)))
+                .collect(),
             cost: Cost::new(process, tool),
         }
     }

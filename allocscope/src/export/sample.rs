@@ -77,6 +77,7 @@ fn server() -> ProcessSnapshot {
             ranges_ended: 1,
             partial_releases: 1,
             partial_release_ns: 3_000,
+            stall_ns: [12_000, 0, 4_000],
         },
         series: BTreeMap::from([
             (stage(Stage::Call), series(&[16_000, 18_000], SIZE)),

@@ -253,6 +253,7 @@ fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {
     for value in values.iter() {
         sum.hits.iter_mut().zip(value.hits).for_each(|(total, count)| *total += count);
         sum.untimed_faults.iter_mut().zip(value.untimed_faults).for_each(|(total, count)| *total += count);
+        sum.stall_ns.iter_mut().zip(value.stall_ns).for_each(|(total, ns)| *total += ns);
         sum.ranges_filed += value.ranges_filed;
         sum.ranges_ended += value.ranges_ended;
         sum.partial_releases += value.partial_releases;

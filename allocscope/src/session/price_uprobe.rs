@@ -74,7 +74,7 @@ fn added_ns(loaded: &mut Loaded, binary: &File, function: usize, calls: usize, p
 
 fn own_site(function: usize, step: StepClass) -> Result<Site> {
     let id = SiteId {
-        function: Function::GoAllocLarge,
+        function: Function::Own,
         role: Role::Entry,
         step,
         result: ResultPlace::Unknown,

@@ -65,6 +65,11 @@ impl Flow {
         self.successors.get(index).map_or(&[], Vec::as_slice)
     }
 
+    /// From where control can come to `index` directly.
+    pub fn predecessors(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+        self.successors.iter().enumerate().filter(move |(_, to)| to.contains(&index)).map(|(from, _)| from)
+    }
+
     /// Removes the edges for which `infeasible(from, to)` holds.
     pub fn cut(&mut self, infeasible: impl Fn(usize, usize) -> bool) {
         for (from, targets) in self.successors.iter_mut().enumerate() {

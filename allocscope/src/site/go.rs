@@ -1,4 +1,5 @@
-//! The code of a Go function into the probe sites of its calls: one entry, and the cheapest exits that are provably right.
+//! The code of Go functions into the probe sites of their calls: one entry, the cheapest exits that are
+//! provably right, and marks between them.
 //!
 //! The entry is the first instruction behind the stack check, because the runtime runs a function
 //! from its start again after growing the stack. The exit is never a return probe: Go moves stacks.
@@ -12,7 +13,7 @@ use super::Site;
 use super::classify::{is_cheap_site, step_class};
 use super::decode::{DecodeError, Function};
 use super::flow::{Flow, FlowError, StackDepth, is_stack_slot};
-use super::result::{Place, place_at};
+use super::result::{Place, place_at, writes_register};
 
 /// `runtime.g.stackguard0`, which the stack check compares with: the same in all known versions.
 const STACK_GUARD_OFFSET: u64 = 0x10;
@@ -23,6 +24,10 @@ const MAX_CHECK_INSTRUCTIONS: usize = 6;
 const MAX_RETRY_INSTRUCTIONS: usize = 64;
 /// Candidates looked at, from the latest: bounds the work on hostile code.
 const MAX_CANDIDATES: usize = 16;
+/// How far behind a call its exit may be: what comes between would count as the call's time.
+const MAX_BEHIND_CALL: usize = 16;
+/// What a call takes from the stack: the return address.
+const RETURN_ADDRESS_BYTES: u16 = 8;
 
 /// The code of one function and where it came from.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +44,13 @@ pub struct Code<'a> {
     pub file_offset: u64,
 }
 
-/// Whether an exit probe may stand on the function's last call, whose callee's time it then leaves out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastCall {
-    /// The last callee's time is constant and small.
-    Negligible,
-    /// The last callee does work that belongs to the call.
-    Counts,
+/// A call inside of a probed function that tells what its time goes to from there on.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// What the probe does.
+    pub role: Role,
+    /// The called function's address.
+    pub callee: u64,
 }
 
 /// Which exit was found.
@@ -53,8 +58,8 @@ pub enum LastCall {
 pub enum ExitChoice {
     /// A jump or push behind the last call: all of the function's work is timed.
     LateInstruction,
-    /// The last call itself: its callee's time is left out.
-    LastCall,
+    /// A jump in the caller, shortly behind the call: all of the function's work is timed.
+    Caller,
     /// Every return instruction: exact, but each hit is single-stepped.
     Returns,
 }
@@ -63,7 +68,7 @@ impl fmt::Display for ExitChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::LateInstruction => "behind the last call",
-            Self::LastCall => "at the last call",
+            Self::Caller => "in the caller",
             Self::Returns => "at the returns",
         })
     }
@@ -72,7 +77,7 @@ impl fmt::Display for ExitChoice {
 /// The sites of one function: entry first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallSites {
-    /// Entry first, then the exits.
+    /// Entry first, then the exits, then the marks.
     pub sites: Vec<Site>,
     /// Which kind of exit.
     pub exit: ExitChoice,
@@ -93,6 +98,10 @@ pub enum Refusal {
     StackDepth,
     /// It never returns.
     NoReturn,
+    /// It does not call the other function exactly once, outside of loops.
+    NoSingleCall,
+    /// Nothing behind the call is cheap, runs behind it alone, and still has the result.
+    NothingBehindCall,
 }
 
 impl fmt::Display for Refusal {
@@ -114,28 +123,44 @@ impl fmt::Display for Refusal {
             Self::EntryInLoop => f.write_str("its first instruction lies in a loop"),
             Self::StackDepth => f.write_str("its stack pointer cannot be followed"),
             Self::NoReturn => f.write_str("it has no return instruction"),
+            Self::NoSingleCall => f.write_str("it is not called at one place only"),
+            Self::NothingBehindCall => f.write_str("there is no cheap instruction behind its call"),
         }
     }
 }
 
-/// Plans the probes of one function.
-pub fn plan_call(code: Code<'_>, last_call: LastCall) -> Result<CallSites, Refusal> {
-    let function = Function::decode(code.bytes, code.start).map_err(Refusal::Decode)?;
-    let mut flow = Flow::build(&function).map_err(Refusal::Flow)?;
-    let check = StackCheck::find(&function, &flow).ok_or(Refusal::NoStackCheck)?;
-    let depth = settle_depths(&function, &mut flow, &check)?;
-    if flow.is_in_loop(check.body) {
-        return Err(Refusal::EntryInLoop);
-    }
-    if flow.returns().is_empty() {
+/// Plans the probes of a function inside of itself. A mark that has no place is left out.
+pub fn plan_call(code: Code<'_>, marks: &[Mark]) -> Result<CallSites, Refusal> {
+    let analysis = Analysis::of(code)?;
+    if analysis.flow.returns().is_empty() {
         return Err(Refusal::NoReturn);
     }
-    let planner = Planner { code, function: &function, flow: &flow, check: &check };
-    let (exits, exit) = match planner.cheap_exit(&depth, last_call) {
-        Some((site, choice)) => (vec![site], choice),
-        None => (planner.returns(), ExitChoice::Returns),
+    let (exits, exit) = match analysis.cheap_exit() {
+        Some(site) => (vec![site], ExitChoice::LateInstruction),
+        None => (analysis.returns(), ExitChoice::Returns),
     };
-    Ok(CallSites { sites: std::iter::once(planner.entry()).chain(exits).collect(), exit })
+    let entry = analysis.site(analysis.check.body, Role::Entry, ResultPlace::Unknown, 0, 0);
+    let marks = marks.iter().filter_map(|mark| analysis.mark(mark));
+    Ok(CallSites { sites: std::iter::once(entry).chain(exits).chain(marks).collect(), exit })
+}
+
+/// Plans the probes of a function that only `caller` calls, and at one place: the exit is behind the call.
+///
+/// Depths count from the caller's stack pointer at the call. The entry is inside of the function where it is
+/// cheap, else at the call, which costs a little more.
+pub fn plan_call_in(caller: Code<'_>, callee: Code<'_>) -> Result<CallSites, Refusal> {
+    let inner = Analysis::of(callee)?;
+    let outer = Analysis::of(caller)?;
+    let call = outer.only_call_of(callee.start).ok_or(Refusal::NoSingleCall)?;
+    let exit = outer.behind_call(call).ok_or(Refusal::NothingBehindCall)?;
+    let body = inner.check.body;
+    let entry = if is_cheap_site(inner.function.encoding(body)) {
+        inner.site(body, Role::Entry, ResultPlace::Unknown, RETURN_ADDRESS_BYTES, 0)
+    } else {
+        outer.site(call, Role::Entry, ResultPlace::Unknown, 0, 0)
+    };
+    let exit = outer.site(exit, Role::Exit, ResultPlace::Register, 0, 0);
+    Ok(CallSites { sites: vec![entry, exit], exit: ExitChoice::Caller })
 }
 
 /// The prologue `cmp rsp, [r14+16]; jbe retry` and the code that grows the stack and starts over.
@@ -220,21 +245,25 @@ fn settle_depths(
     if strays.iter().any(may_be_taken) { Err(Refusal::EntryInLoop) } else { Ok(depth) }
 }
 
-struct Planner<'a> {
+/// A function whose ways and stack depths are known.
+struct Analysis<'a> {
     code: Code<'a>,
-    function: &'a Function<'a>,
-    flow: &'a Flow,
-    check: &'a StackCheck,
+    function: Function<'a>,
+    flow: Flow,
+    check: StackCheck,
+    depth: StackDepth,
 }
 
-impl Planner<'_> {
-    /// The first instruction behind the check where it is cheap: arguments are still in registers
-    /// and it runs once a call. Else the check's branch, which runs again after the stack has grown:
-    /// that only restarts the call under the same key, goroutine and stack depth being the same.
-    fn entry(&self) -> Site {
-        let body_is_cheap = is_cheap_site(self.function.encoding(self.check.body));
-        let index = if body_is_cheap { self.check.body } else { self.check.branch };
-        self.site(index, Role::Entry, ResultPlace::Unknown, 0, 0)
+impl<'a> Analysis<'a> {
+    fn of(code: Code<'a>) -> Result<Self, Refusal> {
+        let function = Function::decode(code.bytes, code.start).map_err(Refusal::Decode)?;
+        let mut flow = Flow::build(&function).map_err(Refusal::Flow)?;
+        let check = StackCheck::find(&function, &flow).ok_or(Refusal::NoStackCheck)?;
+        let depth = settle_depths(&function, &mut flow, &check)?;
+        if flow.is_in_loop(check.body) {
+            return Err(Refusal::EntryInLoop);
+        }
+        Ok(Self { code, function, flow, check, depth })
     }
 
     fn returns(&self) -> Vec<Site> {
@@ -245,29 +274,61 @@ impl Planner<'_> {
             .collect()
     }
 
+    /// The one call of the function at `callee`, if it runs at most once.
+    fn only_call_of(&self, callee: u64) -> Option<usize> {
+        let instructions = self.function.instructions().iter().enumerate();
+        let mut calls = instructions.filter(|(_, instruction)| {
+            instruction.flow_control() == FlowControl::Call
+                && instruction.op0_kind() == OpKind::NearBranch64
+                && instruction.near_branch64() == callee
+        });
+        let (call, _) = calls.next()?;
+        let is_cheap = is_cheap_site(self.function.encoding(call));
+        (calls.next().is_none() && is_cheap && !self.flow.is_in_loop(call)).then_some(call)
+    }
+
+    fn mark(&self, mark: &Mark) -> Option<Site> {
+        let call = self.only_call_of(mark.callee)?;
+        let frame_bytes = u16::try_from(self.depth.at(call)?).ok()?;
+        Some(self.site(call, mark.role, ResultPlace::Unknown, frame_bytes, 0))
+    }
+
+    /// The first cheap instruction that runs behind a call and never else, with the result still in rax.
+    fn behind_call(&self, call: usize) -> Option<usize> {
+        for index in call + 1..=call + MAX_BEHIND_CALL {
+            if self.flow.predecessors(index).ne([index - 1]) || self.depth.at(index) != self.depth.at(call) {
+                return None;
+            }
+            if is_cheap_site(self.function.encoding(index)) && !self.is_call(index) {
+                return Some(index);
+            }
+            let instruction = self.function.instructions().get(index)?;
+            let goes_on = instruction.flow_control() == FlowControl::Next;
+            if !goes_on || writes_register(instruction, Register::RAX) {
+                return None;
+            }
+        }
+        None
+    }
+
     /// The latest cheap instruction that runs exactly once in every call that returns, behind which
     /// nothing is called, and at which the result is already where a probe can read it.
-    fn cheap_exit(&self, depth: &StackDepth, last_call: LastCall) -> Option<(Site, ExitChoice)> {
+    fn cheap_exit(&self) -> Option<Site> {
         let leads_to_return = self.flow.reaching(self.flow.returns());
         let mut candidates: Vec<_> = (self.check.body..self.function.instructions().len())
-            .filter(|&index| is_cheap_site(self.function.encoding(index)))
-            .filter(|&index| last_call == LastCall::Negligible || !self.is_call(index))
+            .filter(|&index| is_cheap_site(self.function.encoding(index)) && !self.is_call(index))
             .filter(|&index| self.flow.dominates(index, self.flow.returns()) && !self.flow.is_in_loop(index))
             .filter_map(|index| Some((self.instructions_behind(index, &leads_to_return)?, index)))
             .collect();
         candidates.sort_unstable();
         candidates.into_iter().take(MAX_CANDIDATES).find_map(|(_, index)| {
-            if !self.runs_straight(index, &leads_to_return) {
-                return None;
-            }
-            let site = self.exit_at(index, depth)?;
-            Some((site, if self.is_call(index) { ExitChoice::LastCall } else { ExitChoice::LateInstruction }))
+            self.runs_straight(index, &leads_to_return).then(|| self.exit_at(index))?
         })
     }
 
-    fn exit_at(&self, index: usize, depth: &StackDepth) -> Option<Site> {
-        let frame_bytes = depth.at(index)?;
-        let (place, offset) = match place_at(self.function, self.flow, depth, index)? {
+    fn exit_at(&self, index: usize) -> Option<Site> {
+        let frame_bytes = self.depth.at(index)?;
+        let (place, offset) = match place_at(&self.function, &self.flow, &self.depth, index)? {
             Place::Register(Register::RAX) => (ResultPlace::Register, 0),
             Place::Register(_) => return None,
             Place::Slot(slot) => (ResultPlace::Stack, u16::try_from(slot.checked_add(frame_bytes)?).ok()?),
@@ -327,9 +388,13 @@ pub(crate) mod tests {
     const GO_1_19_8: &str = include_str!("testdata/go1.19.8-allocLarge.hex");
     const GO_1_21_13: &str = include_str!("testdata/go1.21.13-allocLarge.hex");
     pub(crate) const GO_1_22_10: &str = include_str!("testdata/go1.22.10-allocLarge.hex");
-    const GO_1_27_3: &str = include_str!("testdata/go1.27.3-allocLarge.hex");
+    const GO_1_19_8_MALLOCGC: &str = include_str!("testdata/go1.19.8-mallocgc.hex");
+    const GO_1_21_13_MALLOCGC: &str = include_str!("testdata/go1.21.13-mallocgc.hex");
+    pub(crate) const GO_1_22_10_MALLOCGC: &str = include_str!("testdata/go1.22.10-mallocgc.hex");
+    const GO_1_23_9_MALLOCGC: &str = include_str!("testdata/go1.23.9-mallocgc.hex");
     /// Has a late jump, loops, early exits and results in the frame.
-    const GO_1_25_5_MALLOCGC_LARGE: &str = include_str!("testdata/go1.25.5-mallocgcLarge.hex");
+    pub(crate) const GO_1_25_5_MALLOCGC_LARGE: &str = include_str!("testdata/go1.25.5-mallocgcLarge.hex");
+    const GO_1_27_3_MALLOCGC_LARGE: &str = include_str!("testdata/go1.27.3-mallocgcLarge.hex");
     const START: u64 = 0x41_0000;
 
     pub(crate) fn bytes(hex: &str) -> Vec<u8> {
@@ -337,9 +402,18 @@ pub(crate) mod tests {
         digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
     }
 
-    fn plan(bytes: &[u8], last_call: LastCall) -> Result<CallSites, Refusal> {
-        let id = FunctionId::GoAllocLarge;
-        plan_call(Code { id, symbol: "f", bytes, start: START, file_offset: 0x1000 }, last_call)
+    fn code(bytes: &[u8], start: u64) -> Code<'_> {
+        Code { id: FunctionId::GoAllocLarge, symbol: "f", bytes, start, file_offset: 0x1000 }
+    }
+
+    fn plan(bytes: &[u8]) -> Result<CallSites, Refusal> {
+        plan_call(code(bytes, START), &[])
+    }
+
+    /// What the call instruction at an offset calls.
+    fn callee_of(bytes: &[u8], call: usize) -> u64 {
+        let distance = i32::from_le_bytes(bytes[call + 1..call + 5].try_into().unwrap());
+        (START + call as u64 + 5).wrapping_add_signed(distance.into())
     }
 
     /// (offset, step, result, frame bytes, result offset) of each site.
@@ -350,66 +424,102 @@ pub(crate) mod tests {
             .collect()
     }
 
-    fn entry(offset: u64) -> (u64, StepClass, ResultPlace, u16, u16) {
-        (offset, StepClass::Emulated, ResultPlace::Unknown, 0, 0)
+    fn entry(offset: u64, frame_bytes: u16) -> (u64, StepClass, ResultPlace, u16, u16) {
+        (offset, StepClass::Emulated, ResultPlace::Unknown, frame_bytes, 0)
     }
 
     fn ret(offset: u64) -> (u64, StepClass, ResultPlace, u16, u16) {
         (offset, StepClass::Stepped, ResultPlace::Register, 0, 0)
     }
 
+    /// The offsets are those that `objdump` of the same functions gives.
     #[test]
-    fn the_last_call_ends_an_allocation_where_its_time_is_negligible() {
-        for (hex, body, exit, frame) in
-            [(GO_1_21_13, 0xa, 0x14a, 0x40), (GO_1_22_10, 0xa, 0x160, 0x48), (GO_1_27_3, 0xa, 0x160, 0x48)]
-        {
-            let found = plan(&bytes(hex), LastCall::Negligible).unwrap();
-            let call = (exit, StepClass::Emulated, ResultPlace::Stack, frame, 0x20);
-            assert_eq!((summary(&found.sites), found.exit), (vec![entry(body), call], ExitChoice::LastCall));
-            assert_eq!(
-                (found.sites[0].instruction.as_str(), found.sites[1].file_offset),
-                ("push rbp", 0x1000 + exit)
-            );
-        }
-    }
-
-    #[test]
-    fn the_returns_end_an_allocation_where_the_last_call_counts() {
-        for (hex, body, exit) in [(GO_1_19_8, 0x4, 0x1da), (GO_1_21_13, 0xa, 0x159), (GO_1_22_10, 0xa, 0x16f)]
-        {
-            let found = plan(&bytes(hex), LastCall::Counts).unwrap();
+    fn a_call_ends_at_the_first_branch_behind_it_in_its_only_caller() {
+        for (caller, callee, call, exit, text) in [
+            (GO_1_21_13_MALLOCGC, GO_1_21_13, 0x4f1, 0x514, "je"),
+            (GO_1_22_10_MALLOCGC, GO_1_22_10, 0x592, 0x5b6, "je"),
+            (GO_1_23_9_MALLOCGC, GO_1_22_10, 0x5cb, 0x5e4, "nop"),
+        ] {
+            let (caller, callee) = (bytes(caller), bytes(callee));
+            let start = callee_of(&caller, call);
+            let found = plan_call_in(code(&caller, START), code(&callee, start)).unwrap();
+            let branch = (exit, StepClass::Emulated, ResultPlace::Register, 0, 0);
             assert_eq!(
                 (summary(&found.sites), found.exit),
-                (vec![entry(body), ret(exit)], ExitChoice::Returns)
+                (vec![entry(0xa, 8), branch], ExitChoice::Caller)
             );
+            let texts = [0, 1].map(|site: usize| found.sites[site].instruction.split(' ').next().unwrap());
+            assert_eq!(texts, ["push", text]);
         }
     }
 
     #[test]
-    fn go_1_19_has_no_cheap_instruction_behind_its_check() {
-        let found = plan(&bytes(GO_1_19_8), LastCall::Negligible).unwrap();
-        let call = (0x1c7, StepClass::Emulated, ResultPlace::Stack, 0x48, 0x28);
-        assert_eq!(summary(&found.sites), [entry(0x4), call]);
-        assert!(found.sites[0].instruction.starts_with("jbe"));
+    fn a_call_begins_at_the_call_where_the_function_begins_with_nothing_cheap() {
+        let (caller, callee) = (bytes(GO_1_19_8_MALLOCGC), bytes(GO_1_19_8));
+        let start = callee_of(&caller, 0x579);
+        let found = plan_call_in(code(&caller, START), code(&callee, start)).unwrap();
+        let branch = (0x5a3, StepClass::Emulated, ResultPlace::Register, 0, 0);
+        assert_eq!(summary(&found.sites), [entry(0x579, 0), branch]);
+        assert!(found.sites[0].instruction.starts_with("call"));
+    }
+
+    #[test]
+    fn a_caller_that_calls_another_function_or_changes_the_result_is_refused() {
+        let (caller, callee) = (bytes(GO_1_22_10_MALLOCGC), bytes(GO_1_22_10));
+        let start = callee_of(&caller, 0x592);
+        let refusal = |caller: &[u8], start| plan_call_in(code(caller, START), code(&callee, start)).err();
+        assert_eq!(refusal(&caller, start + 1), Some(Refusal::NoSingleCall));
+        let mut changed = caller.clone();
+        // mov rdx, [rax+0x18] to mov rax, [rax+0x18]
+        assert_eq!(changed[0x5a3..0x5a7], [0x48, 0x8b, 0x50, 0x18]);
+        changed[0x5a5] = 0x40;
+        assert_eq!(refusal(&changed, start), Some(Refusal::NothingBehindCall));
+    }
+
+    #[test]
+    fn the_returns_end_a_call_where_nothing_cheap_is_behind_its_last_call() {
+        let stepped = (0x4 + 6, StepClass::Stepped, ResultPlace::Unknown, 0, 0);
+        for (hex, entry, exit) in [
+            (GO_1_19_8, stepped, 0x1da),
+            (GO_1_21_13, entry(0xa, 0), 0x159),
+            (GO_1_22_10, entry(0xa, 0), 0x16f),
+        ] {
+            let found = plan(&bytes(hex)).unwrap();
+            assert_eq!((summary(&found.sites), found.exit), (vec![entry, ret(exit)], ExitChoice::Returns));
+        }
     }
 
     #[test]
     fn a_jump_behind_the_last_call_is_better() {
-        for last_call in [LastCall::Negligible, LastCall::Counts] {
-            let found = plan(&bytes(GO_1_25_5_MALLOCGC_LARGE), last_call).unwrap();
-            let jump = (0x224, StepClass::Emulated, ResultPlace::Stack, 0x50, 0x38);
-            assert_eq!(
-                (summary(&found.sites), found.exit),
-                (vec![entry(0xa), jump], ExitChoice::LateInstruction)
-            );
+        for (hex, exit) in [(GO_1_25_5_MALLOCGC_LARGE, 0x224), (GO_1_27_3_MALLOCGC_LARGE, 0x220)] {
+            let found = plan(&bytes(hex)).unwrap();
+            let [begin, end] = &summary(&found.sites)[..] else { panic!("{found:?}") };
+            assert_eq!((*begin, found.exit), (entry(0xa, 0), ExitChoice::LateInstruction));
+            assert_eq!((end.0, end.1, end.2, end.3), (exit, StepClass::Emulated, ResultPlace::Stack, 0x50));
         }
+    }
+
+    #[test]
+    fn marks_are_the_calls_that_they_name() {
+        let code_bytes = bytes(GO_1_25_5_MALLOCGC_LARGE);
+        let mark = |role, call| Mark { role, callee: callee_of(&code_bytes, call) };
+        let marks = [mark(Role::GcStart, 0x182), mark(Role::Zeroing, 0x1a5)];
+        let found = plan_call(code(&code_bytes, START), &marks).unwrap();
+        let placed: Vec<_> =
+            found.sites[2..].iter().map(|s| (s.id.role, s.function_offset, s.id.frame_bytes)).collect();
+        assert_eq!(placed, [(Role::GcStart, 0x182, 0x50), (Role::Zeroing, 0x1a5, 0x50)]);
+        // publicationBarrier is called twice, and nothing at all calls address 1.
+        let twice = mark(Role::Zeroing, 0xc0);
+        assert_eq!(twice.callee, callee_of(&code_bytes, 0x207));
+        let found = plan_call(code(&code_bytes, START), &[twice, Mark { role: Role::GcStart, callee: 1 }]);
+        assert_eq!(found.unwrap().sites.len(), 2);
     }
 
     #[test]
     fn padding_changes_nothing() {
         let code = bytes(GO_1_22_10);
         let padded = [&code[..], &[0xcc; 27]].concat();
-        assert_eq!(plan(&code, LastCall::Negligible), plan(&padded, LastCall::Negligible));
+        assert_eq!(plan(&code), plan(&padded));
     }
 
     #[test]
@@ -417,8 +527,8 @@ pub(crate) mod tests {
         for hex in [GO_1_19_8, GO_1_22_10] {
             let code = bytes(hex);
             for len in 0..code.len() {
-                assert!(plan(&code[..len], LastCall::Negligible).is_err(), "{len}");
-                assert!(plan(&code[code.len() - len..], LastCall::Negligible).is_err(), "-{len}");
+                assert!(plan(&code[..len]).is_err(), "{len}");
+                assert!(plan(&code[code.len() - len..]).is_err(), "-{len}");
             }
         }
     }
@@ -426,7 +536,7 @@ pub(crate) mod tests {
     #[test]
     fn code_without_a_stack_check_is_refused() {
         // push rbp; mov rbp,rsp; pop rbp; ret
-        assert_eq!(plan(&[0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3], LastCall::Counts), Err(Refusal::NoStackCheck));
+        assert_eq!(plan(&[0x55, 0x48, 0x89, 0xe5, 0x5d, 0xc3]), Err(Refusal::NoStackCheck));
     }
 
     /// `cmp rsp,[r14+16]; jbe retry; <body>; retry: call; jmp start`
@@ -441,23 +551,26 @@ pub(crate) mod tests {
     fn a_body_that_jumps_to_its_start_without_a_frame_is_refused() {
         // test eax,eax; je +1 (over ret, into the retry code, with no frame); ret
         let code = with_check(&[0x85, 0xc0, 0x74, 0x01, 0xc3]);
-        assert_eq!(plan(&code, LastCall::Counts), Err(Refusal::EntryInLoop));
+        assert_eq!(plan(&code), Err(Refusal::EntryInLoop));
     }
 
     #[test]
     fn a_call_that_does_not_return_before_the_retry_code_is_no_loop() {
         // push rbp; test eax,eax; je +2; pop rbp; ret; call
         let code = with_check(&[0x55, 0x85, 0xc0, 0x74, 0x02, 0x5d, 0xc3, 0xe8, 0, 0, 0, 0]);
-        let found = plan(&code, LastCall::Counts).unwrap();
+        let found = plan(&code).unwrap();
         let jump = (9, StepClass::Emulated, ResultPlace::Register, 8, 0);
-        assert_eq!((summary(&found.sites), found.exit), (vec![entry(6), jump], ExitChoice::LateInstruction));
+        assert_eq!(
+            (summary(&found.sites), found.exit),
+            (vec![entry(6, 0), jump], ExitChoice::LateInstruction)
+        );
     }
 
     #[test]
     fn a_loop_behind_the_candidate_leaves_the_returns() {
         // push rbp; nop; dec ecx; jne -4; pop rbp; ret
         let code = with_check(&[0x55, 0x90, 0xff, 0xc9, 0x75, 0xfc, 0x5d, 0xc3]);
-        assert_eq!(plan(&code, LastCall::Negligible).unwrap().exit, ExitChoice::Returns);
+        assert_eq!(plan(&code).unwrap().exit, ExitChoice::Returns);
     }
 
     proptest! {
@@ -465,12 +578,14 @@ pub(crate) mod tests {
         fn hostile_code_gets_sites_inside_itself_or_none(
             flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4)
         ) {
-            let mut code = bytes(GO_1_22_10);
-            let len = code.len();
+            let mut caller = bytes(GO_1_22_10_MALLOCGC);
+            let callee = bytes(GO_1_22_10);
+            let (len, start) = (caller.len(), callee_of(&caller, 0x592));
             for (at, byte) in flips {
-                code[at % len] = byte;
+                caller[at % len] = byte;
             }
-            if let Ok(found) = plan(&code, LastCall::Negligible) {
+            let outer = code(&caller, START);
+            for found in [plan_call(outer, &[]), plan_call_in(outer, code(&callee, start))].into_iter().flatten() {
                 prop_assert!(found.sites.len() >= 2);
                 prop_assert!(found.sites.iter().all(|site| site.function_offset < len as u64));
             }

@@ -192,7 +192,8 @@ fn is_write(access: OpAccess) -> bool {
     matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
-fn writes_register(instruction: &Instruction, register: Register) -> bool {
+/// Whether the instruction changes the register or a part of it.
+pub fn writes_register(instruction: &Instruction, register: Register) -> bool {
     InstructionInfoFactory::new()
         .info(instruction)
         .used_registers()

@@ -1,16 +1,13 @@
 // large allocates large objects in every way that a Go program does, and prints how many of which sizes.
 //
-// Usage: large ROUNDS [wait]: with wait, it begins when it reads a line.
+// Usage: large ROUNDS [wait]: with wait, it begins when it reads a line. It imports little, because each
+// toolchain compiles all of that twice. GOGC=20 makes it collect often.
 package main
 
 import (
-	"bufio"
-	"fmt"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -91,6 +88,22 @@ func exits(g int) {
 	<-done
 }
 
+// A pool whose New allocates and then fails: a panic that is recovered, or the goroutine's end.
+func pools(g int) {
+	panicking := sync.Pool{New: func() interface{} { object(g, 120000); panic("expected") }}
+	ending := sync.Pool{New: func() interface{} { object(g, 130000); runtime.Goexit(); return nil }}
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		func() {
+			defer func() { recover() }()
+			panicking.Get()
+		}()
+		ending.Get()
+	}()
+	<-done
+}
+
 func small(g int) {
 	for i := 0; i < 200; i++ {
 		kept[g] = make([]byte, 10+i*160%32000)
@@ -108,6 +121,7 @@ func work(g, rounds, threshold int) {
 		grow(g)
 		panics(g)
 		exits(g)
+		pools(g)
 		small(g)
 		if round%8 == g%8 {
 			runtime.GC()
@@ -117,18 +131,27 @@ func work(g, rounds, threshold int) {
 
 // The largest size that is not large: 32 KiB, from Go 1.22 on less the header of 8 bytes.
 func threshold() int {
-	minor, _ := strconv.Atoi(strings.Split(strings.TrimPrefix(runtime.Version(), "go1."), ".")[0])
+	minor := 0
+	for _, digit := range runtime.Version()[len("go1."):] {
+		if digit < '0' || digit > '9' {
+			break
+		}
+		minor = 10*minor + int(digit-'0')
+	}
 	if minor < 22 {
 		return 32768
 	}
 	return 32760
 }
 
+func text(n uint64) string {
+	return strconv.FormatUint(n, 10)
+}
+
 func main() {
 	rounds, _ := strconv.Atoi(os.Args[1])
-	debug.SetGCPercent(20)
 	if len(os.Args) > 2 {
-		bufio.NewReader(os.Stdin).ReadString('\n')
+		os.Stdin.Read(make([]byte, 1))
 	}
 	var all sync.WaitGroup
 	for g := 0; g < goroutines; g++ {
@@ -139,13 +162,12 @@ func main() {
 		}(g)
 	}
 	all.Wait()
-	fmt.Printf(`{"pid":%d,"classes":{`, os.Getpid())
-	separator := ""
+	line, separator := `{"pid":`+strconv.Itoa(os.Getpid())+`,"classes":{`, ""
 	for class := range counts {
 		if counts[class] > 0 {
-			fmt.Printf(`%s"%d":[%d,%d]`, separator, uint64(1)<<class, counts[class], bytes[class])
+			line += separator + `"` + text(1<<class) + `":[` + text(counts[class]) + "," + text(bytes[class]) + "]"
 			separator = ","
 		}
 	}
-	fmt.Println("}}")
+	os.Stdout.WriteString(line + "}}\n")
 }

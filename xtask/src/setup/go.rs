@@ -11,7 +11,8 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Each is a whole tree in a wheel: the allocator's large path differs between them.
-pub const PYPI_VERSIONS: [&str; 3] = ["1.22.10", "1.25.5", "1.27.3"];
+pub const PYPI_VERSIONS: [&str; 7] =
+    ["1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
 
 /// The newest of them.
 pub const NEWEST: &str = PYPI_VERSIONS[PYPI_VERSIONS.len() - 1];

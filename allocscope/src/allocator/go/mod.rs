@@ -1,28 +1,36 @@
 //! A Go binary into its version and the probe sites of its large-object path.
 
 pub mod buildinfo;
+mod functions;
 pub mod pclntab;
 pub mod version;
 
-use std::ops::Range;
-
-use allocscope_common::site_id::Function;
+use allocscope_common::site_id::{Function, Role};
 
 use self::buildinfo::BuildInfo;
-use self::pclntab::LineTable;
+use self::functions::Functions;
 use self::version::GoVersion;
 use super::elf::{Image, Machine};
-use crate::site::go::{CallSites, Code, ExitChoice, LastCall, plan_call};
-use crate::site::{Miss, Plan};
+use crate::site::go::{CallSites, ExitChoice, Mark, plan_call, plan_call_in};
+use crate::site::{Miss, Plan, Site};
 
-/// Serves every object above 32 KiB and none below.
+/// Since 1.24 it serves every object above the threshold and none below. Its time includes the span, the
+/// start of a collection and the object's clearing.
+const MALLOC_LARGE: &str = "runtime.mallocgcLarge";
+const MALLOC_LARGE_MINOR: u16 = 24;
+/// What it calls to start a collection, seldom, and to clear the memory of objects where it was used before.
+const GC_START: &str = "runtime.gcStart";
+const CLEAR: &str = "runtime.memclrNoHeapPointersChunked";
+
+/// Before 1.24 a branch of `mallocgc`, which serves small objects as well, calls this for the span of a large
+/// one. Its time includes the span and (before 1.22, `runtime/mbitmap*.go`) the bitmap of 1/64 to 1/32 of the
+/// object's size; the start of a collection and the object's clearing come later.
 const ALLOC_LARGE: &str = "runtime.(*mcache).allocLarge";
+const MALLOC: &str = "runtime.mallocgc";
 
-/// Since 1.22 the last call of `allocLarge`, `(*mspan).initHeapBits`, takes constant time for a large
-/// object. Before, it cleared a bitmap of 1/64 (1.19: 1/32) of the object's size, and still does in
-/// a 1.22 built with the experiment below (`runtime/mbitmap*.go`).
-const CHEAP_LAST_CALL_MINOR: u16 = 22;
-const OLD_BITMAP_EXPERIMENT: &str = "noallocheaders";
+/// Takes the next 8 MiB for an arena, whose objects bypass the large path. It is in binaries that use arenas
+/// only: they are an experiment (`GOEXPERIMENT=arenas`). Its time includes the start of a collection.
+const ARENA_CHUNK: &str = "runtime.newUserArenaChunk";
 
 /// What a Go executable says about itself, and the probes that follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,23 +48,31 @@ pub fn examine(image: &Image<'_>) -> GoExamination {
     let info = BuildInfo::find(image);
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
     let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
-    let planned = match plan_large_path(image, info.as_ref(), version.as_ref()) {
-        Ok(planned) => Some(planned),
+    let functions = Functions::of(image);
+    let planned = check_supported(image, info.as_ref(), version.as_ref())
+        .and_then(|version| plan_large_path(&functions, version));
+    let (mut sites, exit) = match planned {
+        Ok(planned) => (planned.sites, Some(planned.exit)),
         Err(miss) => {
             misses.push(miss);
-            None
+            (Vec::new(), None)
         }
     };
-    let exit = planned.as_ref().map(|planned| planned.exit);
-    let sites = planned.map(|planned| planned.sites).unwrap_or_default();
+    // Where the large path is not understood, nothing of the runtime is.
+    if exit.is_some() {
+        match plan_arenas(&functions) {
+            Ok(arenas) => sites.extend(arenas),
+            Err(miss) => misses.push(miss),
+        }
+    }
     GoExamination { version, exit, plan: Plan { sites, misses, ..Plan::default() } }
 }
 
-fn plan_large_path(
+fn check_supported<'v>(
     image: &Image<'_>,
     info: Option<&BuildInfo>,
-    version: Option<&GoVersion>,
-) -> Result<CallSites, Miss> {
+    version: Option<&'v GoVersion>,
+) -> Result<&'v GoVersion, Miss> {
     if image.machine() != Machine::X86_64 {
         return Err(miss(
             "machine_unsupported",
@@ -67,68 +83,54 @@ fn plan_large_path(
         Some(text) if !text.is_empty() => {
             miss("go_version_unknown", format!("the toolchain calls itself {text:?}, which is no Go release"))
         }
-        Some(_) => miss("go_version_unsupported", "built by Go before 1.18; 1.19 to 1.27 are supported"),
+        Some(_) => miss(
+            "go_version_unknown",
+            "the build information is of Go before 1.18 and points to no version; 1.19 to 1.27 are supported",
+        ),
         None => miss("go_version_unknown", "the binary has no Go build information"),
     })?;
     if !version.is_supported() {
-        return Err(miss(
-            "go_version_unsupported",
-            format!("built by {version}; 1.19 to 1.27 are supported"),
-        ));
+        let detail = format!("built by {version}; 1.19 to 1.27 are supported");
+        return Err(miss("go_version_unsupported", detail));
     }
-    let located = locate(image)?;
-    plan_call(located.code(), last_call_of(version, info))
-        .map_err(|refusal| miss("go_code_not_understood", format!("{ALLOC_LARGE} is not probed: {refusal}")))
+    Ok(version)
 }
 
-/// The code of `allocLarge` and where it is.
-struct Located {
-    bytes: Vec<u8>,
-    start: u64,
-    file_offset: u64,
-}
-
-impl Located {
-    fn code(&self) -> Code<'_> {
-        Code {
-            id: Function::GoAllocLarge,
-            symbol: ALLOC_LARGE,
-            bytes: &self.bytes,
-            start: self.start,
-            file_offset: self.file_offset,
-        }
-    }
-}
-
-fn last_call_of(version: &GoVersion, info: Option<&BuildInfo>) -> LastCall {
-    let old_bitmap = info.is_some_and(|info| info.version.contains(OLD_BITMAP_EXPERIMENT));
-    if version.minor >= CHEAP_LAST_CALL_MINOR && !old_bitmap {
-        LastCall::Negligible
+fn plan_large_path(functions: &Functions<'_>, version: &GoVersion) -> Result<CallSites, Miss> {
+    if version.minor >= MALLOC_LARGE_MINOR {
+        plan_malloc_large(functions)
     } else {
-        LastCall::Counts
+        plan_alloc_large(functions)
     }
 }
 
-/// The code of `allocLarge`: by the symbol table where there is one, else by the line table.
-fn locate(image: &Image<'_>) -> Result<Located, Miss> {
-    let not_found = |why| miss("go_function_not_found", format!("{ALLOC_LARGE} cannot be located: {why}"));
-    let range = match image.function_symbol(ALLOC_LARGE) {
-        Some(range) => range,
-        None => {
-            let lines = LineTable::find(image)
-                .ok_or_else(|| not_found("the binary has neither its symbol nor a line table"))?;
-            let text = lines.text_start(image).ok_or_else(|| {
-                not_found("the binary does not say where the code of its line table starts")
-            })?;
-            lines.function(text, ALLOC_LARGE).ok_or_else(|| not_found("it is not in the line table"))?
-        }
-    };
-    code_of(image, range).ok_or_else(|| not_found("its address is not in the binary's code"))
+/// No sites where the program has no arenas.
+fn plan_arenas(functions: &Functions<'_>) -> Result<Vec<Site>, Miss> {
+    if functions.start(ARENA_CHUNK).is_err() {
+        return Ok(Vec::new());
+    }
+    let code = functions.code(Function::GoArenaChunk, ARENA_CHUNK)?;
+    let marks = [Mark { role: Role::GcStart, callee: functions.start(GC_START)? }];
+    plan_call(code.as_code(), &marks)
+        .map(|planned| planned.sites)
+        .map_err(|refusal| miss("go_code_not_understood", format!("{ARENA_CHUNK} is not probed: {refusal}")))
 }
 
-fn code_of(image: &Image<'_>, range: Range<u64>) -> Option<Located> {
-    let bytes = image.code(range.start, range.end.checked_sub(range.start)?)?;
-    Some(Located { bytes, start: range.start, file_offset: image.file_offset_of(range.start)? })
+fn plan_malloc_large(functions: &Functions<'_>) -> Result<CallSites, Miss> {
+    let code = functions.code(Function::GoMallocLarge, MALLOC_LARGE)?;
+    let mark = |role, name| functions.start(name).map(|callee| Mark { role, callee });
+    let marks = [mark(Role::GcStart, GC_START)?, mark(Role::Zeroing, CLEAR)?];
+    plan_call(code.as_code(), &marks)
+        .map_err(|refusal| miss("go_code_not_understood", format!("{MALLOC_LARGE} is not probed: {refusal}")))
+}
+
+/// At the returns, which cost more, where the caller is not understood.
+fn plan_alloc_large(functions: &Functions<'_>) -> Result<CallSites, Miss> {
+    let code = functions.code(Function::GoAllocLarge, ALLOC_LARGE)?;
+    let caller = functions.code(Function::GoAllocLarge, MALLOC)?;
+    plan_call_in(caller.as_code(), code.as_code())
+        .or_else(|_| plan_call(code.as_code(), &[]))
+        .map_err(|refusal| miss("go_code_not_understood", format!("{ALLOC_LARGE} is not probed: {refusal}")))
 }
 
 fn c_code_miss(image: &Image<'_>) -> Option<Miss> {
@@ -149,21 +151,46 @@ fn miss(reason: &'static str, detail: impl Into<String>) -> Miss {
 pub(crate) mod tests {
     use super::*;
     use crate::allocator::elf::tests::image_of;
-    use allocscope_common::site_id::{ResultPlace, Role, StepClass};
+    use crate::site::go::tests::{GO_1_22_10, GO_1_22_10_MALLOCGC, GO_1_25_5_MALLOCGC_LARGE, bytes};
+    use allocscope_common::site_id::{ResultPlace, StepClass};
     use proptest::prelude::*;
 
     const TEXT: u64 = 0x41_1000;
 
-    /// A Go binary without sections: `allocLarge` of 1.22.10 behind 16 bytes of other code, its line
-    /// table and build information.
+    /// The offset of `mallocgc`'s call of `allocLarge` in 1.22.10.
+    const CALL: usize = 0x592;
+
+    /// A Go binary without sections: 16 bytes of other code, `allocLarge` and `mallocgc` of 1.22.10, line table
+    /// and build information.
     pub(crate) fn go_file(version: &str) -> Vec<u8> {
-        let body = crate::site::go::tests::bytes(crate::site::go::tests::GO_1_22_10);
-        let end = 16 + body.len() as u32;
-        let code = [vec![0xc3; 16], body, vec![0xcc; 11]].concat();
+        let callee = bytes(GO_1_22_10);
+        let mut caller = bytes(GO_1_22_10_MALLOCGC);
+        let [start, end] = [16, 16 + callee.len()];
+        let distance = start as i32 - (end + CALL + 5) as i32;
+        caller[CALL + 1..CALL + 5].copy_from_slice(&distance.to_le_bytes());
+        let code = [vec![0xc3; start], callee, caller, vec![0xcc; 11]].concat();
+        let functions = [("runtime.other", 0), (ALLOC_LARGE, start as u32), (MALLOC, end as u32)];
+        file_of(version, &code, &functions)
+    }
+
+    fn file_of(version: &str, code: &[u8], functions: &[(&str, u32)]) -> Vec<u8> {
         let mut data = buildinfo::tests::blob(version, "build\tGOARCH=amd64\n");
         data.resize(data.len().next_multiple_of(32), 0);
-        data.extend(pclntab::tests::table_of(TEXT, &[("runtime.other", 0), (ALLOC_LARGE, 16)], end + 11));
-        image_of(&[(TEXT, 5, &code), (0x50_0000, 6, &data)])
+        data.extend(pclntab::tests::table_of(TEXT, functions, code.len() as u32));
+        image_of(&[(TEXT, 5, code), (0x50_0000, 6, &data)])
+    }
+
+    /// `mallocgcLarge` of 1.25.5, and two more functions that it calls.
+    fn go_1_25_file() -> Vec<u8> {
+        let mut body = bytes(GO_1_25_5_MALLOCGC_LARGE);
+        let end = body.len();
+        for (call, callee) in [(0x182, end), (0x1a5, end + 1)] {
+            let distance = callee as i32 - (call as i32 + 5);
+            body[call + 1..call + 5].copy_from_slice(&distance.to_le_bytes());
+        }
+        let code = [body, vec![0xc3, 0xc3, 0xcc]].concat();
+        let functions = [(MALLOC_LARGE, 0), (GC_START, end as u32), (CLEAR, end as u32 + 1)];
+        file_of("go1.25.5", &code, &functions)
     }
 
     fn examine_file(file: &[u8]) -> GoExamination {
@@ -174,20 +201,35 @@ pub(crate) mod tests {
     fn a_stripped_binary_without_sections_gets_its_sites() {
         let found = examine_file(&go_file("go1.22.10"));
         assert_eq!(found.version.unwrap().name, "go1.22.10");
-        assert_eq!((found.plan.misses.len(), found.exit), (0, Some(ExitChoice::LastCall)));
+        assert_eq!((found.plan.misses.len(), found.exit), (0, Some(ExitChoice::Caller)));
         let [entry, exit] = &found.plan.sites[..] else { panic!("{:?}", found.plan.sites) };
         let code_offset = 64 + 2 * 56 + 16;
+        let caller_offset = code_offset + bytes(GO_1_22_10).len() as u64;
+        assert_eq!((entry.function.as_str(), exit.function.as_str()), (ALLOC_LARGE, MALLOC));
         assert_eq!((entry.function_offset, entry.file_offset), (0xa, code_offset + 0xa));
-        assert_eq!((exit.function_offset, exit.file_offset), (0x160, code_offset + 0x160));
+        assert_eq!((exit.function_offset, exit.file_offset), (0x5b6, caller_offset + 0x5b6));
         assert_eq!((entry.id.role, exit.id.role), (Role::Entry, Role::Exit));
-        assert_eq!((exit.id.step, exit.id.result), (StepClass::Emulated, ResultPlace::Stack));
+        assert_eq!((exit.id.step, exit.id.result), (StepClass::Emulated, ResultPlace::Register));
     }
 
     #[test]
-    fn the_last_call_counts_before_1_22() {
-        for version in ["go1.21.13", "go1.22.10 X:noallocheaders"] {
-            assert_eq!(examine_file(&go_file(version)).exit, Some(ExitChoice::Returns));
-        }
+    fn the_returns_are_probed_where_the_caller_is_not_understood() {
+        let mut file = go_file("go1.22.10");
+        let call = 64 + 2 * 56 + 16 + bytes(GO_1_22_10).len() + CALL;
+        assert_eq!(file[call], 0xe8);
+        file[call + 1] ^= 1;
+        let found = examine_file(&file);
+        assert_eq!((found.exit, found.plan.sites.len()), (Some(ExitChoice::Returns), 2));
+    }
+
+    #[test]
+    fn since_1_24_the_start_of_a_collection_and_clearing_are_marked() {
+        let found = examine_file(&go_1_25_file());
+        let roles: Vec<_> =
+            found.plan.sites.iter().map(|site| (site.id.role, site.function_offset)).collect();
+        let marks = [(Role::GcStart, 0x182), (Role::Zeroing, 0x1a5)];
+        assert_eq!(roles, [vec![(Role::Entry, 0xa), (Role::Exit, 0x224)], marks.to_vec()].concat());
+        assert!(found.plan.sites.iter().all(|site| site.id.function == Function::GoMallocLarge));
     }
 
     #[test]
@@ -214,7 +256,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_line_table_without_its_text_start_is_a_miss() {
-        let mut file = go_file("go1.27.3");
+        let mut file = go_file("go1.23.9");
         let at = file.windows(8).position(|w| w == [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]).unwrap() + 24;
         file[at..at + 8].fill(0);
         let miss = &examine_file(&file).plan.misses[0];
