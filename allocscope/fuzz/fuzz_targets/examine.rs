@@ -1,8 +1,9 @@
 //! Arbitrary bytes into an examination, which must not panic or plan a probe outside the file's code.
 //!
-//! `cargo +NIGHTLY fuzz run examine CORPUS seeds -- -timeout=1 -malloc_limit_mb=256` in this crate's folder;
-//! `cargo xtask setup` brings the nightly compiler, and CORPUS is a folder for what the fuzzer finds.
-//! `seeds` holds small images: programs of Go with and without sections, one of C, and a library.
+//! In the folder above, with `cargo-fuzz` and the nightly compiler that `cargo xtask setup` brings:
+//! `mkdir -p fuzz/corpus/examine && AYA_BUILD_SKIP=1 cargo +nightly-2026-05-20 fuzz run examine
+//! fuzz/corpus/examine fuzz/seeds -- -timeout=1 -malloc_limit_mb=256`. `seeds` holds small images: Go
+//! programs with and without sections and symbols, a program and a library of C.
 
 #![no_main]
 

@@ -9,6 +9,8 @@ use object::pod::{self, Pod};
 const CHUNK_BYTES: usize = 256 * 1024;
 /// What is handed out in one piece at most; see [`Part::read`].
 const MAX_READ_BYTES: u64 = 32 << 20;
+/// How many strings of a table are looked at: the largest programs known have about two million symbols.
+const MAX_STRINGS: usize = 1 << 23;
 
 /// Bytes that can be read by offset: a file, or memory.
 pub trait ByteSource {
@@ -139,11 +141,13 @@ impl<'s> Part<'s> {
         let longest = names.iter().map(|name| name.len()).max()? as u64;
         let mut is_last = [false; 256];
         names.iter().filter_map(|name| name.last()).for_each(|&last| is_last[usize::from(last)] = true);
+        let mut left = MAX_STRINGS;
         for at in (0..self.len).step_by(CHUNK_BYTES) {
             // What begins in the chunk before and ends in this one belongs here.
             let overlap = longest.min(at);
             let bytes = self.read(at - overlap, overlap + (CHUNK_BYTES as u64).min(self.len - at))?;
             for end in memchr::memchr_iter(0, bytes.get(overlap as usize..)?) {
+                left = left.checked_sub(1)?;
                 let before = bytes.get(..overlap as usize + end)?;
                 if !before.last().is_some_and(|&last| is_last[usize::from(last)]) {
                     continue;
