@@ -62,6 +62,8 @@ pub struct Coverage {
 pub enum Tier {
     /// Memory system calls and page faults.
     Kernel,
+    /// The allocator's exported functions, small allocations included, filtered by the kernel side.
+    Filtered,
     /// The allocator's own large-object path as well.
     LargePath,
 }
@@ -71,6 +73,7 @@ impl Tier {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::Filtered => "filtered",
             Self::LargePath => "large-path",
         }
     }

@@ -5,7 +5,7 @@ use crate::config::{Format, InspectConfig, Subject};
 use crate::failure::{Exit, Failure};
 use crate::session::examine::{ExaminedFile, Examiner};
 use crate::session::uprobe_prices;
-use crate::site::{CallSite, Plan, Site};
+use crate::site::{CallSite, Plan, Site, SmallCalls};
 use crate::target;
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::site_id::{ResultPlace, Role, StepClass};
@@ -110,7 +110,11 @@ impl View {
         Self {
             subject: subject.to_owned(),
             allocator: first.map(|file| file.allocator.clone()).unwrap_or_default(),
-            tier: if planned { "large-path" } else { "kernel" },
+            tier: match (planned, files.iter().any(|file| file.plan.slows_small())) {
+                (false, _) => "kernel",
+                (true, false) => "large-path",
+                (true, true) => "filtered",
+            },
             stripped: first.is_some_and(|file| file.stripped),
             build_id: first.and_then(|file| file.build_id.clone()),
             sites: files.iter().flat_map(|file| site_views(file, prices)).collect(),
@@ -246,11 +250,12 @@ fn cost(files: &[ExaminedFile], prices: &Prices) -> Option<CostView> {
 fn plan_cost(plan: &Plan, prices: &Prices) -> Option<CostView> {
     if let Some(call) = plan.calls.first() {
         let entry_ns = *prices.get(&class_of(call.id.step))?;
-        return Some(CostView {
-            large_ns: call_ns(call, prices)?,
-            small_ns: 0.0,
-            small_uncached_ns: entry_ns,
-        });
+        let (small_ns, small_uncached_ns) = match call.small {
+            SmallCalls::Never => (0.0, 0.0),
+            SmallCalls::Uncached => (0.0, entry_ns),
+            SmallCalls::Always => (entry_ns, entry_ns),
+        };
+        return Some(CostView { large_ns: call_ns(call, prices)?, small_ns, small_uncached_ns });
     }
     let dearest = |role: Role| {
         let of_role = plan.sites.iter().filter(|site| site.id.role == role);

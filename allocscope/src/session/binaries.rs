@@ -74,6 +74,7 @@ struct Binary {
 struct Part {
     attached: usize,
     planned: usize,
+    slows_small: bool,
     misses: Vec<Miss>,
 }
 
@@ -189,7 +190,8 @@ impl Binaries {
         let scope = if pid == 0 { Scope::Everyone } else { Scope::Process(pid) };
         let sites = AttachedSites::attach(loaded, &opened.file, &plan, scope);
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
-        let part = Part { attached: sites.len(), planned: plan.len(), misses };
+        let part =
+            Part { attached: sites.len(), planned: plan.len(), slows_small: plan.slows_small(), misses };
         self.known.insert(id, Binary { users: 1, part: part.clone(), sites });
         part
     }
@@ -252,7 +254,7 @@ fn add(coverage: &mut Coverage, part: Part) {
     coverage.sites_planned += part.planned;
     coverage.misses.extend(part.misses);
     if part.attached > 0 {
-        coverage.tier = Tier::LargePath;
+        coverage.tier = if part.slows_small { Tier::Filtered } else { Tier::LargePath };
     }
 }
 

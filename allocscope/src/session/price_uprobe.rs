@@ -3,7 +3,7 @@
 use super::price::{fastest, traced};
 use crate::intake::Maps;
 use crate::probe::{AttachedSites, LoadOptions, Loaded, Scope, load};
-use crate::site::{CallSite, FoundBy, Plan, Site};
+use crate::site::{CallSite, FoundBy, Plan, Site, SmallCalls};
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::Allocator;
 use allocscope_common::native_id::{NO_ARGUMENT, NativeId, NativeResult};
@@ -105,6 +105,7 @@ fn own_call(function: usize) -> Result<CallSite> {
         id,
         function: OWN.to_owned(),
         found_by: FoundBy::Symbol,
+        small: SmallCalls::Never,
         function_offset: 0,
         file_offset: file_offset(function)?,
         instruction: String::new(),

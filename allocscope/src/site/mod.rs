@@ -34,12 +34,25 @@ pub struct CallSite {
     pub function: String,
     /// How the function was found.
     pub found_by: FoundBy,
+    /// Which small allocations pass it.
+    pub small: SmallCalls,
     /// Bytes from the function's first instruction.
     pub function_offset: u64,
     /// The instruction's offset in the file: what the kernel attaches by.
     pub file_offset: u64,
     /// The instruction, disassembled.
     pub instruction: String,
+}
+
+/// Which small allocations pass a probed place, and pay for a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmallCalls {
+    /// None.
+    Never,
+    /// Those that no cache or free list of the allocator serves.
+    Uncached,
+    /// All.
+    Always,
 }
 
 /// How a function was found.
@@ -93,6 +106,11 @@ impl Plan {
     /// How many places are probed.
     pub fn len(&self) -> usize {
         self.sites.len() + self.calls.len()
+    }
+
+    /// Whether small allocations pass a probe each time.
+    pub fn slows_small(&self) -> bool {
+        self.calls.iter().any(|call| call.small == SmallCalls::Always)
     }
 
     /// Whether none is.

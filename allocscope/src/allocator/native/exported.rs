@@ -8,7 +8,7 @@ use allocscope_common::native_id::{Argument, NO_ARGUMENT, NativeId, NativeResult
 use super::super::detect::Allocator;
 use super::super::elf::Image;
 use crate::site::entry::slide;
-use crate::site::{CallSite, FoundBy, Miss, Plan};
+use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls};
 
 /// A function of the C library's allocation family: its name, the argument with the size, the one to multiply
 /// it with, and what it returns.
@@ -98,6 +98,7 @@ fn call_site(
         id,
         function: name.to_owned(),
         found_by: FoundBy::Symbol,
+        small: SmallCalls::Always,
         function_offset: entry.offset,
         file_offset: file_offset.saturating_add(entry.offset),
         instruction: entry.instruction,

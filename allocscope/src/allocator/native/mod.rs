@@ -14,13 +14,14 @@ use std::ops::Range;
 
 use allocscope_common::key;
 use allocscope_common::native_id::{Argument, NO_ARGUMENT, NativeId, NativeResult};
+use allocscope_common::site_id::StepClass;
 
 use self::follow::Follower;
 use super::detect::Allocator;
 use super::elf::{Image, Machine};
 use super::frames::Frames;
-use crate::site::entry::{Entry, slide};
-use crate::site::{CallSite, FoundBy, Miss, Plan};
+use crate::site::entry::slide;
+use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls};
 
 /// A function whose calls are an allocator's large objects.
 struct LargePath {
@@ -33,6 +34,8 @@ struct LargePath {
     result: NativeResult,
     /// What it serves below this is not an object, in KiB.
     min_kib: u32,
+    /// Which small objects pass it.
+    small: SmallCalls,
     /// Finds it in a stripped library.
     follow: Option<fn(&Follower<'_>) -> Option<u64>>,
 }
@@ -45,6 +48,7 @@ const GLIBC: LargePath = LargePath {
     size: (1, 0),
     result: NativeResult::GlibcChunk,
     min_kib: 0,
+    small: SmallCalls::Uncached,
     follow: Some(glibc::int_malloc),
 };
 
@@ -56,17 +60,19 @@ const JEMALLOC: LargePath = LargePath {
     size: (2, 0),
     result: NativeResult::Pointer,
     min_kib: 0,
+    small: SmallCalls::Never,
     follow: Some(jemalloc::large_palloc),
 };
 
 /// `_mi_malloc_generic(heap, size, zero, ...)`: every object above 1 KiB, and smaller ones when a page's free
-/// list is empty (mimalloc 1.7 to 2.2, page.c).
+/// list is empty (mimalloc 1.7 to 3, page.c); see `mimalloc.rs`.
 const MIMALLOC: LargePath = LargePath {
     allocator: key::Allocator::Mimalloc,
     symbols: &["_mi_malloc_generic"],
     size: (1, 0),
     result: NativeResult::Pointer,
     min_kib: 0,
+    small: SmallCalls::Uncached,
     follow: Some(mimalloc::malloc_generic),
 };
 
@@ -78,20 +84,26 @@ const TCMALLOC: LargePath = LargePath {
     size: (1, 13),
     result: NativeResult::TcmallocSpan,
     min_kib: 264,
+    small: SmallCalls::Uncached,
     follow: None,
 };
 
-/// Plans the probe of the allocator `kind`, which `image` holds. `debug` is its separate debug file.
+/// Plans the probes of the allocator `kind`, which `image` holds. `debug` is its separate debug file.
 pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, depth: Depth) -> Plan {
-    if depth == Depth::Filtered {
-        return exported::plan(image, kind);
+    match (large_path(kind), depth) {
+        (Ok(path), _) if kind == Allocator::Mimalloc => mimalloc::plan(image, debug, path, depth),
+        (_, Depth::Filtered) => exported::plan(image, kind),
+        (Ok(path), Depth::LargePath) => plan_one(image, debug, kind, path),
+        (Err(why), Depth::LargePath) => {
+            Plan::missed(Miss { reason: "allocator_path_not_probed", detail: why })
+        }
     }
-    match large_path(kind) {
-        Ok(path) => match call_site(image, debug, kind, path) {
-            Ok(call) => Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() },
-            Err(miss) => Plan::missed(miss),
-        },
-        Err(why) => Plan::missed(Miss { reason: "allocator_path_not_probed", detail: why }),
+}
+
+fn plan_one(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, path: &LargePath) -> Plan {
+    match call_site(image, debug, kind, path) {
+        Ok(call) => Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() },
+        Err(miss) => Plan::missed(miss),
     }
 }
 
@@ -153,26 +165,37 @@ fn call_site(
         image.file_offset_of(range.start).ok_or_else(|| not_found("does not lie in the binary's code"))?;
     let entry = slide(&code, range.start, &[path.size.0])
         .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
-    Ok(site(path, name, found_by, file_offset, entry))
+    let offsets = (entry.offset, file_offset.saturating_add(entry.offset));
+    Ok(call_site_at(path, name, found_by, offsets, entry.step, entry.instruction))
 }
 
-fn site(path: &LargePath, name: &str, found_by: FoundBy, file_offset: u64, entry: Entry) -> CallSite {
+/// `offsets` are those in the function and in the file.
+fn call_site_at(
+    path: &LargePath,
+    name: &str,
+    found_by: FoundBy,
+    offsets: (u64, u64),
+    step: StepClass,
+    instruction: String,
+) -> CallSite {
     let id = NativeId {
         allocator: path.allocator,
-        step: entry.step,
+        step,
         size: path.size.0,
         times: NO_ARGUMENT,
         shift: path.size.1,
         result: path.result,
         min_kib: path.min_kib,
     };
+    let (function_offset, file_offset) = offsets;
     CallSite {
         id,
         function: name.to_owned(),
         found_by,
-        function_offset: entry.offset,
-        file_offset: file_offset.saturating_add(entry.offset),
-        instruction: entry.instruction,
+        small: path.small,
+        function_offset,
+        file_offset,
+        instruction,
     }
 }
 
