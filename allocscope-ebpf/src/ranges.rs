@@ -193,6 +193,28 @@ fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
     start <= address && address < unsafe { (*range).end }
 }
 
+/// Files a range where one with the same addresses is filed: in its place, without touching the index. Returns
+/// that one, which is over; `None` where there is none.
+#[inline(always)]
+pub fn renew(traced: &Traced, start: u64, range: LiveRange) -> Option<LiveRange> {
+    let (_, filed) = get(traced.space(), start)?;
+    // SAFETY: a checked map value; nobody faults in a range that is being allocated.
+    let old = unsafe { *filed };
+    if old.end != range.end {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { *filed = range };
+    if let Some(counters) = counters(traced) {
+        // SAFETY: a checked map value.
+        unsafe {
+            add(&raw mut (*counters).ranges_filed, 1);
+            add(&raw mut (*counters).ranges_ended, 1);
+        }
+    }
+    Some(old)
+}
+
 /// Takes a range out of the maps.
 #[inline(always)]
 pub fn end(traced: &Traced, start: u64, range: LiveRange) {

@@ -180,12 +180,16 @@ fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
 }
 
 /// Files an object's range. The collector frees objects without a call that is probed here, and their
-/// addresses serve again: what still holds an address of it is over.
+/// addresses serve again, mostly for objects of the same size: what still holds an address of it is over.
 #[inline(always)]
 fn file(traced: &Traced, allocator: Allocator, start: u64, end: u64, size: u64) {
+    let range = LiveRange { end, size, touch_ns: 0, faults: 0, allocator: allocator as u64 };
+    if let Some(old) = ranges::renew(traced, start, range) {
+        record_touch(traced, start, &old);
+        return;
+    }
     end_overlapped(traced, start);
     end_overlapped(traced, end.wrapping_sub(1));
-    let range = LiveRange { end, size, touch_ns: 0, faults: 0, allocator: allocator as u64 };
     ranges::file(traced, start, range);
 }
 
@@ -195,14 +199,15 @@ fn end_overlapped(traced: &Traced, address: u64) {
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *range };
         ranges::end(traced, start, range);
-        let key = SeriesKey::stage_numbered(
-            traced.slot,
-            range.allocator as u8,
-            Stage::Touch,
-            size_class(range.size),
-        );
-        record(key, range.touch_ns, range.end.wrapping_sub(start));
+        record_touch(traced, start, &range);
     }
+}
+
+#[inline(always)]
+fn record_touch(traced: &Traced, start: u64, range: &LiveRange) {
+    let class = size_class(range.size);
+    let key = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
+    record(key, range.touch_ns, range.end.wrapping_sub(start));
 }
 
 /// The goroutine, and the bytes between its stack's upper end and the stack pointer at the function's entry.
