@@ -192,6 +192,28 @@ fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
     start <= address && address < unsafe { (*range).end }
 }
 
+/// Files a range where one with the same addresses is filed: in its place, without touching the index. Returns
+/// that one, which is over; `None` where there is none.
+#[inline(always)]
+pub fn renew(traced: &Traced, start: u64, range: LiveRange) -> Option<LiveRange> {
+    let (_, filed) = get(traced.space(), start)?;
+    // SAFETY: a checked map value; nobody faults in a range that is being allocated.
+    let old = unsafe { *filed };
+    if old.end != range.end {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { *filed = range };
+    if let Some(counters) = counters(traced) {
+        // SAFETY: a checked map value.
+        unsafe {
+            add(&raw mut (*counters).ranges_filed, 1);
+            add(&raw mut (*counters).ranges_ended, 1);
+        }
+    }
+    Some(old)
+}
+
 /// Takes a range out of the maps.
 #[inline(always)]
 pub fn end(traced: &Traced, start: u64, range: LiveRange) {
@@ -199,21 +221,37 @@ pub fn end(traced: &Traced, start: u64, range: LiveRange) {
     ended(traced);
 }
 
-/// Objects are freed without a call that is probed, and their addresses serve again: what still holds an
-/// address of a new object is over. A reservation is not, since objects lie in it.
+/// Files the range of an object. Objects are freed without a call that is probed, and their addresses serve
+/// again, mostly for objects of the same size: what still holds an address of it is over. A mapping is not,
+/// since objects lie in it.
 #[inline(always)]
-pub fn end_overlapped(traced: &Traced, address: u64) {
+pub fn file_object(traced: &Traced, start: u64, range: LiveRange) {
+    if let Some(old) = renew(traced, start, range) {
+        record_touch(traced, start, &old);
+        return;
+    }
+    end_overlapped(traced, start);
+    end_overlapped(traced, range.end.wrapping_sub(1));
+    file(traced, start, range);
+}
+
+#[inline(always)]
+fn end_overlapped(traced: &Traced, address: u64) {
     if let Some((start, range)) = find(traced, address) {
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *range };
-        if !is_object(range.allocator) {
-            return;
+        if is_object(range.allocator) {
+            end(traced, start, range);
+            record_touch(traced, start, &range);
         }
-        end(traced, start, range);
-        let class = size_class(range.size);
-        let key = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record(key, range.touch_ns, range.end.wrapping_sub(start));
     }
+}
+
+#[inline(always)]
+fn record_touch(traced: &Traced, start: u64, range: &LiveRange) {
+    let class = size_class(range.size);
+    let key = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
+    record(key, range.touch_ns, range.end.wrapping_sub(start));
 }
 
 /// Whether a range is an object of a runtime or native allocator, and not a mapping.

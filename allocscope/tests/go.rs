@@ -10,7 +10,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -221,6 +221,36 @@ fn chunks_of_arenas_are_counted() {
     }
 }
 
+/// Go's own allocations end before a panic begins, so that this takes a runtime that does otherwise.
+#[test]
+fn calls_that_a_panic_unwinds_are_given_up_and_told() {
+    let overlay = overlay_runtime("1.27.3");
+    let go = build("1.27.3", "unwound", &[&format!("-overlay={}", overlay.display())]);
+    let ended = Running::start(program("run --format json --").arg(&go).arg("100")).wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let report = Report::last_in(&ended.stdout);
+    let process = report.process(truth_in(&ended.stdout)["pid"].as_u64().unwrap());
+    assert_eq!(report.losses(), [("call_abandoned".to_owned(), 100)], "{report}");
+    assert_eq!(process.classes("go"), [65_536]);
+    assert_eq!(process.counts("go", 65_536).calls, 1);
+}
+
+/// Tells the toolchain to take a runtime whose `mallocgcLarge` panics for objects of 777777 bytes.
+fn overlay_runtime(version: &str) -> PathBuf {
+    let original = tools().join("go").join(version).join("src/runtime/malloc.go");
+    let source = fs::read_to_string(&original).unwrap();
+    let at = source.find("\nfunc mallocgcLarge(").unwrap();
+    let body = at + source[at..].find("{\n").unwrap() + 2;
+    let change = "if size == 777777 { panic(\"changed\") }\n";
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go").join(version);
+    fs::create_dir_all(&folder).unwrap();
+    let (changed, overlay) = (folder.join("malloc.go"), folder.join("overlay.json"));
+    fs::write(&changed, [&source[..body], change, &source[body..]].concat()).unwrap();
+    fs::write(&overlay, serde_json::json!({"Replace": {original.to_str().unwrap(): changed}}).to_string())
+        .unwrap();
+    overlay
+}
+
 #[test]
 fn inspect_finds_the_same_sites_with_and_without_symbols() {
     for version in VERSIONS {
@@ -277,6 +307,12 @@ fn truth_in(stdout: &str) -> Value {
     serde_json::from_str(line).unwrap()
 }
 
+/// Where `cargo xtask setup` puts toolchains.
+fn tools() -> PathBuf {
+    let default = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
+    std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(default, PathBuf::from)
+}
+
 /// Compiles a program of `tests/go` once for each way; `-o NAME` names it, and `cgo.go` goes into it. The program
 /// `arenas` needs the experiment of that name.
 fn build(version: &str, source: &str, flags: &[&str]) -> PathBuf {
@@ -285,12 +321,11 @@ fn build(version: &str, source: &str, flags: &[&str]) -> PathBuf {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let name = match flags {
         ["-o", name] => (*name).to_owned(),
+        [flag] if flag.starts_with("-overlay") => format!("{source}-overlay"),
         _ => format!("{source}{}", flags.concat().replace([' ', '=', '-', '.'], "")),
     };
     let output = tmp.join("go").join(version).join(name);
-    let tools =
-        std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(|| tmp.with_file_name("tools"), PathBuf::from);
-    let go = tools.join("go").join(version).join("bin/go");
+    let go = tools().join("go").join(version).join("bin/go");
     assert!(go.is_file(), "{} is missing: run `cargo xtask setup`", go.display());
     let mut command = Command::new(&go);
     command.args(["build", "-trimpath", "-o"]).arg(&output);

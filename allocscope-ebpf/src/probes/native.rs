@@ -141,10 +141,8 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
         lost(LossReason::ResultUnreadable);
         return None;
     };
-    ranges::end_overlapped(&traced, start);
-    ranges::end_overlapped(&traced, end - 1);
     let range = LiveRange { end, size: call.size, touch_ns: 0, faults: 0, allocator: u64::from(allocator) };
-    ranges::file(&traced, start, range);
+    ranges::file_object(&traced, start, range);
     None
 }
 
