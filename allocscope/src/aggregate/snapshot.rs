@@ -87,6 +87,8 @@ pub struct ToolSnapshot {
     pub probe_price_ns: BTreeMap<ProbeClass, f64>,
     /// Processes not traced because `--max-processes` was reached.
     pub processes_over_limit: u64,
+    /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.
+    pub attached_via: Option<&'static str>,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

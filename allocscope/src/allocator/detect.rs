@@ -1,6 +1,7 @@
 //! An executable's symbols and the names of mapped libraries into the allocator a process really uses.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 use super::elf::Image;
 use super::go::pclntab::LineTable;
@@ -53,10 +54,12 @@ const LIBRARIES: [(&str, Allocator); 8] = [
 /// Symbols that only the allocator itself defines, in the order of [`LIBRARIES`]. The prefix of
 /// jemalloc's is `_rjem_` in Rust builds; musl's are those of its two allocators. `__libc_malloc` is
 /// not here: musl and tcmalloc define it too.
-const SYMBOLS: [(&str, Allocator); 10] = [
+const SYMBOLS: [(&str, Allocator); 12] = [
     ("mallocx", Allocator::Jemalloc),
     ("je_mallocx", Allocator::Jemalloc),
     ("_rjem_mallocx", Allocator::Jemalloc),
+    ("_rjem_je_large_palloc", Allocator::Jemalloc),
+    ("je_large_palloc", Allocator::Jemalloc),
     ("mi_malloc", Allocator::Mimalloc),
     ("_mi_malloc_generic", Allocator::Mimalloc),
     ("tc_malloc", Allocator::Tcmalloc),
@@ -75,7 +78,7 @@ pub fn detect(image: &Image<'_>, mapped_libraries: &[String]) -> Allocator {
         return Allocator::Go;
     }
     let needed = image.needed_libraries();
-    let by_symbol = by_symbols(image);
+    let by_symbol = own_allocator(image);
     let by_library = by_libraries(mapped_libraries.iter().chain(&needed));
     let is_libc = |found: &Allocator| matches!(found, Allocator::Glibc | Allocator::Musl);
     by_symbol.filter(|found| !is_libc(found)).or(by_library).or(by_symbol).unwrap_or(Allocator::Unknown)
@@ -109,9 +112,30 @@ pub fn library_kind(path: &str) -> Option<Allocator> {
     Some(*kind)
 }
 
-/// The allocator that the image itself defines, if any.
+/// The allocator that the image itself defines, if any: by its symbols or, where those were stripped, by the
+/// texts of its messages.
 pub fn own_allocator(image: &Image<'_>) -> Option<Allocator> {
-    by_symbols(image)
+    by_symbols(image).or_else(|| if image.has_symbol_table() { None } else { by_messages(image) })
+}
+
+/// What each allocator says when something is wrong. A program that only talks of it has no reason to hold
+/// these very words.
+const MESSAGES: [(&[u8], Allocator); 3] = [
+    (b"<jemalloc>: Error in munmap(): ", Allocator::Jemalloc),
+    (b"mimalloc: warning: ", Allocator::Mimalloc),
+    (b"malloc(): corrupted top size", Allocator::Glibc),
+];
+/// Of an image's data, in bytes, that is looked through for them.
+const MAX_SCAN_BYTES: u64 = 64 << 20;
+
+fn by_messages(image: &Image<'_>) -> Option<Allocator> {
+    let mut left = MAX_SCAN_BYTES;
+    image.data_segments().find_map(|(_, data)| {
+        let part = data.first(left);
+        left -= part.len();
+        let found = part.search(&MESSAGES.map(|(text, _)| text), |_, index| ControlFlow::Break(index));
+        Some(MESSAGES.get(found?)?.1)
+    })
 }
 
 fn by_symbols(image: &Image<'_>) -> Option<Allocator> {

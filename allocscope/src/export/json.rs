@@ -176,6 +176,9 @@ pub struct Tool {
     pub probe_price_seconds: BTreeMap<&'static str, f64>,
     /// Processes not traced because of the maximum number.
     pub processes_over_limit: u64,
+    /// How uprobes were attached: `session`, `multi` or `perf`; absent where none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_via: Option<&'static str>,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// Resident memory.
@@ -304,6 +307,7 @@ impl Tool {
                 .map(|(class, &price_ns)| (class.name(), seconds(price_ns)))
                 .collect(),
             processes_over_limit: tool.processes_over_limit,
+            attached_via: tool.attached_via,
             cpu_seconds: tool.cpu_seconds,
             resident_bytes: tool.resident_bytes,
             map_bytes: tool.map_bytes,

@@ -24,6 +24,7 @@ pub fn snapshot() -> Snapshot {
                 (ProbeClass::PageFault, 100.0),
             ]),
             processes_over_limit: 0,
+            attached_via: Some("session"),
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,

@@ -145,6 +145,9 @@ impl Binaries {
                 continue;
             }
             any = true;
+            if replaces_libc(kind) {
+                coverage.allocator = kind.to_string();
+            }
             let part = self.probe_library(loaded, pid, kind, &mapped, used);
             add(coverage, part);
         }
@@ -242,6 +245,11 @@ pub fn refuse_returns(coverage: &mut Coverage) {
                  page faults are seen"
                 .to_owned(),
     });
+}
+
+/// Whether a library's malloc takes the place of the C library's, which is mapped as well.
+fn replaces_libc(kind: Allocator) -> bool {
+    matches!(kind, Allocator::Jemalloc | Allocator::Mimalloc | Allocator::Tcmalloc)
 }
 
 /// Whether no seccomp filter is in force in process `pid`.

@@ -259,6 +259,7 @@ impl Session {
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
             processes_over_limit: self.over_limit + kernel_over_limit,
+            attached_via: self.loaded.attached_via().map(AttachVia::name),
             map_bytes: self.maps.held_bytes,
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
@@ -459,6 +460,7 @@ impl Session {
     }
 
     fn end(&mut self, pid: u32) {
+        self.find_filtered();
         let Some(known) = self.tracked.remove(&pid) else { return };
         self.maps.remove_target(pid, known.slot);
         self.watches.forget(pid);

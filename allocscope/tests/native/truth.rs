@@ -47,26 +47,62 @@ pub struct Rule {
     pub allocator: &'static str,
     /// The smallest size, in bytes, from which on each call is counted: the flag `--min-size`.
     pub min_size: u64,
+    /// More flags.
+    pub flags: &'static str,
+    /// By how many bytes a size class may be off, of all its calls together.
+    pub slack_bytes: u64,
     /// The bytes that a call counts with; `None` where it is not the allocator's large path.
     pub bytes: fn(&Call) -> Option<u64>,
 }
 
-/// From the default smallest size on.
-pub const GLIBC: Rule = Rule { allocator: "glibc", min_size: 32_760, bytes: of_int_malloc };
+/// From the default smallest size on. A `realloc` that finds no room in its heap asks another one for what the
+/// program asked for, and not for a whole chunk: a few bytes less.
+pub const GLIBC: Rule =
+    Rule { allocator: "glibc", min_size: 32_760, flags: "", slack_bytes: 64, bytes: of_int_malloc };
 /// What the thread cache may hold is below.
-pub const JEMALLOC: Rule = Rule { allocator: "jemalloc", min_size: 32_769, bytes: of_large_palloc };
+pub const JEMALLOC: Rule =
+    Rule { allocator: "jemalloc", min_size: 32_769, flags: "", slack_bytes: 0, bytes: of_large_palloc };
 /// Of C programs, version 2.0.9.
-pub const MIMALLOC_2_0: Rule = Rule { allocator: "mimalloc", min_size: 32_760, bytes: of_generic_2_0 };
+pub const MIMALLOC_2_0: Rule = Rule {
+    allocator: "mimalloc",
+    min_size: 32_760,
+    flags: "--allow-small-cost",
+    slack_bytes: 0,
+    bytes: of_generic_2_0,
+};
+/// The same where nothing may slow small allocations down: at least malloc is seen.
+pub const MIMALLOC_LARGE: Rule = Rule {
+    allocator: "mimalloc",
+    min_size: 32_760,
+    flags: "",
+    slack_bytes: 0,
+    bytes: |call| (call.function == "malloc").then_some(call.size),
+};
 /// Of Rust programs, version 2.3.
-pub const MIMALLOC_2_3: Rule = Rule { allocator: "mimalloc", min_size: 32_760, bytes: of_generic_2_3 };
+pub const MIMALLOC_2_3: Rule = Rule {
+    allocator: "mimalloc",
+    min_size: 32_760,
+    flags: "--allow-small-cost",
+    slack_bytes: 0,
+    bytes: of_generic_2_3,
+};
 /// Of Rust programs, version 3.
-pub const MIMALLOC_3: Rule = Rule { allocator: "mimalloc", min_size: 32_760, bytes: of_generic_3 };
+pub const MIMALLOC_3: Rule = Rule {
+    allocator: "mimalloc",
+    min_size: 32_760,
+    flags: "--allow-small-cost",
+    slack_bytes: 0,
+    bytes: of_generic_3,
+};
 /// Blocks of up to 256 KiB are cut from spans that the page heap is asked for as well.
-pub const TCMALLOC: Rule = Rule { allocator: "tcmalloc", min_size: 262_145, bytes: of_page_heap };
+pub const TCMALLOC: Rule =
+    Rule { allocator: "tcmalloc", min_size: 262_145, flags: "", slack_bytes: 0, bytes: of_page_heap };
 /// No probe: its mappings are those of the program.
-pub const MUSL: Rule = Rule { allocator: "mmap", min_size: MUSL_MAPPING, bytes: of_musl_mapping };
+pub const MUSL: Rule =
+    Rule { allocator: "mmap", min_size: MUSL_MAPPING, flags: "", slack_bytes: 0, bytes: of_musl_mapping };
 /// What the program itself maps.
-pub const OWN_MAPPINGS: Rule = Rule { allocator: "mmap", min_size: 131_072, bytes: of_mapping };
+pub const OWN_MAPPINGS: Rule =
+    Rule { allocator: "mmap", min_size: 131_072, flags: "", slack_bytes: 0, bytes: of_mapping };
 
 /// `MMAP_THRESHOLD` of musl 1.2, src/malloc/mallocng/meta.h.
 const MUSL_MAPPING: u64 = 131_052;
