@@ -140,6 +140,11 @@ pub struct ProbeArgs {
     /// as much as is told at the start
     #[arg(long)]
     pub allow_small_cost: bool,
+
+    /// Where tracing costs a process more than this percentage of one CPU, take its uprobes out, and if that is
+    /// not enough leave it alone; the report says so
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub max_overhead: Option<f64>,
 }
 
 /// Values of `--attach-via`.
@@ -481,6 +486,11 @@ pub enum HugePages {
 /// Where `daemon` listens unless told otherwise: reachable from this machine only.
 fn default_listen() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok().filter(|number| *number > 0.0);
+    number.filter(|number| number.is_finite()).ok_or_else(|| "a percentage above 0, such as 5".to_owned())
 }
 
 fn environment(text: &str) -> Result<(String, String), String> {

@@ -3,4 +3,4 @@
 mod aggregator;
 mod snapshot;
 pub use aggregator::{Aggregator, Retirement};
-pub use snapshot::{Coverage, ProcessSnapshot, Snapshot, Tier, ToolSnapshot};
+pub use snapshot::{Coverage, ProcessSnapshot, Snapshot, Tier, ToolSnapshot, cost_seconds};

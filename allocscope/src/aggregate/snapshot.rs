@@ -101,12 +101,12 @@ impl ProcessSnapshot {
     /// What tracing has cost the process so far, in seconds: hits times price, of the classes whose
     /// price is known.
     pub fn probe_cost_seconds(&self, tool: &ToolSnapshot) -> f64 {
-        ProbeClass::ALL
-            .iter()
-            .filter_map(|class| {
-                let price_ns = tool.probe_price_ns.get(class)?;
-                Some(self.counters.hits[*class as usize] as f64 * price_ns / 1e9)
-            })
-            .sum()
+        cost_seconds(&self.counters, &tool.probe_price_ns)
     }
+}
+
+/// Hits times price (in nanoseconds), in seconds.
+pub fn cost_seconds(counters: &ProcessCounters, price_ns: &BTreeMap<ProbeClass, f64>) -> f64 {
+    let cost_ns = |(&class, price_ns): (&ProbeClass, &f64)| counters.hits[class as usize] as f64 * price_ns;
+    price_ns.iter().map(cost_ns).sum::<f64>() / 1e9
 }

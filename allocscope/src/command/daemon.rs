@@ -27,6 +27,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         one_process: false,
         attach_via: config.probe.attach_via,
         examiner: super::attach::examiner(&config.probe),
+        max_overhead_percent: config.probe.max_overhead_percent,
         selection: (!by_pid).then(|| config.selection.clone()),
         log: log::log_enabled!(log::Level::Info),
     })?;

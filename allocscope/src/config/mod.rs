@@ -48,7 +48,7 @@ pub enum Command {
 }
 
 /// What `attach` does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttachConfig {
     /// The process; not 0.
     pub pid: u32,
@@ -59,7 +59,7 @@ pub struct AttachConfig {
 }
 
 /// What `run` does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunConfig {
     /// The program: a path, or a name to look up in `PATH`.
     pub program: OsString,
@@ -72,7 +72,7 @@ pub struct RunConfig {
 }
 
 /// How probes are put.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProbeOptions {
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
@@ -80,6 +80,8 @@ pub struct ProbeOptions {
     pub debug_dirs: Vec<PathBuf>,
     /// Probe what small allocations pass as well.
     pub allow_small_cost: bool,
+    /// The most that tracing may cost a process, in percent of one CPU; above 0.
+    pub max_overhead_percent: Option<f64>,
 }
 
 /// A way to attach uprobes, best first.
@@ -114,7 +116,7 @@ impl fmt::Display for AttachVia {
 }
 
 /// What `attach` and `run` share.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TraceOptions {
     /// The smallest allocation of interest; 0 takes all that the large path serves.
     pub min_size_bytes: u64,
@@ -297,7 +299,12 @@ impl From<ProbeArgs> for ProbeOptions {
             AttachViaArg::Perf => AttachVia::Perf,
         });
         let debug_dirs = with_system_dir(args.debug_dir);
-        Self { attach_via, debug_dirs, allow_small_cost: args.allow_small_cost }
+        Self {
+            attach_via,
+            debug_dirs,
+            allow_small_cost: args.allow_small_cost,
+            max_overhead_percent: args.max_overhead,
+        }
     }
 }
 
@@ -416,6 +423,7 @@ mod tests {
                 attach_via: None,
                 debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],
                 allow_small_cost: false,
+                max_overhead_percent: None,
             },
             color: Color::Auto,
         };

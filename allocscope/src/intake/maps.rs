@@ -195,7 +195,8 @@ impl Maps {
         reading
     }
 
-    fn counters(&self, slot: u32) -> ProcessCounters {
+    /// What was counted so far for the process in `slot`, beside its series.
+    pub fn counters(&self, slot: u32) -> ProcessCounters {
         self.processes
             .get(&slot, 0)
             .map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))

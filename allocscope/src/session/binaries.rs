@@ -199,6 +199,22 @@ impl Binaries {
         part
     }
 
+    /// Detaches the uprobes that a process uses, in whoever else uses them as well. Returns whether there were
+    /// any.
+    pub fn detach(&mut self, used: &Used) -> bool {
+        let mut any = false;
+        for id in &used.0 {
+            let Some(binary) = self.known.get_mut(id).filter(|binary| !binary.sites.is_empty()) else {
+                continue;
+            };
+            any = true;
+            binary.part.attached = 0;
+            let sites = std::mem::take(&mut binary.sites);
+            self.detacher.get_or_insert_with(Detacher::start).detach(sites);
+        }
+        any
+    }
+
     /// Tells that a process no longer uses its binaries; the last one of each detaches its probes.
     pub fn release(&mut self, used: Used) {
         for id in used.0 {

@@ -7,16 +7,18 @@ mod binaries;
 pub mod examine;
 mod examined;
 mod file_bytes;
+mod overhead;
 mod price;
 mod price_uprobe;
 mod selfmon;
 mod watch;
 
-use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
+use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot, cost_seconds};
 use crate::config::{AttachVia, Selection};
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
 use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
+use crate::site::Miss;
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::LossReason;
@@ -26,6 +28,7 @@ use anyhow::Result;
 use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, refuse_returns};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
+use overhead::Overhead;
 use price::Prices;
 pub use price_uprobe::uprobe_prices;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +54,8 @@ pub struct SessionOptions {
     pub examiner: Examiner,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
     pub selection: Option<Selection>,
+    /// The most that tracing may cost a process, in percent of one CPU.
+    pub max_overhead_percent: Option<f64>,
     /// Whether the kernel side's diagnostics are read.
     pub log: bool,
 }
@@ -82,6 +87,7 @@ pub struct Session {
     tracked: BTreeMap<u32, Tracked>,
     slots: BTreeSet<u32>,
     prices: Prices,
+    overhead: Option<Overhead>,
     over_limit: u64,
 }
 
@@ -138,6 +144,7 @@ impl Session {
             tracked: BTreeMap::new(),
             slots: BTreeSet::new(),
             prices,
+            overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
             options,
         })
@@ -253,7 +260,8 @@ impl Session {
 
     /// Reads the maps and tells the state.
     pub fn snapshot(&mut self) -> Snapshot {
-        self.find_filtered();
+        let running: Vec<u32> = self.tracked.keys().copied().collect();
+        running.into_iter().for_each(|pid| self.tell_filtered(pid));
         let reading = self.maps.read(&self.slots);
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
@@ -270,20 +278,44 @@ impl Session {
     }
 
     /// The kernel side ends return probes where a process puts itself under a filter; here that is told.
-    fn find_filtered(&mut self) {
-        let maps = &self.maps;
-        let probed = |known: &&mut Tracked| known.coverage.tier > Tier::Kernel && !known.coverage.own_heap;
-        for known in self.tracked.values_mut().filter(probed) {
-            if !maps.is_return_safe(known.slot) {
-                refuse_returns(&mut known.coverage);
-                self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
-            }
+    fn tell_filtered(&mut self, pid: u32) {
+        let Some(known) = self.tracked.get_mut(&pid) else { return };
+        let is_probed = known.coverage.tier > Tier::Kernel && !known.coverage.own_heap;
+        if is_probed && !self.maps.is_return_safe(known.slot) {
+            refuse_returns(&mut known.coverage);
+            self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
         }
     }
 
     /// What is due every few seconds, whether anyone reads the maps or not.
     pub fn housekeep(&mut self) {
         self.maps.sweep();
+        self.shed();
+    }
+
+    /// Takes out of processes that tracing costs more than it may what it costs: their uprobes first; where
+    /// these are gone and it is still too much, the process is left alone.
+    fn shed(&mut self) {
+        let Some(overhead) = &mut self.overhead else { return };
+        let (now, prices, max) = (self.started.elapsed(), self.prices.by_class(), overhead.max_percent());
+        overhead.keep(|pid| self.tracked.contains_key(&pid));
+        for (&pid, known) in &mut self.tracked {
+            let cost = cost_seconds(&self.maps.counters(known.slot), &prices);
+            let Some(percent) = overhead.look(pid, now, cost) else { continue };
+            let what = if self.binaries.detach(&known.used) {
+                known.coverage.sites_attached = 0;
+                known.coverage.tier = Tier::Kernel;
+                "its uprobes were taken out"
+            } else {
+                self.maps.remove_target(pid, known.slot);
+                "it is not traced any more"
+            };
+            let detail =
+                format!("tracing it cost {percent:.1}% of a CPU, where --max-overhead allows {max}%: {what}");
+            log::warn!("process {pid}: {detail}");
+            known.coverage.misses.push(Miss { reason: "shed_for_overhead", detail });
+            self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
+        }
     }
 
     /// Tells that a scrape that showed snapshot `sequence` was answered.
@@ -460,7 +492,7 @@ impl Session {
     }
 
     fn end(&mut self, pid: u32) {
-        self.find_filtered();
+        self.tell_filtered(pid);
         let Some(known) = self.tracked.remove(&pid) else { return };
         self.maps.remove_target(pid, known.slot);
         self.watches.forget(pid);

@@ -68,7 +68,7 @@ fn what_prometheus_knows_is_what_the_workload_did() {
 
 /// The counter of churn's large allocations.
 fn large(pid: u32) -> String {
-    format!(r#"allocscope_allocations_total{{pid="{pid}",allocator="mmap",size="64MiB"}}"#)
+    format!(r#"allocscope_allocations_total{{pid="{pid}",allocator="glibc",size="64MiB"}}"#)
 }
 
 /// Of every process there is, with whatever names and histograms they have.
@@ -138,7 +138,7 @@ fn native_rates_have_quantiles(native: &Prometheus, pid: u32) {
 /// The process stands still, so that both have the same counts.
 fn native_and_classic_agree(native: &Prometheus, classic: &Prometheus, pid: u32) {
     for stage in ["call", "touch", "release"] {
-        let labels = format!(r#"{{pid="{pid}",allocator="mmap",size="64MiB",stage="{stage}"}}"#);
+        let labels = format!(r#"{{pid="{pid}",allocator="glibc",size="64MiB",stage="{stage}"}}"#);
         let metric = "allocscope_allocation_duration_seconds";
         let count = classic.value(&format!("{metric}_count{labels}"));
         assert_eq!(native.value(&format!("histogram_count({metric}{labels})")), count, "{stage}");
