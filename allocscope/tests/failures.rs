@@ -295,6 +295,27 @@ fn what_is_not_a_terminal_gets_no_escape_codes() {
     assert!(ended.stdout.contains("lost: nothing"), "{ended}");
 }
 
+/// First faults as fast as they go cost more than a hundredth of a CPU, whoever traces them.
+#[test]
+fn what_costs_too_much_is_taken_out() {
+    let target = Running::start(&mut program("workload faults --rounds 1000000"));
+    let tracer = attach(target.pid(), "--max-overhead 1 --duration 9s");
+    let ended = tracer.wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let report = Report::last_in(&ended.stdout);
+    let process = report.process(target.pid().into());
+    let misses = process.0["coverage"]["misses"].as_array().unwrap();
+    let shed: Vec<_> = misses.iter().filter(|miss| miss["reason"] == "shed_for_overhead").collect();
+    assert_eq!(shed.len(), 2, "{report}");
+    assert_eq!(
+        (&process.0["coverage"]["tier"], &process.0["coverage"]["sites_attached"]),
+        (&"kernel".into(), &0.into())
+    );
+    assert!(ended.stderr.contains("max-overhead"), "{ended}");
+    assert!(process.0["alive"].as_bool().unwrap(), "{report}");
+    assert_fails(&allocscope("attach --pid 1 --max-overhead 0"), 2, &["--max-overhead"]);
+}
+
 /// Scrapes that come while the daemon ends are answered or refused; none hangs.
 #[test]
 fn scrapes_during_shutdown() {

@@ -216,6 +216,21 @@ fn only_the_programs_own_mappings_are_mappings() {
     }
 }
 
+/// With every function probed, whatever a program asks for is counted, by the size it asked for.
+#[test]
+fn all_sizes_are_counted_where_small_ones_may_cost() {
+    for (library, allocator) in [
+        (None, "glibc"),
+        (Some("libjemalloc.so.2"), "jemalloc"),
+        (Some("libtcmalloc_minimal.so.4"), "tcmalloc"),
+    ] {
+        let target = Target::all_sizes(programs::alloc());
+        let target = library.into_iter().fold(target, Target::preloading);
+        target.assert_exact(truth::filtered(allocator));
+    }
+    Target::all_sizes(programs::musl_alloc()).assert_exact(truth::filtered("musl"));
+}
+
 /// A function that throws does not come back to its caller, and its caller's caller must not notice. The C++
 /// library's own reserve, 72,704 bytes, is below the smallest size.
 #[test]

@@ -32,6 +32,7 @@ async fn attach(config: AttachConfig) -> Result<u8> {
     session.trace(config.pid)?;
     preflight::drop_privileges()?;
     tell_start(&info.comm, config.pid, &session);
+    tell_small_cost(&session);
     if let Some(server) = &server {
         server.set_ready(true);
     }
@@ -63,6 +64,15 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         examiner: examiner(&trace.probe),
         max_overhead_percent: trace.probe.max_overhead_percent,
         log: log::log_enabled!(log::Level::Info),
+    }
+}
+
+/// The price of `--allow-small-cost`.
+pub(super) fn tell_small_cost(session: &Session) {
+    if let Some(ns) = session.small_cost_ns() {
+        tell(format_args!(
+            "each call of malloc and its family, small ones too, takes about {ns:.0} ns longer"
+        ));
     }
 }
 

@@ -40,6 +40,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         _ => session.trace_selected()?,
     }
     preflight::drop_privileges()?;
+    super::attach::tell_small_cost(&session);
     server.set_ready(true);
     tell(format_args!(
         "tracing {} processes, page faults by {}; metrics at http://{}/metrics",

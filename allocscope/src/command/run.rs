@@ -30,6 +30,7 @@ async fn traced(config: RunConfig) -> Result<u8> {
     session.trace(pid)?;
     // Before any of a library's code runs, its allocator is probed.
     child.go(|| session.attach_libraries(pid))?;
+    super::attach::tell_small_cost(&session);
     preflight::drop_privileges()?;
     if let Some(server) = &server {
         server.set_ready(true);

@@ -21,7 +21,7 @@ use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
 use crate::site::Miss;
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
-use allocscope_common::counter::LossReason;
+use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
@@ -246,6 +246,13 @@ impl Session {
             Some(ProcessEventKind::Exit) => log::debug!("the first thread of process {} exited", event.tgid),
             None => {}
         }
+    }
+
+    /// What a small allocation costs a process more where all of them pass a probe, in nanoseconds; `None` where
+    /// none is so traced, or the price is not known.
+    pub fn small_cost_ns(&self) -> Option<f64> {
+        let filtered = self.tracked.values().any(|known| known.coverage.tier == Tier::Filtered);
+        filtered.then(|| self.prices.by_class().get(&ProbeClass::UprobeEmulated).copied())?
     }
 
     /// How many traced processes are running.

@@ -122,6 +122,13 @@ pub fn reserve_of_cxx() -> Call {
     }
 }
 
+/// Where every function of the family is probed: all of them, by what was asked for. What the C library allocates
+/// for itself is smaller.
+pub fn filtered(allocator: &'static str) -> Rule {
+    let bytes = |call: &Call| (call.function != "mmap").then_some(call.size);
+    Rule { allocator, min_size: 16_384, flags: "--allow-small-cost", slack_bytes: 0, bytes }
+}
+
 impl Truth {
     /// The line of JSON that a program printed.
     pub fn in_output(stdout: &str) -> Self {
