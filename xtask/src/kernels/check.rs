@@ -33,8 +33,9 @@ const CHECKS: [Check; 8] = [
 /// looks at the same program in another way.
 const VERIFIED_INSTRUCTIONS: u64 = 500_000;
 
-/// Compares everything that a machine printed; an error tells all that is wrong.
-pub fn all(results: &str) -> Result<Vec<Passed>> {
+/// Compares everything that a machine printed, whose kernel's best way to attach uprobes is `attached_via`; an
+/// error tells all that is wrong.
+pub fn all(results: &str, attached_via: &str) -> Result<Vec<Passed>> {
     let lines: Vec<Value> =
         results.lines().filter_map(|line| serde_json::from_str(line.trim()).ok()).collect();
     let mut sections = lines.split_inclusive(|line| line["check"].is_string());
@@ -44,6 +45,10 @@ pub fn all(results: &str) -> Result<Vec<Passed>> {
             Ok(check) => passed.push(check),
             Err(error) => failed.push(format!("{name}: {error:#}")),
         }
+    }
+    let reports = lines.iter().filter_map(|line| line["tool"]["attached_via"].as_str());
+    if let Some(other) = reports.into_iter().find(|via| *via != attached_via) {
+        failed.push(format!("uprobes were attached via {other} and not {attached_via}"));
     }
     if !failed.is_empty() {
         bail!("{}", failed.join("\n"));
@@ -146,11 +151,16 @@ fn brk(lines: &[Value]) -> Result<String> {
 /// A range that was resized is released in the class of its last size.
 fn native(lines: &[Value]) -> Result<String> {
     let mut traced = Traced::find(lines)?;
+    traced.expect_tier("large-path")?;
     let truth = traced.truth;
-    for class in classes(&[&truth["mmap"], &truth["munmap"]])? {
-        let (calls, bytes) = of_class(&truth["mmap"], class);
+    for class in classes(&[&truth["malloc"], &truth["munmap"]])? {
+        let (calls, bytes) = of_class(&truth["malloc"], class);
         let (releases, released_bytes) = of_class(&truth["munmap"], class);
-        traced.expect("mmap", class, Counts { calls, touches: releases, releases, bytes, released_bytes })?;
+        traced.expect(
+            "glibc",
+            class,
+            Counts { calls, touches: releases, releases, bytes, released_bytes },
+        )?;
     }
     let resized = classes(&[&truth["mremap"]])?;
     ensure!(traced.classes("mremap")? == Vec::from_iter(resized.clone()), "other sizes were resized");
@@ -160,7 +170,7 @@ fn native(lines: &[Value]) -> Result<String> {
     }
     traced.expect_lost(&[])?;
     traced.expect_attributed(number(truth, "pages_touched"))?;
-    Ok(traced.to_string())
+    Ok(format!("{traced}, attached via {}", traced.attached_via()?))
 }
 
 /// The size classes of objects like `{"65536":[COUNT,BYTES]}`.
@@ -215,7 +225,7 @@ mod tests {
 
     #[test]
     fn nothing_printed_passes_nothing() {
-        let error = all("").err().unwrap().to_string();
+        let error = all("", "perf").err().unwrap().to_string();
         assert_eq!(error.lines().count(), CHECKS.len());
         assert!(error.starts_with("doctor: it did not end"));
     }

@@ -1,5 +1,6 @@
 // native allocates large blocks with the C library, touches each of their pages, resizes and frees them, and
-// prints how many mappings of which sizes that must have made.
+// prints what it asked for, what was resized, and which mappings were released: by what a block was last asked
+// or resized for.
 //
 // Usage: native ROUNDS
 
@@ -9,9 +10,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MAPPED, RESIZED, RELEASED, KINDS };
+enum { ASKED, RESIZED, RELEASED, KINDS };
 
-static const char *const names[KINDS] = {"mmap", "mremap", "munmap"};
+static const char *const names[KINDS] = {"malloc", "mremap", "munmap"};
 static const size_t page = 4096;
 
 // By size class: the integral part of the logarithm of base 2.
@@ -20,10 +21,16 @@ static unsigned long counts[KINDS][64], bytes[KINDS][64], pages_touched;
 // A mapped block begins and ends with its mapping, but for a header of two words.
 static size_t mapping_bytes(void *block) { return malloc_usable_size(block) + 2 * sizeof(size_t); }
 
-static void count(int kind, size_t size) {
+// A block and what its class is by.
+struct block {
+    void *start;
+    size_t size;
+};
+
+static void count(int kind, size_t size, size_t counted_bytes) {
     int class = 63 - __builtin_clzl(size);
     counts[kind][class]++;
-    bytes[kind][class] += size;
+    bytes[kind][class] += counted_bytes;
 }
 
 static void touch(void *block, size_t from, size_t to) {
@@ -38,29 +45,29 @@ static void *checked(void *block) {
     return block;
 }
 
-static void *allocate(size_t size, int zeroed) {
-    void *block = checked(zeroed ? calloc(1, size) : malloc(size));
-    count(MAPPED, mapping_bytes(block));
-    touch(block, 0, mapping_bytes(block));
-    return block;
+static struct block allocate(size_t size, int zeroed) {
+    void *start = checked(zeroed ? calloc(1, size) : malloc(size));
+    count(ASKED, size, size);
+    touch(start, 0, mapping_bytes(start));
+    return (struct block){start, size};
 }
 
-static void *resize(void *block, size_t size) {
-    size_t before = mapping_bytes(block);
-    block = checked(realloc(block, size));
-    count(RESIZED, mapping_bytes(block));
-    touch(block, before, mapping_bytes(block));
-    return block;
+static struct block resize(struct block block, size_t size) {
+    size_t before = mapping_bytes(block.start);
+    void *start = checked(realloc(block.start, size));
+    count(RESIZED, mapping_bytes(start), mapping_bytes(start));
+    touch(start, before, mapping_bytes(start));
+    return (struct block){start, mapping_bytes(start)};
 }
 
-static void release(void *block) {
-    count(RELEASED, mapping_bytes(block));
-    free(block);
+static void release(struct block block) {
+    count(RELEASED, block.size, mapping_bytes(block.start));
+    free(block.start);
 }
 
 // Blocks of all sizes are held at once and freed in another order.
 static void work(size_t extra) {
-    void *blocks[] = {
+    struct block blocks[] = {
         allocate((200 << 10) + extra, 0),
         allocate(300 * 1000 + extra, 1),
         allocate((1 << 20) + extra, 0),

@@ -111,6 +111,11 @@ impl<'a> Traced<'a> {
         Ok(())
     }
 
+    /// How uprobes were attached.
+    pub fn attached_via(&self) -> Result<&'a str> {
+        self.report["tool"]["attached_via"].as_str().context("no uprobe was attached")
+    }
+
     /// The tier that the process' allocator is traced in.
     pub fn expect_tier(&self, tier: &str) -> Result<()> {
         let coverage = &self.own()?["coverage"];
