@@ -6,9 +6,13 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+use allocscope::allocator::detect::Allocator;
+use allocscope::allocator::elf::ImageError;
+use allocscope::allocator::native::Depth;
 use allocscope::allocator::source::ByteSource;
-use allocscope::allocator::{Examination, Request, examine};
+use allocscope::allocator::{Request, examine, examine_library};
 use allocscope::session::FileBytes;
+use allocscope::site::Plan;
 use object::elf::{FileHeader64, SHT_NOBITS};
 use object::read::elf::{FileHeader as _, SectionHeader as _};
 use object::{LittleEndian, U16, U32, U64, pod};
@@ -63,6 +67,49 @@ fn mutants_of_libraries() {
     }
 }
 
+/// Here code is followed from function to function.
+#[test]
+fn mutants_of_allocators() {
+    let seeds = [
+        (mapped_library("libc.so.6"), Allocator::Glibc),
+        (unpacked_library("libjemalloc.so.2"), Allocator::Jemalloc),
+        (unpacked_library("libmimalloc.so.2.0"), Allocator::Mimalloc),
+        (unpacked_library("libtcmalloc_minimal.so.4"), Allocator::Tcmalloc),
+    ];
+    for (path, kind) in seeds {
+        for depth in [Depth::LargePath, Depth::Filtered] {
+            Seed::of(&path, Subject::Library(kind, depth)).survive_mutations(MUTANTS_OF_EACH);
+        }
+    }
+}
+
+/// As set-up unpacked it.
+fn unpacked_library(name: &str) -> PathBuf {
+    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let tools =
+        std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(|| tmp.with_file_name("tools"), PathBuf::from);
+    let folder = tools.join("allocators/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    folder.join(name)
+}
+
+/// What a file is taken for.
+#[derive(Clone, Copy)]
+enum Subject {
+    Executable,
+    Library(Allocator, Depth),
+}
+
+impl Subject {
+    fn plan(self, file: impl ByteSource) -> Result<Plan, ImageError> {
+        match self {
+            Self::Executable => examine(file, &Request::default()).map(|found| found.plan),
+            Self::Library(kind, depth) => {
+                examine_library(file, kind, &Request { depth, ..Request::default() })
+            }
+        }
+    }
+}
+
 #[test]
 fn a_large_file_takes_little_memory() {
     let file = File::open(std::env::current_exe().unwrap()).unwrap();
@@ -78,18 +125,21 @@ struct Seed {
     bytes: Vec<u8>,
     hot: Vec<Range<u64>>,
     sites: usize,
+    subject: Subject,
 }
 
 impl Seed {
     fn new(path: &Path) -> Self {
+        Self::of(path, Subject::Executable)
+    }
+
+    fn of(path: &Path, subject: Subject) -> Self {
         let bytes = std::fs::read(path).unwrap();
-        let found = examine(&bytes, &Request::default()).unwrap();
+        let plan = subject.plan(&bytes).unwrap();
         let mut hot = hot_ranges(&bytes);
-        hot.extend(
-            found.plan.sites.iter().map(|site| site.file_offset.saturating_sub(64)..site.file_offset + 64),
-        );
+        hot.extend(plan.file_offsets().map(|site| site.saturating_sub(64)..site + 64));
         hot.retain(|range| range.start < range.end && range.end <= bytes.len() as u64);
-        Self { name: path.display().to_string(), bytes, hot, sites: found.plan.sites.len() }
+        Self { name: path.display().to_string(), bytes, hot, sites: plan.len(), subject }
     }
 
     fn survive_mutations(&self, count: u64) {
@@ -97,14 +147,14 @@ impl Seed {
         for number in 0..count {
             let mutant = Mutant::new(self, number);
             let (found, cost) =
-                measured(|| catch_unwind(AssertUnwindSafe(|| examine(mutant.view(), &Request::default()))));
+                measured(|| catch_unwind(AssertUnwindSafe(|| self.subject.plan(mutant.view()))));
             let Ok(found) = found else { panic!("{}, mutant {number} panics", self.name) };
             assert!(cost.cpu < MAX_CPU, "{}, mutant {number}: {:?}", self.name, cost.cpu);
             assert!(cost.heap_bytes < MAX_HEAP_BYTES, "{}, mutant {number}: {}", self.name, cost.heap_bytes);
             match found {
-                Ok(found) => {
-                    mutant.assert_sites_are_in_code(&found, number);
-                    outcomes[usize::from(!found.plan.sites.is_empty())] += 1;
+                Ok(plan) => {
+                    mutant.assert_sites_are_in_code(&plan, number);
+                    outcomes[usize::from(!plan.is_empty())] += 1;
                 }
                 Err(_) => outcomes[2] += 1,
             }
@@ -158,16 +208,16 @@ impl Mutant {
     }
 
     /// By a reader of its own.
-    fn assert_sites_are_in_code(&self, found: &Examination, number: u64) {
+    fn assert_sites_are_in_code(&self, plan: &Plan, number: u64) {
         let file = self.view();
         let (table, count) = (number_at::<8>(file, 32), number_at::<2>(file, 56));
-        for site in &found.plan.sites {
+        for site in plan.file_offsets() {
             let is_in_code = (0..count).map(|index| (table + index * 56) as usize).any(|at| {
                 let (offset, len) = (number_at::<8>(file, at + 8), number_at::<8>(file, at + 32));
                 let is_code = number_at::<4>(file, at) == 1 && number_at::<4>(file, at + 4) & 1 != 0;
-                is_code && (offset..offset + len).contains(&site.file_offset)
+                is_code && (offset..offset + len).contains(&site)
             });
-            assert!(is_in_code && site.file_offset < file.len() as u64, "mutant {number}: {site:?}");
+            assert!(is_in_code && site < file.len() as u64, "mutant {number}: {site:#x}");
         }
     }
 }

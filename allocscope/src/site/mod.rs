@@ -108,6 +108,12 @@ impl Plan {
         self.sites.len() + self.calls.len()
     }
 
+    /// Where the probes go, as offsets in the file.
+    pub fn file_offsets(&self) -> impl Iterator<Item = u64> + '_ {
+        let sites = self.sites.iter().map(|site| site.file_offset);
+        sites.chain(self.calls.iter().map(|call| call.file_offset))
+    }
+
     /// Whether small allocations pass a probe each time.
     pub fn slows_small(&self) -> bool {
         self.calls.iter().any(|call| call.small == SmallCalls::Always)
