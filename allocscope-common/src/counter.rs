@@ -76,6 +76,8 @@ pub struct ProcessCounters {
     pub partial_release_ns: u64,
     /// Nanoseconds in large allocations' calls, by [`StallCause`].
     pub stall_ns: [u64; STALL_CAUSES],
+    /// Native calls whose result no allocator returns: the probed function may be another one.
+    pub odd_results: u64,
 }
 
 /// Everything the kernel side can lose. Each reason has a counter that reaches metrics and reports.
@@ -149,7 +151,7 @@ pub struct LiveRange {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
-const _: () = assert!(size_of::<ProcessCounters>() == 112);
+const _: () = assert!(size_of::<ProcessCounters>() == 120);
 const _: () = assert!(size_of::<LiveRange>() == 40);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
 const _: () = assert!(StallCause::ALL.len() == STALL_CAUSES);

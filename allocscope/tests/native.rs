@@ -257,6 +257,22 @@ fn exceptions_of_another_allocators_new_are_caught_as_ever() {
     }
 }
 
+/// A name is no proof: what the function returns tells that it is another one, and its probe is taken out.
+#[test]
+fn a_function_that_only_has_an_allocators_name_is_found_out() {
+    let mut target = Running::start(&mut Command::new(programs::impostor()));
+    let ended = attach(target.pid(), "--duration 5s").wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let report = Report::last_in(&ended.stdout);
+    let process = report.process(target.pid().into());
+    let misses = process.0["coverage"]["misses"].as_array().unwrap();
+    assert!(misses.iter().any(|miss| miss["reason"] == "allocator_path_refuted"), "{report}");
+    // Its sizes were odd too; but that it was taken out means that it was seen.
+    assert!(report.lost("result_unreadable") > 0, "{report}");
+    target.tell("");
+    assert_eq!(target.wait().code, Some(0));
+}
+
 /// The filter kills a process that does any other system call than a dozen, such as that of a return probe. So
 /// there is none from then on, and the report says what is not seen.
 #[test]

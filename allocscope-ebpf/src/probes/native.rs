@@ -9,10 +9,11 @@
 //!
 //! Nothing happens in processes that return probes could hurt (see `maps::RETURN_SAFE`).
 
+use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
 use crate::ranges;
-use crate::record::{hit, lost, record};
+use crate::record::{counters, hit, lost, record};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::native_id::{self, NativeResult};
@@ -139,6 +140,10 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
     let Memory::At { start, end } = memory else {
         lost(LossReason::ResultUnreadable);
+        if let Some(counters) = counters(&traced) {
+            // SAFETY: a checked map value.
+            unsafe { add(&raw mut (*counters).odd_results, 1) };
+        }
         return None;
     };
     let range = LiveRange { end, size: call.size, touch_ns: 0, faults: 0, allocator: u64::from(allocator) };
@@ -171,9 +176,7 @@ fn memory_of(result: u64, cookie: u64, call: &NativeCall) -> Option<Memory> {
         read(result.wrapping_sub(CHUNK_HEADER_BYTES))
             .map_or(Memory::Unknown, |header| glibc_chunk(result, header, call.size))
     } else if kind == NativeResult::TcmallocSpan as u8 {
-        read(result).map_or(Memory::Unknown, |[page, pages]: [u64; 2]| {
-            bytes_at(page << TCMALLOC_PAGE_SHIFT, pages << TCMALLOC_PAGE_SHIFT)
-        })
+        read(result).map_or(Memory::Unknown, |span| tcmalloc_span(span, call.size))
     } else {
         bytes_at(result, call.size)
     })
@@ -181,8 +184,9 @@ fn memory_of(result: u64, cookie: u64, call: &NativeCall) -> Option<Memory> {
 
 #[inline(always)]
 fn bytes_at(start: u64, len: u64) -> Memory {
-    // Nothing that a process can own is as large as half the address space.
-    if start == 0 || len == 0 || len >> 47 != 0 {
+    // Nothing that a process can own is as large as half the address space, or lies in the other half; and
+    // every allocator aligns what is large.
+    if start == 0 || start & 7 != 0 || start >> 47 != 0 || len == 0 || len >> 47 != 0 {
         return Memory::Unknown;
     }
     Memory::At { start, end: start.wrapping_add(len) }
@@ -200,6 +204,12 @@ fn glibc_chunk(result: u64, [prev_size, size]: [u64; 2], asked: u64) -> Memory {
         return bytes_at(result, asked);
     }
     bytes_at(result.wrapping_sub(CHUNK_HEADER_BYTES + prev_size), chunk.wrapping_add(prev_size))
+}
+
+#[inline(always)]
+fn tcmalloc_span([page, pages]: [u64; 2], asked: u64) -> Memory {
+    let bytes = pages << TCMALLOC_PAGE_SHIFT;
+    if bytes < asked { Memory::Unknown } else { bytes_at(page << TCMALLOC_PAGE_SHIFT, bytes) }
 }
 
 #[inline(always)]

@@ -78,6 +78,7 @@ fn server() -> ProcessSnapshot {
             ranges_ended: 1,
             partial_releases: 1,
             partial_release_ns: 3_000,
+            odd_results: 0,
             stall_ns: [12_000, 0, 4_000],
         },
         series: BTreeMap::from([

@@ -259,6 +259,7 @@ fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {
         sum.ranges_ended += value.ranges_ended;
         sum.partial_releases += value.partial_releases;
         sum.partial_release_ns += value.partial_release_ns;
+        sum.odd_results += value.odd_results;
     }
     sum
 }

@@ -11,21 +11,21 @@ mod overhead;
 mod price;
 mod price_uprobe;
 mod selfmon;
+mod taken_out;
 mod watch;
 
-use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot, cost_seconds};
+use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
 use crate::config::{AttachVia, Selection};
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
 use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
-use crate::site::Miss;
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::{slot_of_space, space};
 use anyhow::Result;
-use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, refuse_returns};
+use binaries::{Attached, Binaries, Reach, Used, is_unfiltered};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
@@ -284,45 +284,11 @@ impl Session {
         snapshot
     }
 
-    /// The kernel side ends return probes where a process puts itself under a filter; here that is told.
-    fn tell_filtered(&mut self, pid: u32) {
-        let Some(known) = self.tracked.get_mut(&pid) else { return };
-        let is_probed = known.coverage.tier > Tier::Kernel && !known.coverage.own_heap;
-        if is_probed && !self.maps.is_return_safe(known.slot) {
-            refuse_returns(&mut known.coverage);
-            self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
-        }
-    }
-
     /// What is due every few seconds, whether anyone reads the maps or not.
     pub fn housekeep(&mut self) {
         self.maps.sweep();
-        self.shed();
-    }
-
-    /// Takes out of processes that tracing costs more than it may what it costs: their uprobes first; where
-    /// these are gone and it is still too much, the process is left alone.
-    fn shed(&mut self) {
-        let Some(overhead) = &mut self.overhead else { return };
-        let (now, prices, max) = (self.started.elapsed(), self.prices.by_class(), overhead.max_percent());
-        overhead.keep(|pid| self.tracked.contains_key(&pid));
-        for (&pid, known) in &mut self.tracked {
-            let cost = cost_seconds(&self.maps.counters(known.slot), &prices);
-            let Some(percent) = overhead.look(pid, now, cost) else { continue };
-            let what = if self.binaries.detach(&known.used) {
-                known.coverage.sites_attached = 0;
-                known.coverage.tier = Tier::Kernel;
-                "its uprobes were taken out"
-            } else {
-                self.maps.remove_target(pid, known.slot);
-                "it is not traced any more"
-            };
-            let detail =
-                format!("tracing it cost {percent:.1}% of a CPU, where --max-overhead allows {max}%: {what}");
-            log::warn!("process {pid}: {detail}");
-            known.coverage.misses.push(Miss { reason: "shed_for_overhead", detail });
-            self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
-        }
+        self.take_out_what_is_wrong();
+        self.take_out_what_costs_too_much();
     }
 
     /// Tells that a scrape that showed snapshot `sequence` was answered.

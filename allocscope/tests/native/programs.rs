@@ -30,6 +30,11 @@ pub fn seccomp() -> PathBuf {
     once("seccomp", |output| compile("cc", &C, "seccomp.c", output))
 }
 
+/// `impostor.c`.
+pub fn impostor() -> PathBuf {
+    once("impostor", |output| compile("cc", &C, "impostor.c", output))
+}
+
 /// Rust's allocations by jemalloc 5.3.
 pub fn rust_jemalloc() -> PathBuf {
     once("rust-jemalloc", |output| crate_program("rust-jemalloc", &[], output))
