@@ -115,7 +115,7 @@ pub enum LossReason {
     /// A call unmapped several ranges: it is one release, of the first; the touches of this many others are
     /// not told.
     UnmapJoined = 14,
-    /// A Go call never ended: a panic or `Goexit` unwound it. It is not counted.
+    /// A call never ended: a panic, `Goexit` or `longjmp` unwound it, or its end was not seen. It is not counted.
     CallAbandoned = 15,
 }
 

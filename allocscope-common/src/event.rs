@@ -16,9 +16,11 @@ pub enum ProcessEventKind {
     Exit = 3,
     /// It mapped code from a file: a library, perhaps an allocator's.
     Map = 4,
+    /// It is about to filter its system calls.
+    Filter = 5,
 }
 
-named!(ProcessEventKind { Fork => "fork", Exec => "exec", Exit => "exit", Map => "map" });
+named!(ProcessEventKind { Fork => "fork", Exec => "exec", Exit => "exit", Map => "map", Filter => "filter" });
 
 /// In place of a slot: the process has none.
 pub const NO_SLOT: u32 = u32::MAX;

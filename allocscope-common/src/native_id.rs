@@ -43,6 +43,9 @@ pub struct NativeId {
     pub min_kib: u32,
 }
 
+/// Set in the cookie of a call whose return is seen by plain probes at its callers, not by a return probe.
+const AT_CALLERS: u64 = 1 << 39;
+
 impl NativeId {
     /// The attach cookie.
     pub const fn to_cookie(self) -> u64 {
@@ -54,6 +57,17 @@ impl NativeId {
             | (self.result as u64) << 32
             | (self.min_kib as u64 & 0xff_ffff) << 40
     }
+
+    /// The attach cookie where returns are seen by plain probes at the callers.
+    pub const fn to_cookie_at_callers(self) -> u64 {
+        self.to_cookie() | AT_CALLERS
+    }
+}
+
+/// Whether the call's return is seen at its callers.
+#[inline(always)]
+pub const fn is_at_callers(cookie: u64) -> bool {
+    cookie & AT_CALLERS != 0
 }
 
 /// The allocator in a cookie, as a number.
@@ -89,7 +103,7 @@ pub const fn shift_of(cookie: u64) -> u32 {
 /// The kind of result, as a number.
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
-    (cookie >> 32) as u8
+    (cookie >> 32) as u8 & 0x7f
 }
 
 /// The smallest size in bytes.
@@ -119,5 +133,7 @@ mod tests {
         assert_eq!((size_of(cookie), times_of(cookie), shift_of(cookie)), (1, NO_ARGUMENT, 13));
         assert_eq!(result_of(cookie), NativeResult::TcmallocSpan as u8);
         assert_eq!(min_bytes_of(cookie), 0xab_cdef * 1024);
+        assert!(!is_at_callers(cookie) && is_at_callers(id.to_cookie_at_callers()));
+        assert_eq!(result_of(id.to_cookie_at_callers()), NativeResult::TcmallocSpan as u8);
     }
 }

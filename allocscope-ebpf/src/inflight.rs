@@ -175,7 +175,9 @@ pub fn open_native_call(call: NativeCall) -> Option<()> {
         if is_open && (*slot).sp > call.sp && !is_old {
             return None;
         }
-        if (*slot).tag != 0 && (!is_open || is_old) {
+        if is_open {
+            lost(LossReason::CallAbandoned);
+        } else if (*slot).tag != 0 {
             lost(LossReason::CallOverwritten);
         }
         *slot = call;

@@ -112,12 +112,14 @@ fn compare(truth: &Truth, report: &Report, rule: Rule) {
     let expected = truth.expected(rule);
     assert!(!expected.is_empty(), "{truth:?}");
     let counted = classes(process, rule);
-    let calls = |classes: &Classes| classes.iter().map(|(class, of)| (*class, of.0)).collect::<Vec<_>>();
-    let what = (rule.allocator, &process.0["coverage"]["allocator"]);
-    assert_eq!(calls(&counted), calls(&expected), "counted against truth of {what:?}: {report}");
-    for (class, (_, bytes)) in counted {
-        let (_, expected) = expected[&class];
-        assert!(bytes.abs_diff(expected) <= rule.slack_bytes, "{bytes} of {expected} in {class}: {report}");
+    let what = format!("counted {counted:?}, expected {expected:?} by {}: {report}", rule.allocator);
+    let all = |classes: &Classes| classes.values().map(|of| of.0).sum::<u64>();
+    assert_eq!(all(&counted), all(&expected), "{what}");
+    assert!(counted.keys().eq(expected.keys()), "{what}");
+    for (class, (calls, bytes)) in &counted {
+        let (expected, open) = (expected[class], truth.open(rule, *class));
+        assert!(calls.abs_diff(expected.0) <= open.0, "{what}");
+        assert!(bytes.abs_diff(expected.1) <= open.1, "{what}");
     }
     for reason in LOSSES {
         assert_eq!(report.lost(reason), 0, "{reason}: {report}");
@@ -273,18 +275,21 @@ fn a_function_that_only_has_an_allocators_name_is_found_out() {
     assert_eq!(target.wait().code, Some(0));
 }
 
-/// The filter kills a process that does any other system call than a dozen, such as that of a return probe. So
-/// there is none from then on, and the report says what is not seen.
+/// The filter kills a process that does any other system call than a dozen, such as that of a return probe. Its
+/// calls are seen to return by plain probes; what it does in the moments after it set the filter may be missed.
 #[test]
 fn a_confined_program_survives() {
     let target = Target::new(programs::seccomp(), &["200"]);
-    for (truth, report) in [target.run(truth::GLIBC), target.attach(truth::GLIBC)] {
-        assert!(!truth.expected(truth::GLIBC).is_empty(), "{truth:?}");
-        let process = report.process(truth.pid);
-        assert_eq!(process.0["coverage"]["tier"], "kernel", "{report}");
-        assert_eq!(classes(process, truth::GLIBC), Classes::new(), "{report}");
-        let misses = process.0["coverage"]["misses"].as_array().unwrap();
-        assert!(misses.iter().any(|miss| miss["reason"] == "return_probes_unsafe"), "{report}");
+    for flags in ["--attach-via session", "--attach-via multi", "--attach-via perf"] {
+        let rule = Rule { flags, ..truth::GLIBC };
+        let (truth, report) = target.attach(rule);
+        compare(&truth, &report, rule);
+        assert_eq!(report.process(truth.pid).0["coverage"]["tier"], "large-path", "{report}");
+    }
+    let (truth, report) = target.run(truth::GLIBC);
+    let expected = truth.expected(truth::GLIBC);
+    for (class, (calls, _)) in classes(report.process(truth.pid), truth::GLIBC) {
+        assert!(calls <= expected[&class].0, "{report}");
     }
 }
 

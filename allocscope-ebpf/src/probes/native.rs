@@ -7,7 +7,8 @@
 //!   return trampoline at all, so a small one pays for one trap only;
 //! - an entry program and a return program, each with its own link (uprobe_multi or perf events).
 //!
-//! Nothing happens in processes that return probes could hurt (see `maps::RETURN_SAFE`).
+//! A process that return probes could hurt (see `maps::RETURN_SAFE`) has plain probes instead, behind the calls of
+//! the function in its callers: there the stack pointer and the result are as at the return.
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
@@ -71,6 +72,15 @@ fn native_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// The same at a plain probe behind the call.
+#[uprobe]
+fn native_exit(ctx: ProbeContext) -> u32 {
+    // SAFETY: a helper that takes the program's own context.
+    let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    leave(ctx.regs, cookie);
+    0
+}
+
 /// Opens a call; `None` where its return is of no interest.
 #[inline(always)]
 fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
@@ -78,7 +88,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
     hit(&traced, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
     let size = size(regs, cookie);
-    if !is_large(size) || size < native_id::min_bytes_of(cookie) || !traced.is_return_safe() {
+    // Where both kinds of probes are, each process has one of them.
+    let wrong_kind = native_id::is_at_callers(cookie) == traced.is_return_safe();
+    if !is_large(size) || size < native_id::min_bytes_of(cookie) || wrong_kind {
         return None;
     }
     // SAFETY: the verifier allows reading the fields of the program's context.

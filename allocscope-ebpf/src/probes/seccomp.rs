@@ -1,6 +1,8 @@
 //! A process that puts itself under a seccomp filter: from then on no return probe of its calls is safe.
 
 use crate::filter::Traced;
+use crate::probes::process::report;
+use allocscope_common::event::ProcessEventKind;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 
@@ -40,5 +42,6 @@ fn first_argument(ctx: &TracePointContext) -> Option<u64> {
 fn forbid_return_probes() {
     if let Some(traced) = Traced::current() {
         Traced::set_return_safe(traced.slot, false);
+        report(ProcessEventKind::Filter, traced.tgid(), 0, traced.slot);
     }
 }

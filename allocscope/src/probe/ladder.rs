@@ -90,6 +90,37 @@ pub fn attach_sites(
     })
 }
 
+/// Attaches plain probes at the entries of calls and behind them in their callers, all or none.
+///
+/// # Errors
+/// Why the last rung refused.
+pub fn attach_calls_at_callers(
+    loaded: &mut Loaded,
+    file: &File,
+    calls: &[CallSite],
+    scope: Scope,
+) -> Result<Vec<UprobeLink>> {
+    let (mut entries, mut exits) = (Points::default(), Points::default());
+    for call in calls {
+        let cookie = call.id.to_cookie_at_callers();
+        entries.push(call.file_offset, cookie);
+        call.exits.iter().for_each(|exit| exits.push(exit.file_offset, cookie));
+    }
+    climb(loaded, |loaded, rung| match rung {
+        AttachVia::Session | AttachVia::Multi => {
+            let leave = loaded.ladder.program("native_exit", AttachType::Multi)?;
+            let enter = loaded.ladder.program("native_entry", AttachType::Multi)?;
+            let leave = multi(&leave, AttachType::Multi, false, file, &exits, scope)?;
+            Ok(vec![leave, multi(&enter, AttachType::Multi, false, file, &entries, scope)?])
+        }
+        AttachVia::Perf => {
+            let mut links = perf(loaded, "native_exit", file, &exits, scope)?;
+            links.extend(perf(loaded, "native_entry", file, &entries, scope)?);
+            Ok(links)
+        }
+    })
+}
+
 /// Attaches both ends of calls, all or none.
 ///
 /// # Errors

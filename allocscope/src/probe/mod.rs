@@ -14,7 +14,7 @@ mod tracefs;
 
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
-pub use sites::{AttachedSites, Scope};
+pub use sites::{AttachedSites, Returns, Scope};
 pub use system::SystemProbes;
 pub use tracefs::Tracefs;
 

@@ -122,6 +122,14 @@ pub struct Points {
     pub cookies: Vec<u64>,
 }
 
+impl Points {
+    /// One more point.
+    pub fn push(&mut self, offset: u64, cookie: u64) {
+        self.offsets.push(offset);
+        self.cookies.push(cookie);
+    }
+}
+
 /// Attaches `program` to `points` in `file`, in one process or, where `pid` is 0, in every one, now and later.
 /// Dropping the link detaches all.
 ///

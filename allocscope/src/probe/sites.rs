@@ -1,7 +1,7 @@
 //! The plan of one binary into uprobes. What cannot be attached becomes a miss.
 
 use super::Loaded;
-use super::ladder::{UprobeLink, attach_calls, attach_sites};
+use super::ladder::{UprobeLink, attach_calls, attach_calls_at_callers, attach_sites};
 use crate::site::{Miss, Plan};
 use std::fs::File;
 
@@ -12,6 +12,15 @@ pub enum Scope {
     Process(u32),
     /// All that run the file, now and later.
     Everyone,
+}
+
+/// How the returns of native calls are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Returns {
+    /// By return probes.
+    ByProbe,
+    /// By plain probes at the callers: for processes that return probes could hurt.
+    AtCallers,
 }
 
 /// The live probes of one binary; dropping it detaches them.
@@ -26,17 +35,41 @@ pub struct AttachedSites {
 impl AttachedSites {
     /// Attaches the plain sites of `plan` in `binary`, all of them or none, since an entry without its exit
     /// counts nothing; and likewise its calls.
-    pub fn attach(loaded: &mut Loaded, binary: &File, plan: &Plan, scope: Scope) -> Self {
+    pub fn attach(loaded: &mut Loaded, binary: &File, plan: &Plan, scope: Scope, returns: Returns) -> Self {
         let mut attached = Self::default();
         if let [first, ..] = plan.sites.as_slice() {
             let links = attach_sites(loaded, binary, &plan.sites, scope);
             attached.keep(links, plan.sites.len(), &first.function);
         }
-        if let [first, ..] = plan.calls.as_slice() {
-            let links = attach_calls(loaded, binary, &plan.calls, scope);
-            attached.keep(links, plan.calls.len(), &first.function);
-        }
+        attached.attach_calls(loaded, binary, plan, scope, returns);
         attached
+    }
+
+    fn attach_calls(
+        &mut self,
+        loaded: &mut Loaded,
+        binary: &File,
+        plan: &Plan,
+        scope: Scope,
+        returns: Returns,
+    ) {
+        let [first, ..] = plan.calls.as_slice() else { return };
+        let links = match returns {
+            Returns::ByProbe => attach_calls(loaded, binary, &plan.calls, scope),
+            Returns::AtCallers if plan.calls.iter().all(|call| !call.exits.is_empty()) => {
+                attach_calls_at_callers(loaded, binary, &plan.calls, scope)
+            }
+            Returns::AtCallers => {
+                let detail = format!(
+                    "a seccomp filter is in force, which may end the process at a return probe, and not all \
+                     callers of {} are known: only mmap, brk and page faults are seen",
+                    first.function
+                );
+                self.misses.push(Miss { reason: "return_probes_unsafe", detail });
+                return;
+            }
+        };
+        self.keep(links, plan.calls.len(), &first.function);
     }
 
     fn keep(&mut self, links: anyhow::Result<Vec<UprobeLink>>, sites: usize, function: &str) {

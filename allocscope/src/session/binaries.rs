@@ -9,7 +9,7 @@ use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
 use crate::allocator::Examination;
 use crate::allocator::detect::Allocator;
-use crate::probe::{AttachedSites, Loaded, Scope};
+use crate::probe::{AttachedSites, Loaded, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
@@ -28,11 +28,22 @@ struct ProbedId {
     file: FileId,
     /// 0 stands for all processes.
     pid: u32,
+    returns: Returns,
 }
 
 /// The files whose probes a process uses: give them back with [`Binaries::release`].
-#[derive(Debug, Default)]
-pub struct Used(Vec<ProbedId>);
+#[derive(Debug)]
+pub struct Used {
+    ids: Vec<ProbedId>,
+    returns: Returns,
+}
+
+impl Used {
+    /// None.
+    pub fn nothing() -> Self {
+        Self { ids: Vec::new(), returns: Returns::AtCallers }
+    }
+}
 
 /// What is attached to a process.
 pub struct Attached {
@@ -98,10 +109,12 @@ impl Binaries {
             Err(error) => {
                 let miss = Miss { reason: "binary_unreadable", detail: error.to_string() };
                 let coverage = uncovered(vec![miss]);
-                return Attached { used: Used::default(), coverage, return_safe: false };
+                return Attached { used: Used::nothing(), coverage, return_safe: false };
             }
         };
-        let mut used = Used::default();
+        let unfiltered = is_unfiltered(pid);
+        let returns = if unfiltered { Returns::ByProbe } else { Returns::AtCallers };
+        let mut used = Used { ids: Vec::new(), returns };
         let libraries = mapped_names(pid);
         let examine = || self.examiner.executable(&opened.file, &libraries);
         let examined = self.executables.get_or_examine(&opened.file, &libraries, examine);
@@ -118,15 +131,10 @@ impl Binaries {
         let part = self.probe(loaded, &opened, scope_pid, &mut used, plan);
         add(&mut coverage, part);
         coverage.own_heap = kind == Allocator::Go && coverage.tier == Tier::LargePath;
-        let mut attached = Attached { used, coverage, return_safe: kind != Allocator::Go };
         if kind != Allocator::Go {
-            self.attach_libraries(loaded, pid, &mut attached.used, &mut attached.coverage);
-            attached.return_safe = is_unfiltered(pid);
-            if !attached.return_safe {
-                refuse_returns(&mut attached.coverage);
-            }
+            self.attach_libraries(loaded, pid, &mut used, &mut coverage);
         }
-        attached
+        Attached { used, coverage, return_safe: unfiltered && kind != Allocator::Go }
     }
 
     /// Attaches to the allocators' libraries that process `pid` has mapped since. Returns whether there were any.
@@ -141,7 +149,7 @@ impl Binaries {
         let mut any = false;
         for (kind, mapped) in libraries {
             let file = FileId { dev: mapped.dev, ino: mapped.ino };
-            if used.0.iter().any(|known| known.file == file) {
+            if used.ids.iter().any(|known| known.file == file) {
                 continue;
             }
             any = true;
@@ -184,14 +192,19 @@ impl Binaries {
         used: &mut Used,
         plan: Plan,
     ) -> Part {
-        let id = ProbedId { file: FileId { dev: opened.dev, ino: opened.ino }, pid };
-        used.0.push(id);
+        let file = FileId { dev: opened.dev, ino: opened.ino };
+        let id = ProbedId { file, pid, returns: used.returns };
+        // On some file systems a mapping tells another device than the file does.
+        if used.ids.contains(&id) {
+            return Part::default();
+        }
+        used.ids.push(id);
         if let Some(binary) = self.known.get_mut(&id) {
             binary.users += 1;
             return binary.part.clone();
         }
         let scope = if pid == 0 { Scope::Everyone } else { Scope::Process(pid) };
-        let sites = AttachedSites::attach(loaded, &opened.file, &plan, scope);
+        let sites = AttachedSites::attach(loaded, &opened.file, &plan, scope, used.returns);
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
         let part =
             Part { attached: sites.len(), planned: plan.len(), slows_small: plan.slows_small(), misses };
@@ -203,7 +216,7 @@ impl Binaries {
     /// any.
     pub fn detach(&mut self, used: &Used) -> bool {
         let mut any = false;
-        for id in &used.0 {
+        for id in &used.ids {
             let Some(binary) = self.known.get_mut(id).filter(|binary| !binary.sites.is_empty()) else {
                 continue;
             };
@@ -217,7 +230,7 @@ impl Binaries {
 
     /// Tells that a process no longer uses its binaries; the last one of each detaches its probes.
     pub fn release(&mut self, used: Used) {
-        for id in used.0 {
+        for id in used.ids {
             let Some(binary) = self.known.get_mut(&id) else { continue };
             binary.users -= 1;
             if binary.users == 0
@@ -246,21 +259,6 @@ impl Detacher {
         // Where the thread is gone, the probes are dropped here.
         let _ = self.0.send(sites);
     }
-}
-
-/// A process with a seccomp filter gets no return probe, and without it a call is not seen.
-pub fn refuse_returns(coverage: &mut Coverage) {
-    if coverage.own_heap || coverage.tier == Tier::Kernel {
-        return;
-    }
-    coverage.tier = Tier::Kernel;
-    coverage.misses.push(Miss {
-        reason: "return_probes_unsafe",
-        detail:
-            "a seccomp filter is in force, which may end the process at a return probe: only mmap, brk and \
-                 page faults are seen"
-                .to_owned(),
-    });
 }
 
 /// Whether a library's malloc takes the place of the C library's, which is mapped as well.

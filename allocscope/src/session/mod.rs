@@ -95,6 +95,8 @@ struct Tracked {
     slot: u32,
     id: ProcessId,
     used: Used,
+    /// Whether its probes are those for processes under a seccomp filter.
+    is_filtered: bool,
     info: ProcessInfo,
     coverage: Coverage,
 }
@@ -242,6 +244,7 @@ impl Session {
             Some(ProcessEventKind::Fork) => self.forked(event),
             Some(ProcessEventKind::Exec) => self.executed(event),
             Some(ProcessEventKind::Map) => self.attach_libraries(event.tgid),
+            Some(ProcessEventKind::Filter) => self.attach_without_returns(event.tgid),
             // The process ends when its last thread does, which its handle tells.
             Some(ProcessEventKind::Exit) => log::debug!("the first thread of process {} exited", event.tgid),
             None => {}
@@ -268,7 +271,7 @@ impl Session {
     /// Reads the maps and tells the state.
     pub fn snapshot(&mut self) -> Snapshot {
         let running: Vec<u32> = self.tracked.keys().copied().collect();
-        running.into_iter().for_each(|pid| self.tell_filtered(pid));
+        running.into_iter().for_each(|pid| self.attach_without_returns(pid));
         let reading = self.maps.read(&self.slots);
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
@@ -357,10 +360,11 @@ impl Session {
 
     fn track(&mut self, slot: u32, info: ProcessInfo, attached: Attached) {
         let pid = info.id.pid;
-        let Attached { used, coverage, .. } = attached;
+        let Attached { used, coverage, return_safe } = attached;
         self.aggregator.admit(slot, info.clone(), coverage.clone());
         self.watches.watch(info.id);
-        self.tracked.insert(pid, Tracked { slot, id: info.id, used, info, coverage });
+        self.tracked
+            .insert(pid, Tracked { slot, id: info.id, used, is_filtered: !return_safe, info, coverage });
     }
 
     /// A child of a traced process, which the kernel side has given a slot already.
@@ -398,7 +402,7 @@ impl Session {
         };
         let info = ProcessInfo { id, comm: comm_of(event), ..parent.info.clone() };
         let coverage = parent.coverage.clone();
-        self.track(event.slot, info, Attached { used: Used::default(), coverage, return_safe: false });
+        self.track(event.slot, info, Attached { used: Used::nothing(), coverage, return_safe: false });
     }
 
     /// Starts tracing a process that has just become one of those selected.
@@ -465,7 +469,6 @@ impl Session {
     }
 
     fn end(&mut self, pid: u32) {
-        self.tell_filtered(pid);
         let Some(known) = self.tracked.remove(&pid) else { return };
         self.maps.remove_target(pid, known.slot);
         self.watches.forget(pid);

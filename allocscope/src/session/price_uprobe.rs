@@ -2,7 +2,7 @@
 
 use super::price::{fastest, traced};
 use crate::intake::Maps;
-use crate::probe::{AttachedSites, LoadOptions, Loaded, Scope, load};
+use crate::probe::{AttachedSites, LoadOptions, Loaded, Returns, Scope, load};
 use crate::site::{CallSite, FoundBy, Plan, Site, SmallCalls};
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::Allocator;
@@ -62,7 +62,10 @@ pub fn measure(loaded: &mut Loaded) -> Result<Vec<(ProbeClass, f64)>> {
 /// What a plan adds to a call of one of our own functions.
 fn added_ns(loaded: &mut Loaded, binary: &File, function: usize, calls: usize, plan: &Plan) -> Result<f64> {
     let before = fastest(|| call_ns(function, calls));
-    let attached = AttachedSites::attach(loaded, binary, plan, Scope::Process(std::process::id()));
+    let attached = {
+        let own = Scope::Process(std::process::id());
+        AttachedSites::attach(loaded, binary, plan, own, Returns::ByProbe)
+    };
     if let Some(miss) = attached.misses.first() {
         bail!("{}", miss.detail);
     }
@@ -109,6 +112,7 @@ fn own_call(function: usize) -> Result<CallSite> {
         function_offset: 0,
         file_offset: file_offset(function)?,
         instruction: String::new(),
+        exits: Vec::new(),
     })
 }
 

@@ -1,7 +1,6 @@
 //! Probes that are taken out of a running process again, and why: each becomes a miss of its coverage.
 
 use super::Session;
-use super::binaries::refuse_returns;
 use crate::aggregate::{Tier, cost_seconds};
 use crate::site::Miss;
 use allocscope_common::counter::{ProbeClass, ProcessCounters};
@@ -11,14 +10,19 @@ use allocscope_common::counter::{ProbeClass, ProcessCounters};
 const MAX_ODD_PERCENT: u64 = 1;
 
 impl Session {
-    /// The kernel side ends return probes where a process puts itself under a filter; here that is told.
-    pub(super) fn tell_filtered(&mut self, pid: u32) {
+    /// The kernel side ends return probes where a process puts itself under a filter. From then on its calls are
+    /// seen to return at their callers.
+    pub(super) fn attach_without_returns(&mut self, pid: u32) {
         let Some(known) = self.tracked.get_mut(&pid) else { return };
         let is_probed = known.coverage.tier > Tier::Kernel && !known.coverage.own_heap;
-        if is_probed && !self.maps.is_return_safe(known.slot) {
-            refuse_returns(&mut known.coverage);
-            self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
+        if !is_probed || known.is_filtered || self.maps.is_return_safe(known.slot) {
+            return;
         }
+        let attached = self.binaries.attach(&mut self.loaded, pid);
+        self.binaries.release(std::mem::replace(&mut known.used, attached.used));
+        known.coverage = attached.coverage;
+        known.is_filtered = true;
+        self.aggregator.admit(known.slot, known.info.clone(), known.coverage.clone());
     }
 
     /// A native allocator's function was found by its name or by following code. Where what it returns is not

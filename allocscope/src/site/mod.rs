@@ -8,7 +8,7 @@ pub mod go;
 pub mod result;
 
 use allocscope_common::native_id::NativeId;
-use allocscope_common::site_id::SiteId;
+use allocscope_common::site_id::{SiteId, StepClass};
 
 /// Where one probe goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,18 @@ pub struct CallSite {
     pub file_offset: u64,
     /// The instruction, disassembled.
     pub instruction: String,
+    /// Behind its calls in all its callers, for processes that a return probe could hurt; empty where not all are
+    /// known.
+    pub exits: Vec<Exit>,
+}
+
+/// Where a call is seen to have returned, in its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The instruction's offset in the file.
+    pub file_offset: u64,
+    /// How the kernel runs the instruction.
+    pub step: StepClass,
 }
 
 /// Which small allocations pass a probed place, and pay for a hit.
@@ -111,7 +123,8 @@ impl Plan {
     /// Where the probes go, as offsets in the file.
     pub fn file_offsets(&self) -> impl Iterator<Item = u64> + '_ {
         let sites = self.sites.iter().map(|site| site.file_offset);
-        sites.chain(self.calls.iter().map(|call| call.file_offset))
+        let exits = self.calls.iter().flat_map(|call| call.exits.iter().map(|exit| exit.file_offset));
+        sites.chain(self.calls.iter().map(|call| call.file_offset)).chain(exits)
     }
 
     /// Whether small allocations pass a probe each time.

@@ -49,25 +49,35 @@ pub struct Rule {
     pub min_size: u64,
     /// More flags.
     pub flags: &'static str,
-    /// By how many bytes a size class may be off, of all its calls together.
-    pub slack_bytes: u64,
+    /// Whether a `realloc` may count with the very size that was asked for as well.
+    pub realloc_may_ask_again: bool,
     /// The bytes that a call counts with; `None` where it is not the allocator's large path.
     pub bytes: fn(&Call) -> Option<u64>,
 }
 
-/// From the default smallest size on. A `realloc` that finds no room in its heap asks another one for what the
-/// program asked for, and not for a whole chunk: a few bytes less.
-pub const GLIBC: Rule =
-    Rule { allocator: "glibc", min_size: 32_760, flags: "", slack_bytes: 64, bytes: of_int_malloc };
+/// From the default smallest size on. A `realloc` that finds no room in its heap asks another one, for what the
+/// program asked for and not for a whole chunk.
+pub const GLIBC: Rule = Rule {
+    allocator: "glibc",
+    min_size: 32_760,
+    flags: "",
+    realloc_may_ask_again: true,
+    bytes: of_int_malloc,
+};
 /// What the thread cache may hold is below.
-pub const JEMALLOC: Rule =
-    Rule { allocator: "jemalloc", min_size: 32_769, flags: "", slack_bytes: 0, bytes: of_large_palloc };
+pub const JEMALLOC: Rule = Rule {
+    allocator: "jemalloc",
+    min_size: 32_769,
+    flags: "",
+    realloc_may_ask_again: false,
+    bytes: of_large_palloc,
+};
 /// Of C programs, version 2.0.9.
 pub const MIMALLOC_2_0: Rule = Rule {
     allocator: "mimalloc",
     min_size: 32_760,
     flags: "--allow-small-cost",
-    slack_bytes: 0,
+    realloc_may_ask_again: false,
     bytes: of_generic_2_0,
 };
 /// The same where nothing may slow small allocations down: at least malloc is seen.
@@ -75,7 +85,7 @@ pub const MIMALLOC_LARGE: Rule = Rule {
     allocator: "mimalloc",
     min_size: 32_760,
     flags: "",
-    slack_bytes: 0,
+    realloc_may_ask_again: false,
     bytes: |call| (call.function == "malloc").then_some(call.size),
 };
 /// Of Rust programs, version 2.3.
@@ -83,7 +93,7 @@ pub const MIMALLOC_2_3: Rule = Rule {
     allocator: "mimalloc",
     min_size: 32_760,
     flags: "--allow-small-cost",
-    slack_bytes: 0,
+    realloc_may_ask_again: false,
     bytes: of_generic_2_3,
 };
 /// Of Rust programs, version 3.
@@ -91,18 +101,28 @@ pub const MIMALLOC_3: Rule = Rule {
     allocator: "mimalloc",
     min_size: 32_760,
     flags: "--allow-small-cost",
-    slack_bytes: 0,
+    realloc_may_ask_again: false,
     bytes: of_generic_3,
 };
 /// Blocks of up to 256 KiB are cut from spans that the page heap is asked for as well.
-pub const TCMALLOC: Rule =
-    Rule { allocator: "tcmalloc", min_size: 262_145, flags: "", slack_bytes: 0, bytes: of_page_heap };
+pub const TCMALLOC: Rule = Rule {
+    allocator: "tcmalloc",
+    min_size: 262_145,
+    flags: "",
+    realloc_may_ask_again: false,
+    bytes: of_page_heap,
+};
 /// No probe: its mappings are those of the program.
-pub const MUSL: Rule =
-    Rule { allocator: "mmap", min_size: MUSL_MAPPING, flags: "", slack_bytes: 0, bytes: of_musl_mapping };
+pub const MUSL: Rule = Rule {
+    allocator: "mmap",
+    min_size: MUSL_MAPPING,
+    flags: "",
+    realloc_may_ask_again: false,
+    bytes: of_musl_mapping,
+};
 /// What the program itself maps.
 pub const OWN_MAPPINGS: Rule =
-    Rule { allocator: "mmap", min_size: 131_072, flags: "", slack_bytes: 0, bytes: of_mapping };
+    Rule { allocator: "mmap", min_size: 131_072, flags: "", realloc_may_ask_again: false, bytes: of_mapping };
 
 /// `MMAP_THRESHOLD` of musl 1.2, src/malloc/mallocng/meta.h.
 const MUSL_MAPPING: u64 = 131_052;
@@ -126,7 +146,7 @@ pub fn reserve_of_cxx() -> Call {
 /// for itself is smaller.
 pub fn filtered(allocator: &'static str) -> Rule {
     let bytes = |call: &Call| (call.function != "mmap").then_some(call.size);
-    Rule { allocator, min_size: 16_384, flags: "--allow-small-cost", slack_bytes: 0, bytes }
+    Rule { allocator, min_size: 16_384, flags: "--allow-small-cost", realloc_may_ask_again: false, bytes }
 }
 
 impl Truth {
@@ -134,6 +154,22 @@ impl Truth {
     pub fn in_output(stdout: &str) -> Self {
         let line = stdout.lines().find(|line| line.starts_with("{\"pid\""));
         serde_json::from_str(line.unwrap_or_else(|| panic!("no truth in:\n{stdout}"))).unwrap()
+    }
+
+    /// Of a size class, the calls and bytes that may be counted in it or not: those of a `realloc` that may have
+    /// asked for one size or another.
+    pub fn open(&self, rule: Rule, class: u64) -> (u64, u64) {
+        let may_differ = |call: &&Call| rule.realloc_may_ask_again && call.function == "realloc";
+        let sizes = |call: &Call| (rule.bytes)(call).map(|bytes| [bytes, call.size]);
+        let of_class = |bytes: &u64| 1 << bytes.ilog2() == class;
+        let differing =
+            self.calls.iter().filter(may_differ).filter_map(|call| Some((sizes(call)?, call.count)));
+        let here = differing.filter(|(sizes, _)| sizes.iter().any(of_class));
+        here.fold((0, 0), |(calls, bytes), (sizes, count)| {
+            let moves = !sizes.iter().all(of_class);
+            let off = if moves { sizes[0].max(sizes[1]) } else { sizes[0].abs_diff(sizes[1]) };
+            (calls + if moves { count } else { 0 }, bytes + count * off)
+        })
     }
 
     /// What a report should count by a rule.

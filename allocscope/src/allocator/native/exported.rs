@@ -102,5 +102,6 @@ fn call_site(
         function_offset: entry.offset,
         file_offset: file_offset.saturating_add(entry.offset),
         instruction: entry.instruction,
+        exits: Vec::new(),
     })
 }

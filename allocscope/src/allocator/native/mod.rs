@@ -4,6 +4,7 @@
 //! Its address comes from the binary's symbols, else from its debug file's, else from the code of the exported
 //! functions, which is followed to it; that names what was recognised and refuses where anything is in doubt.
 
+mod exits;
 mod exported;
 mod follow;
 mod glibc;
@@ -166,7 +167,8 @@ fn call_site(
     let entry = slide(&code, range.start, &[path.size.0])
         .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
     let offsets = (entry.offset, file_offset.saturating_add(entry.offset));
-    Ok(call_site_at(path, name, found_by, offsets, entry.step, entry.instruction))
+    let call = call_site_at(path, name, found_by, offsets, entry.step, entry.instruction);
+    Ok(CallSite { exits: exits::find(image, range.start), ..call })
 }
 
 /// `offsets` are those in the function and in the file.
@@ -196,6 +198,7 @@ fn call_site_at(
         function_offset,
         file_offset,
         instruction,
+        exits: Vec::new(),
     }
 }
 

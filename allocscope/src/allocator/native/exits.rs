@@ -1,0 +1,130 @@
+//! A function into the places behind its calls, in all of its callers: where its returns are seen without return
+//! probes.
+//!
+//! Behind a call the stack pointer is as the return left it and the result is still in its register, for as long
+//! as nothing writes it. A function that ends in a jump to the probed one hands its own return address on, so its
+//! callers count as well. Calls through pointers are not found; a call that came that way never ends, and is
+//! counted as such.
+
+use std::collections::BTreeSet;
+
+use iced_x86::{FlowControl, InstructionInfoFactory, OpAccess, OpKind, Register};
+
+use super::super::elf::Image;
+use super::super::frames::Frames;
+use super::follow::Follower;
+use crate::site::Exit;
+use crate::site::classify::{is_cheap_site, step_class};
+use crate::site::decode::Function;
+use crate::site::flow::depth_change;
+
+/// Code larger than this is not searched: an allocator's library has some hundred kilobytes, the C library 1.5 MiB.
+const MAX_TEXT_BYTES: u64 = 32 << 20;
+/// Real ones have some ten.
+const MAX_EXITS: usize = 512;
+/// Functions that end in a jump to the probed one, or to one of these.
+const MAX_TAILS: usize = 16;
+/// How far behind a call its exit may lie.
+const MAX_BEHIND: usize = 6;
+/// `call rel32` and `jmp rel32`.
+const NEAR: [u8; 2] = [0xe8, 0xe9];
+const NEAR_BYTES: usize = 5;
+
+/// The exits of the function at `target`; none where its callers cannot be searched, or are too many.
+pub fn find(image: &Image<'_>, target: u64) -> Vec<Exit> {
+    let search = || {
+        let frames = Frames::find(image)?;
+        let (start, text) = image.section_part(".text")?;
+        let text = text.read(0, text.len()).filter(|_| text.len() <= MAX_TEXT_BYTES)?;
+        Search { follower: Follower { image, frames: &frames }, start, text: &text }.exits(target)
+    };
+    search().unwrap_or_default()
+}
+
+struct Search<'a> {
+    follower: Follower<'a>,
+    start: u64,
+    text: &'a [u8],
+}
+
+impl Search<'_> {
+    fn exits(&self, target: u64) -> Option<Vec<Exit>> {
+        let (mut work, mut seen, mut exits) = (vec![target], BTreeSet::from([target]), Vec::new());
+        while let Some(target) = work.pop() {
+            for function in self.functions_with_branches_to(target) {
+                let (found, is_tail) = self.in_function(function, target)?;
+                exits.extend(found);
+                if is_tail && seen.insert(function) {
+                    work.push(function);
+                }
+            }
+            if exits.len() > MAX_EXITS || seen.len() > MAX_TAILS {
+                return None;
+            }
+        }
+        Some(exits)
+    }
+
+    /// Functions that hold bytes which would be a branch to `target`.
+    fn functions_with_branches_to(&self, target: u64) -> BTreeSet<u64> {
+        let places = self.text.windows(NEAR_BYTES).enumerate().filter(|(at, bytes)| {
+            let [opcode, displacement @ ..] = bytes else { return false };
+            let displacement = displacement.try_into().map_or(0, i32::from_le_bytes);
+            let next = self.start.wrapping_add((at + NEAR_BYTES) as u64);
+            NEAR.contains(opcode) && next.wrapping_add(displacement as u64) == target
+        });
+        let function = |at: usize| self.follower.frames.function_at(self.start.wrapping_add(at as u64));
+        places.filter_map(|(at, _)| Some(function(at)?.start)).collect()
+    }
+
+    /// The exits in one function, and whether it ends in a jump to `target`.
+    fn in_function(&self, function: u64, target: u64) -> Option<(Vec<Exit>, bool)> {
+        let range = self.follower.function(function)?;
+        self.follower.with_code(&range, |code| {
+            let mut exits = Vec::new();
+            let mut is_tail = false;
+            for (index, instruction) in code.instructions().iter().enumerate() {
+                let leads_there = matches!(instruction.op0_kind(), OpKind::NearBranch64)
+                    && instruction.near_branch64() == target;
+                match instruction.flow_control() {
+                    FlowControl::Call if leads_there => exits.push(self.behind(code, index)?),
+                    FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch if leads_there => {
+                        is_tail = true;
+                    }
+                    _ => {}
+                }
+            }
+            Some((exits, is_tail))
+        })?
+    }
+
+    /// The first cheap instruction behind a call while its result and the stack pointer are as it left them; else
+    /// the very next one, at the price of a step.
+    fn behind(&self, code: &Function<'_>, call: usize) -> Option<Exit> {
+        let cheap = (call + 1..code.instructions().len())
+            .take(MAX_BEHIND)
+            .take_while(|&index| index == call + 1 || leaves_result(code, index - 1))
+            .find(|&index| is_cheap_site(code.encoding(index)));
+        let index = cheap.unwrap_or(call + 1);
+        let address = code.instructions().get(index)?.ip();
+        let file_offset = self.follower.image.file_offset_of(address)?;
+        Some(Exit { file_offset, step: step_class(code.encoding(index)) })
+    }
+}
+
+/// Whether the next instruction runs after this one, with the same result register and stack pointer.
+fn leaves_result(code: &Function<'_>, index: usize) -> bool {
+    let Some(instruction) = code.instructions().get(index) else { return false };
+    let mut factory = InstructionInfoFactory::new();
+    let writes_result = factory.info(instruction).used_registers().iter().any(|used| {
+        let writes = !matches!(
+            used.access(),
+            OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
+        );
+        writes && used.register().full_register() == Register::RAX
+    });
+    instruction.flow_control() == FlowControl::Next
+        && depth_change(instruction) == Some(0)
+        && !instruction.is_stack_instruction()
+        && !writes_result
+}
