@@ -6,6 +6,7 @@ mod dist;
 mod kernels;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 #[path = "../../allocscope/build/toolchain.rs"]
@@ -28,6 +29,8 @@ enum Task {
     Bench(bench::Args),
     /// Boot other kernels in an emulator and compare what allocscope counts there with the truth.
     Kernels(kernels::Args),
+    /// Compare counts of Go programs and native allocators with the truth for an hour.
+    Soak(soak::Args),
     /// Check the repository's own rules.
     Tidy,
     /// Write the man page and the shell completions to target/dist.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::main(&args),
         Task::Bench(args) => bench::main(&args),
         Task::Kernels(args) => kernels::main(&args),
+        Task::Soak(args) => soak::main(&args),
         Task::Tidy => tidy::main(),
         Task::Dist => dist::main(),
     };

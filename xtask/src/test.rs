@@ -100,16 +100,21 @@ fn doc_tests() -> Result<()> {
 }
 
 fn integration_tests() -> Result<()> {
-    if !run::can_be_root() {
-        bail!("these tests need root and sudo would ask: run `sudo -v` first, or leave them out with --fast");
-    }
     let tests = run::root().join("allocscope/tests");
     if !has_tests(&tests) {
         eprintln!("there are none in {}", tests.display());
         return Ok(());
     }
+    integration(&["*"])
+}
+
+/// Runs integration tests by the names of their files.
+pub fn integration(names: &[&str]) -> Result<()> {
+    if !run::can_be_root() {
+        bail!("these tests need root and sudo would ask: run `sudo -v` first, or leave them out with --fast");
+    }
     let mut cargo = run::cargo();
-    cargo.args(["test", "--package", "allocscope", "--test", "*"]);
+    cargo.args(["test", "--package", "allocscope"]).args(names.iter().flat_map(|name| ["--test", *name]));
     cargo.env("ALLOCSCOPE_TOOLS", run::tools_dir()?).env("RUST_TEST_THREADS", KERNEL_TEST_THREADS);
     if !run::is_root() {
         // cargo builds as the user, whose files they stay; only the tests run as root.

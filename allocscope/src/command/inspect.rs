@@ -83,6 +83,8 @@ struct SiteView {
     class: &'static str,
     result: &'static str,
     found_by: &'static str,
+    /// Where its returns are seen in processes with a seccomp filter.
+    callers: usize,
     predicted_ns: Option<f64>,
 }
 
@@ -202,6 +204,7 @@ fn site_view(file: &str, site: &Site, prices: Option<&Prices>) -> SiteView {
             _ => "",
         },
         found_by: "",
+        callers: 0,
         predicted_ns: prices.and_then(|prices| prices.get(&class_of(site.id.step)).copied()),
     }
 }
@@ -217,6 +220,7 @@ fn call_view(file: &str, call: &CallSite, prices: Option<&Prices>) -> SiteView {
         class: step_name(call.id.step),
         result: "by return probe",
         found_by: call.found_by.name(),
+        callers: call.exits.len(),
         predicted_ns: prices.and_then(|prices| call_ns(call, prices)),
     }
 }
