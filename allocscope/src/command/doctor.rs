@@ -1,10 +1,12 @@
 //! `doctor`: what works on this machine, by trying it.
 
-use crate::config::{DoctorConfig, Format};
+use crate::config::{AttachVia, DoctorConfig, Format};
 use crate::failure::Exit;
 use crate::preflight::{NEEDED, has};
 use crate::probe::{FaultRung, LoadOptions, SystemProbes, Tracefs, load};
+use crate::session::{UprobePrices, uprobe_prices};
 use crate::target;
+use allocscope_common::counter::ProbeClass;
 use anyhow::Result;
 use serde::Serialize;
 use std::io::Write;
@@ -81,7 +83,26 @@ fn check_all() -> Vec<Check> {
     checks.push(btf());
     checks.push(tracefs());
     checks.push(tracing());
+    checks.push(uprobes());
     checks
+}
+
+/// What probes inside of functions cost here, and how they are attached: on functions of our own.
+fn uprobes() -> Check {
+    let (verdict, detail) = match uprobe_prices() {
+        Ok(UprobePrices { ns, via: Some(via) }) => {
+            let price = |class| ns.get(&class).map_or("?".to_owned(), |ns| format!("{ns:.0}"));
+            let [emulated, stepped, back] =
+                [ProbeClass::UprobeEmulated, ProbeClass::UprobeStepped, ProbeClass::UprobeReturn].map(price);
+            let prices =
+                format!("a hit takes {emulated} ns, single-stepped {stepped} ns, a return {back} ns more");
+            let verdict = if via == AttachVia::Perf { Verdict::Lacks } else { Verdict::Works };
+            (verdict, format!("attached via {via}; {prices}"))
+        }
+        Ok(_) => (Verdict::Lacks, "none was attached".to_owned()),
+        Err(error) => (Verdict::Lacks, format!("no allocator is seen into: {error:#}")),
+    };
+    Check { name: "uprobes", verdict, detail, exit: Exit::Kernel }
 }
 
 fn kernel() -> Check {

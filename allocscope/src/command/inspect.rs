@@ -41,7 +41,8 @@ pub fn run(config: InspectConfig) -> Result<u8> {
 
 /// Measuring them means to probe a function of our own, which not everyone may.
 fn prices() -> Option<Prices> {
-    uprobe_prices().inspect_err(|error| log::info!("prices are not measured: {error:#}")).ok()
+    let prices = uprobe_prices().inspect_err(|error| log::info!("prices are not measured: {error:#}"));
+    prices.ok().map(|prices| prices.ns)
 }
 
 fn inspect_process(pid: u32, examiner: &Examiner) -> Result<(String, Vec<ExaminedFile>)> {

@@ -30,7 +30,7 @@ use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
 use price::Prices;
-pub use price_uprobe::uprobe_prices;
+pub use price_uprobe::{UprobePrices, uprobe_prices};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;

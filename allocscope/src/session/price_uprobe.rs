@@ -1,6 +1,7 @@
 //! The price of a uprobe hit of each class, measured on two functions of our own.
 
 use super::price::{fastest, traced};
+use crate::config::AttachVia;
 use crate::intake::Maps;
 use crate::probe::{AttachedSites, LoadOptions, Loaded, Returns, Scope, load};
 use crate::site::{CallSite, FoundBy, Plan, Site, SmallCalls};
@@ -20,11 +21,19 @@ const STEPPED_CALLS: usize = 2;
 /// The name of our own functions.
 const OWN: &str = "allocscope's own";
 
+/// What uprobes are like on this machine.
+pub struct UprobePrices {
+    /// Nanoseconds per hit.
+    pub ns: BTreeMap<ProbeClass, f64>,
+    /// How they were attached.
+    pub via: Option<AttachVia>,
+}
+
 /// Nanoseconds per hit, by loading the kernel side for nothing else.
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn uprobe_prices() -> Result<BTreeMap<ProbeClass, f64>> {
+pub fn uprobe_prices() -> Result<UprobePrices> {
     let options = LoadOptions {
         min_size_bytes: 0,
         max_processes: 1,
@@ -37,7 +46,7 @@ pub fn uprobe_prices() -> Result<BTreeMap<ProbeClass, f64>> {
     let (mut maps, _events) = Maps::take(loaded.ebpf_mut(), 1)?;
     let mut prices = Ok(Vec::new());
     traced(&mut maps, || prices = measure(&mut loaded));
-    Ok(prices?.into_iter().collect())
+    Ok(UprobePrices { ns: prices?.into_iter().collect(), via: loaded.attached_via() })
 }
 
 /// Nanoseconds per hit. Where allocscope traces itself, the programs do their whole work.
