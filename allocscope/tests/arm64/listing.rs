@@ -64,6 +64,21 @@ pub fn c_function(program: &Path, name: &str) -> Vec<Line> {
     lines
 }
 
+/// The same of a function that a library exports.
+pub fn exported_function(library: &Path, name: &str) -> Vec<Line> {
+    let symbols = output(cross("objdump").arg("-T").arg(library));
+    // Address, flags, kind, section, size, version, name.
+    let symbol = symbols.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let symbol = symbol.into_iter().find(|words| words.last() == Some(&name)).unwrap();
+    let number = |text| u64::from_str_radix(text, 16).unwrap();
+    let (start, size) = (number(symbol[0]), number(symbol[symbol.len() - 3]));
+    let mut objdump = cross("objdump");
+    objdump.arg("-d").arg(format!("--start-address={start}")).arg(format!("--stop-address={}", start + size));
+    let lines: Vec<_> = output(objdump.arg(library)).lines().filter_map(Line::of_binutils).collect();
+    assert_eq!((lines[0].address, lines.len() as u64 * 4), (start, size), "{name}");
+    lines
+}
+
 /// A tool for AArch64 of those that `cargo xtask setup` unpacks.
 pub fn cross(tool: &str) -> Command {
     let place = tools().join("arm64/usr");

@@ -7,7 +7,7 @@
 mod listing;
 
 use allocscope::allocator::{Examination, Request, examine};
-use listing::{Line, c_function, cross, go_function, output, tools};
+use listing::{Line, c_function, cross, exported_function, go_function, output, tools};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -197,7 +197,7 @@ fn exported_functions_are_found_in_the_code_of_their_machine() {
     let sites = view["sites"].as_array().unwrap();
     assert!(sites.len() >= 8, "{view}");
     for (site, (_, offset, encoding)) in sites.iter().zip(places) {
-        let lines = c_function(&library, site["function"].as_str().unwrap());
+        let lines = exported_function(&library, site["function"].as_str().unwrap());
         let line = lines.iter().find(|line| line.address - lines[0].address == offset).unwrap();
         assert_eq!(line.encoding, encoding, "{site}");
         let is_simulated = ["b", "adrp", "cbz", "cbnz", "tbz", "tbnz", "nop"]
