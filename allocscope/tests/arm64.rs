@@ -4,16 +4,20 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+#[path = "arm64/listing.rs"]
 mod listing;
+mod support;
 
 use allocscope::allocator::{Examination, Request, examine};
 use listing::{Line, c_function, cross, exported_function, go_function, output, tools};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use support::{Report, Running, attach};
 
 const PLAIN: &[&str] = &[];
 const STRIPPED: &[&str] = &["-ldflags=-s -w"];
@@ -211,6 +215,53 @@ fn exported_functions_are_found_in_the_code_of_their_machine() {
     assert_foreign(&view);
 }
 
+/// A process can map what it cannot run, under the name of a library that is probed. The code stays as it is, while
+/// the process' own C library is probed.
+#[test]
+fn a_mapped_library_of_another_machine_is_left_alone() {
+    let library = tools().join("arm64/usr/aarch64-linux-gnu/lib/libc.so.6");
+    let planned = inspect_with(&library, "--allow-small-cost");
+    let sites: Vec<u64> = planned["sites"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|site| site["file_offset"].as_u64().unwrap())
+        .collect();
+    let program = once("map", |path| {
+        let source = format!("{}/tests/arm64/map.c", env!("CARGO_MANIFEST_DIR"));
+        output(Command::new("cc").args(["-O2", "-fno-builtin", "-o"]).arg(path).arg(source));
+    });
+    let mut target = Running::start(Command::new(program).arg(&library));
+    let line = target.until_stdout("\n");
+    let base = u64::from_str_radix(line.trim().trim_start_matches("0x"), 16).unwrap();
+    let original = code_at(target.pid(), base, &sites);
+    let tracer = attach(target.pid(), "--allow-small-cost");
+    assert_eq!(code_at(target.pid(), base, &sites), original);
+    target.tell("");
+    let pid = target.pid();
+    assert_eq!(target.wait().code, Some(0));
+    let traced = tracer.wait();
+    assert_eq!(traced.code, Some(0), "{traced}");
+    let report = Report::last_in(&traced.stdout);
+    let coverage = &report.process(u64::from(pid)).0["coverage"];
+    let reasons: Vec<_> =
+        coverage["misses"].as_array().unwrap().iter().map(|miss| miss["reason"].clone()).collect();
+    assert!(reasons.contains(&"machine_differs".into()), "{report}");
+    let [attached, all] = ["sites_attached", "sites_planned"].map(|name| coverage[name].as_u64().unwrap());
+    assert_eq!((attached > 0, all - attached), (true, sites.len() as u64), "{report}");
+}
+
+/// The instruction at each place in a mapping of a process.
+fn code_at(pid: u32, base: u64, sites: &[u64]) -> Vec<[u8; 4]> {
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let word_at = |&site: &u64| {
+        let mut word = [0; 4];
+        memory.read_exact_at(&mut word, base + site).unwrap();
+        word
+    };
+    sites.iter().map(word_at).collect()
+}
+
 /// Whatever a file claims, nothing panics or plans a site outside of it.
 #[test]
 fn damaged_programs_get_sites_inside_themselves_or_none() {
@@ -239,7 +290,7 @@ fn damaged_programs_get_sites_inside_themselves_or_none() {
 }
 
 fn examined(file: &[u8]) -> Examination {
-    examine(&file, &Request::default()).unwrap()
+    examine(file, &Request::default()).unwrap()
 }
 
 fn inspect(path: &Path) -> Value {
