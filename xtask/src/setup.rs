@@ -4,6 +4,7 @@ mod allocators;
 mod bcc;
 mod bpf;
 mod bpftrace;
+mod cross;
 mod debian;
 mod folder;
 pub mod go;
@@ -106,6 +107,7 @@ fn all() -> Vec<Box<dyn Item>> {
     items.extend(go::PYPI_VERSIONS.map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>));
     items.push(Box::new(prometheus::Prometheus));
     items.extend(allocators::items());
+    items.push(Box::new(cross::Cross));
     items.extend(for_kernels());
     items
 }

@@ -64,10 +64,34 @@ impl std::error::Error for ImageError {}
 /// The machines whose images are examined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
-    /// x86-64: probe sites are planned.
+    /// x86-64.
     X86_64,
-    /// AArch64: recognised, but no site is planned.
+    /// AArch64: sites are planned, and none can be attached.
     Aarch64,
+}
+
+impl Machine {
+    /// Whether binaries for it are probed where this program runs. The kernel side reads the registers of x86-64.
+    pub const fn is_probed_here(self) -> bool {
+        matches!(self, Self::X86_64) && cfg!(target_arch = "x86_64")
+    }
+
+    /// The relocation of a pointer into the image itself.
+    const fn relative_relocation(self) -> u32 {
+        match self {
+            Self::X86_64 => elf::R_X86_64_RELATIVE,
+            Self::Aarch64 => elf::R_AARCH64_RELATIVE,
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86-64",
+            Self::Aarch64 => "AArch64",
+        })
+    }
 }
 
 /// A 64-bit little-endian ELF image. Every accessor is total: what the file does not hold is `None`.
@@ -255,13 +279,13 @@ impl<'a> Image<'a> {
         self.dynamic.iter().find(|&&(tag, _)| tag == wanted).map(|&(_, value)| value)
     }
 
-    /// The addend of the R_X86_64_RELATIVE relocation of `vaddr`.
+    /// The addend of the relative relocation of `vaddr`.
     fn relative_addend(&self, vaddr: u64) -> Option<u64> {
         let table = self.loaded(self.dynamic_value(elf::DT_RELA)?)?;
         let size = self.dynamic_value(elf::DT_RELASZ)?;
+        let relative = self.machine.relative_relocation();
         table.first(size.min(MAX_RELOCATION_BYTES)).records(|relocation: &Relocation| {
-            let is_of =
-                relocation.r_offset(LE) == vaddr && relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE;
+            let is_of = relocation.r_offset(LE) == vaddr && relocation.r_type(LE, false) == relative;
             if is_of { ControlFlow::Break(relocation.r_addend(LE) as u64) } else { ControlFlow::Continue(()) }
         })
     }

@@ -14,8 +14,8 @@ use self::elf::{Image, ImageError};
 use self::go::version::GoVersion;
 use self::native::Depth;
 use self::source::ByteSource;
-use crate::site::Plan;
 use crate::site::go::ExitChoice;
+use crate::site::{Miss, Plan};
 
 /// What is known about a process from its executable and the libraries it maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Examination {
     /// How deep the allocator is seen into: `large-path` with sites in its large-object path, else
     /// `kernel`, which is mmap, brk and page faults.
     pub fn tier(&self) -> &'static str {
-        if self.plan.is_empty() { "kernel" } else { "large-path" }
+        if self.plan.is_empty() || self.plan.is_foreign { "kernel" } else { "large-path" }
     }
 }
 
@@ -71,6 +71,7 @@ pub fn examine(exe: impl ByteSource, request: &Request<'_>) -> Result<Examinatio
     } else {
         (None, None, native_plan(&image, kind, request))
     };
+    let plan = for_this_machine(&image, plan);
     Ok(Examination {
         kind,
         allocator: go_version.as_ref().map_or_else(|| kind.to_string(), ToString::to_string),
@@ -88,7 +89,21 @@ pub fn examine_library(
     kind: Allocator,
     request: &Request<'_>,
 ) -> Result<Plan, ImageError> {
-    Ok(plan_with_debug_file(&Image::parse(library)?, kind, request))
+    let image = Image::parse(library)?;
+    Ok(for_this_machine(&image, plan_with_debug_file(&image, kind, request)))
+}
+
+/// A plan for code that cannot run here, or that the kernel side could not read the registers of, is for reports.
+fn for_this_machine(image: &Image<'_>, mut plan: Plan) -> Plan {
+    plan.is_foreign = !image.machine().is_probed_here();
+    if plan.is_foreign {
+        let detail = format!(
+            "the binary is for {}, and probes are attached to x86-64 on itself only",
+            image.machine()
+        );
+        plan.misses.push(Miss { reason: "machine_differs", detail });
+    }
+    plan
 }
 
 /// Of an allocator that the executable itself holds; one in a library is planned with that.

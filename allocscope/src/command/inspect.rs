@@ -29,7 +29,7 @@ pub fn run(config: InspectConfig) -> Result<u8> {
         Subject::Pid(pid) => inspect_process(*pid, &examiner)?,
         Subject::File(path) => (path.display().to_string(), inspect_file(path, &examiner)?),
     };
-    let prices = if files.iter().all(|file| file.plan.is_empty()) { None } else { prices() };
+    let prices = if files.iter().any(|file| is_attached(&file.plan)) { prices() } else { None };
     let view = View::new(&subject, &files, prices.as_ref());
     let mut out = std::io::stdout().lock();
     match config.format {
@@ -37,6 +37,11 @@ pub fn run(config: InspectConfig) -> Result<u8> {
         Format::Table => write!(out, "{}", view.text())?,
     }
     Ok(0)
+}
+
+/// Whether there is anything that would be attached here.
+fn is_attached(plan: &Plan) -> bool {
+    !plan.is_empty() && !plan.is_foreign
 }
 
 /// Measuring them means to probe a function of our own, which not everyone may.
@@ -69,6 +74,9 @@ struct View {
     stripped: bool,
     build_id: Option<String>,
     sites: Vec<SiteView>,
+    /// Whether any of the sites would be attached on this machine.
+    #[serde(skip)]
+    is_attached: bool,
     cost: Option<CostView>,
     misses: Vec<MissView>,
 }
@@ -109,7 +117,7 @@ struct MissView {
 impl View {
     fn new(subject: &str, files: &[ExaminedFile], prices: Option<&Prices>) -> Self {
         let first = files.first();
-        let planned = files.iter().any(|file| !file.plan.is_empty());
+        let planned = files.iter().any(|file| is_attached(&file.plan));
         Self {
             subject: subject.to_owned(),
             allocator: first.map(|file| file.allocator.clone()).unwrap_or_default(),
@@ -121,6 +129,7 @@ impl View {
             stripped: first.is_some_and(|file| file.stripped),
             build_id: first.and_then(|file| file.build_id.clone()),
             sites: files.iter().flat_map(|file| site_views(file, prices)).collect(),
+            is_attached: planned,
             cost: prices.and_then(|prices| cost(files, prices)),
             misses: files
                 .iter()
@@ -150,7 +159,7 @@ impl View {
                 cost.small_ns,
                 cost.small_uncached_ns
             );
-        } else if !self.sites.is_empty() {
+        } else if self.is_attached {
             text += "cost      not measured: that needs root\n";
         }
         for miss in &self.misses {
@@ -180,6 +189,7 @@ impl SiteView {
 
 fn site_views(file: &ExaminedFile, prices: Option<&Prices>) -> Vec<SiteView> {
     let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+    let prices = prices.filter(|_| is_attached(&file.plan));
     let sites = file.plan.sites.iter().map(|site| site_view(&name, site, prices));
     sites.chain(file.plan.calls.iter().map(|call| call_view(&name, call, prices))).collect()
 }
@@ -247,7 +257,7 @@ fn call_ns(call: &CallSite, prices: &Prices) -> Option<f64> {
 
 /// One entry and one exit a call: of several exits of a function, one runs.
 fn cost(files: &[ExaminedFile], prices: &Prices) -> Option<CostView> {
-    let costs = files.iter().filter(|file| !file.plan.is_empty()).map(|file| plan_cost(&file.plan, prices));
+    let costs = files.iter().filter(|file| is_attached(&file.plan)).map(|file| plan_cost(&file.plan, prices));
     // A process with two allocators pays for whichever serves it: the dearer one is told.
     costs.flatten().max_by(|one, other| one.large_ns.total_cmp(&other.large_ns))
 }

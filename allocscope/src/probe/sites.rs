@@ -34,9 +34,12 @@ pub struct AttachedSites {
 
 impl AttachedSites {
     /// Attaches the plain sites of `plan` in `binary`, all of them or none, since an entry without its exit
-    /// counts nothing; and likewise its calls.
+    /// counts nothing; and likewise its calls. Of a plan for another machine nothing is.
     pub fn attach(loaded: &mut Loaded, binary: &File, plan: &Plan, scope: Scope, returns: Returns) -> Self {
         let mut attached = Self::default();
+        if plan.is_foreign {
+            return attached;
+        }
         if let [first, ..] = plan.sites.as_slice() {
             let links = attach_sites(loaded, binary, &plan.sites, scope);
             attached.keep(links, plan.sites.len(), &first.function);

@@ -38,6 +38,8 @@ pub enum Refusal {
     Decode(DecodeError),
     /// Control comes back to the entry within one call.
     InLoop,
+    /// The kernel lets no probe stand at its start.
+    NotProbeable,
 }
 
 impl fmt::Display for Refusal {
@@ -49,6 +51,7 @@ impl fmt::Display for Refusal {
                 write!(f, "no instruction can be decoded at +{offset:#x}")
             }
             Self::InLoop => f.write_str("its entry lies in a loop"),
+            Self::NotProbeable => f.write_str("the kernel refuses probes of its first instruction"),
         }
     }
 }

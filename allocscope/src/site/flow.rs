@@ -22,6 +22,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// A graph of known edges: the successors of each instruction, and which ones return.
+    pub fn new(successors: Vec<Vec<usize>>, returns: Vec<usize>) -> Self {
+        Self { successors, returns }
+    }
+
     /// Builds the graph. A call is taken to return, since whether it does is not in the bytes: that
     /// adds ways through the function and never hides one.
     pub fn build(function: &Function<'_>) -> Result<Self, FlowError> {
@@ -150,20 +155,21 @@ pub enum DepthError {
 impl StackDepth {
     /// Follows the stack pointer along all edges of `flow` from the function's start.
     pub fn compute(function: &Function<'_>, flow: &Flow) -> Result<Self, DepthError> {
-        let mut depths: Vec<Option<i64>> = vec![None; function.instructions().len()];
+        let change = |index| function.instructions().get(index).and_then(depth_change);
+        Self::follow(flow, change)
+    }
+
+    /// The same where `change` tells how many bytes an instruction takes from the stack.
+    pub fn follow(flow: &Flow, change: impl Fn(usize) -> Option<i64>) -> Result<Self, DepthError> {
+        let mut depths: Vec<Option<i64>> = vec![None; flow.successors.len()];
         let mut work = vec![0usize];
         if let Some(first) = depths.first_mut() {
             *first = Some(0);
         }
         while let Some(from) = work.pop() {
-            let (Some(instruction), Some(Some(depth))) =
-                (function.instructions().get(from), depths.get(from))
-            else {
-                continue;
-            };
-            let after = depth_change(instruction)
-                .and_then(|change| depth.checked_add(change))
-                .ok_or(DepthError::Unknown(from))?;
+            let Some(&Some(depth)) = depths.get(from) else { continue };
+            let after = change(from).and_then(|change| depth.checked_add(change));
+            let after = after.ok_or(DepthError::Unknown(from))?;
             for &to in flow.successors(from) {
                 match depths.get_mut(to) {
                     Some(slot @ None) => {

@@ -60,7 +60,7 @@ pub enum ExitChoice {
     LateInstruction,
     /// A jump in the caller, shortly behind the call: all of the function's work is timed.
     Caller,
-    /// Every return instruction: exact, but each hit is single-stepped.
+    /// Every return instruction: exact, but on x86-64 each hit is single-stepped.
     Returns,
 }
 
@@ -102,6 +102,8 @@ pub enum Refusal {
     NoSingleCall,
     /// Nothing behind the call is cheap, runs behind it alone, and still has the result.
     NothingBehindCall,
+    /// The kernel lets no probe stand where one is needed.
+    NotProbeable,
 }
 
 impl fmt::Display for Refusal {
@@ -125,6 +127,7 @@ impl fmt::Display for Refusal {
             Self::NoReturn => f.write_str("it has no return instruction"),
             Self::NoSingleCall => f.write_str("it is not called at one place only"),
             Self::NothingBehindCall => f.write_str("there is no cheap instruction behind its call"),
+            Self::NotProbeable => f.write_str("the kernel refuses probes at its entry or returns"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Code bytes into probe sites: where exactly, at what price, or why not.
 
+pub mod arm64;
 pub mod classify;
 pub mod decode;
 pub mod entry;
@@ -107,6 +108,8 @@ pub struct Plan {
     pub calls: Vec<CallSite>,
     /// What is missed.
     pub misses: Vec<Miss>,
+    /// Whether it is for another machine than probes are attached on: it is told, and never attached.
+    pub is_foreign: bool,
 }
 
 impl Plan {

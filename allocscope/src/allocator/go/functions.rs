@@ -7,7 +7,7 @@ use allocscope_common::site_id::Function;
 
 use super::miss;
 use super::pclntab::LineTable;
-use crate::allocator::elf::Image;
+use crate::allocator::elf::{Image, Machine};
 use crate::site::Miss;
 use crate::site::go::Code;
 
@@ -39,6 +39,11 @@ impl<'i> Functions<'i> {
     /// Nothing is read yet.
     pub fn of(image: &'i Image<'_>) -> Self {
         Self { image, lines: OnceCell::new() }
+    }
+
+    /// The machine that the code is for.
+    pub fn machine(&self) -> Machine {
+        self.image.machine()
     }
 
     /// The code of the function of this exact name.

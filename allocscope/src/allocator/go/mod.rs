@@ -11,8 +11,8 @@ use self::buildinfo::BuildInfo;
 use self::functions::Functions;
 use self::version::GoVersion;
 use super::elf::{Image, Machine};
-use crate::site::go::{CallSites, ExitChoice, Mark, plan_call, plan_call_in};
-use crate::site::{Miss, Plan, Site};
+use crate::site::go::{CallSites, Code, ExitChoice, Mark, Refusal, plan_call, plan_call_in};
+use crate::site::{Miss, Plan, Site, arm64};
 
 /// Since 1.24 it serves every object above the threshold and none below. Its time includes the span, the
 /// start of a collection and the object's clearing.
@@ -49,7 +49,7 @@ pub fn examine(image: &Image<'_>) -> GoExamination {
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
     let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
     let functions = Functions::of(image);
-    let planned = check_supported(image, info.as_ref(), version.as_ref())
+    let planned = check_supported(info.as_ref(), version.as_ref())
         .and_then(|version| plan_large_path(&functions, version));
     let (mut sites, exit) = match planned {
         Ok(planned) => (planned.sites, Some(planned.exit)),
@@ -69,16 +69,9 @@ pub fn examine(image: &Image<'_>) -> GoExamination {
 }
 
 fn check_supported<'v>(
-    image: &Image<'_>,
     info: Option<&BuildInfo>,
     version: Option<&'v GoVersion>,
 ) -> Result<&'v GoVersion, Miss> {
-    if image.machine() != Machine::X86_64 {
-        return Err(miss(
-            "machine_unsupported",
-            "probe sites are planned for x86-64 only, and this is an AArch64 binary",
-        ));
-    }
     let version = version.ok_or_else(|| match info.map(|info| info.version.as_str()) {
         Some(text) if !text.is_empty() => {
             miss("go_version_unknown", format!("the toolchain calls itself {text:?}, which is no Go release"))
@@ -111,7 +104,7 @@ fn plan_arenas(functions: &Functions<'_>) -> Result<Vec<Site>, Miss> {
     }
     let code = functions.code(Function::GoArenaChunk, ARENA_CHUNK)?;
     let marks = [Mark { role: Role::GcStart, callee: functions.start(GC_START)? }];
-    plan_call(code.as_code(), &marks)
+    plan_inside(functions.machine(), code.as_code(), &marks)
         .map(|planned| planned.sites)
         .map_err(|refusal| miss("go_code_not_understood", format!("{ARENA_CHUNK} is not probed: {refusal}")))
 }
@@ -120,17 +113,30 @@ fn plan_malloc_large(functions: &Functions<'_>) -> Result<CallSites, Miss> {
     let code = functions.code(Function::GoMallocLarge, MALLOC_LARGE)?;
     let mark = |role, name| functions.start(name).map(|callee| Mark { role, callee });
     let marks = [mark(Role::GcStart, GC_START)?, mark(Role::Zeroing, CLEAR)?];
-    plan_call(code.as_code(), &marks)
+    plan_inside(functions.machine(), code.as_code(), &marks)
         .map_err(|refusal| miss("go_code_not_understood", format!("{MALLOC_LARGE} is not probed: {refusal}")))
 }
 
-/// At the returns, which cost more, where the caller is not understood.
+/// On x86-64 at the returns, which cost more there, only where the caller is not understood.
 fn plan_alloc_large(functions: &Functions<'_>) -> Result<CallSites, Miss> {
     let code = functions.code(Function::GoAllocLarge, ALLOC_LARGE)?;
-    let caller = functions.code(Function::GoAllocLarge, MALLOC)?;
-    plan_call_in(caller.as_code(), code.as_code())
-        .or_else(|_| plan_call(code.as_code(), &[]))
+    let at_returns = || plan_inside(functions.machine(), code.as_code(), &[]);
+    let planned = match functions.machine() {
+        Machine::X86_64 => {
+            let caller = functions.code(Function::GoAllocLarge, MALLOC)?;
+            plan_call_in(caller.as_code(), code.as_code()).or_else(|_| at_returns())
+        }
+        Machine::Aarch64 => at_returns(),
+    };
+    planned
         .map_err(|refusal| miss("go_code_not_understood", format!("{ALLOC_LARGE} is not probed: {refusal}")))
+}
+
+fn plan_inside(machine: Machine, code: Code<'_>, marks: &[Mark]) -> Result<CallSites, Refusal> {
+    match machine {
+        Machine::X86_64 => plan_call(code, marks),
+        Machine::Aarch64 => arm64::go::plan_call(code, marks),
+    }
 }
 
 fn c_code_miss(image: &Image<'_>) -> Option<Miss> {

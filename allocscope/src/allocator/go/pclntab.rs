@@ -5,12 +5,14 @@
 
 use std::ops::{ControlFlow, Range};
 
-use crate::allocator::elf::Image;
+use crate::allocator::elf::{Image, Machine};
 use crate::allocator::source::{Part, Window};
 
 /// Magic number, two zero bytes, instruction quantum 1 (x86), pointer size 8. The first magic is that
 /// of Go 1.18 and 1.19, the second of 1.20 and later.
 const HEADS: [[u8; 8]; 2] = [[0xf0, 0xff, 0xff, 0xff, 0, 0, 1, 8], [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]];
+/// Where a head has the instruction quantum.
+const QUANTUM: usize = 6;
 /// Offsets in the header, whose other fields are not used.
 const FUNCTIONS: usize = 8;
 const TEXT_START: usize = 24;
@@ -43,7 +45,7 @@ impl<'s> LineTable<'s> {
         [".gopclntab", ".data.rel.ro.gopclntab"]
             .into_iter()
             .filter_map(|name| image.section_part(name))
-            .find_map(|(address, data)| Self::parse(data, address))
+            .find_map(|(address, data)| Self::parse(data, address, &heads(image.machine())))
             .or_else(|| Self::scan(image))
     }
 
@@ -72,14 +74,16 @@ impl<'s> LineTable<'s> {
 
     fn scan(image: &'s Image<'_>) -> Option<Self> {
         let (mut left, mut candidates) = (MAX_SCAN_BYTES, MAX_CANDIDATES);
+        let heads = heads(image.machine());
         image.data_segments().find_map(|(address, data)| {
             let part = data.first(left);
             left -= part.len();
-            part.search(&HEADS.each_ref().map(|head| &head[..]), |at, _| {
+            part.search(&heads.each_ref().map(|head| &head[..]), |at, _| {
                 if !at.is_multiple_of(ALIGNMENT) {
                     return ControlFlow::Continue(());
                 }
-                let found = data.tail(at).and_then(|rest| Self::parse(rest, address.checked_add(at)?));
+                let found =
+                    data.tail(at).and_then(|rest| Self::parse(rest, address.checked_add(at)?, &heads));
                 candidates = candidates.saturating_sub(1);
                 if found.is_some() || candidates == 0 {
                     ControlFlow::Break(found)
@@ -90,9 +94,9 @@ impl<'s> LineTable<'s> {
         })
     }
 
-    fn parse(data: Part<'s>, address: u64) -> Option<Self> {
+    fn parse(data: Part<'s>, address: u64, heads: &[[u8; 8]]) -> Option<Self> {
         let header: [u8; HEADER_BYTES] = data.array(0)?;
-        if !HEADS.iter().any(|head| header.starts_with(head)) {
+        if !heads.iter().any(|head| header.starts_with(head)) {
             return None;
         }
         let functions = word(&header, FUNCTIONS)?;
@@ -125,6 +129,18 @@ impl<'s> LineTable<'s> {
         let is_ours = image.pointer_at(module) == Some(self.address);
         is_ours.then(|| image.pointer_at(module.checked_add(MODULE_TEXT)?))?
     }
+}
+
+/// Those of a machine's tables.
+fn heads(machine: Machine) -> [[u8; 8]; 2] {
+    let quantum = match machine {
+        Machine::X86_64 => 1,
+        Machine::Aarch64 => 4,
+    };
+    HEADS.map(|mut head| {
+        head[QUANTUM] = quantum;
+        head
+    })
 }
 
 fn word(header: &[u8], at: usize) -> Option<u64> {
@@ -168,7 +184,7 @@ pub(crate) mod tests {
         let file = tiny_image(&[0xcc; 0x28]);
         let image = Image::parse(&file).unwrap();
         let data = &table(0x40_0078)[..];
-        let lines = LineTable::parse(Part::whole(&data), 0).unwrap();
+        let lines = LineTable::parse(Part::whole(&data), 0, &HEADS).unwrap();
         let text = lines.text_start(&image).unwrap();
         assert_eq!(lines.function(text, "main.f"), Some(0x40_0088..0x40_0098));
         assert_eq!(lines.function(text, "main.g"), Some(0x40_0098..0x40_00a0));
@@ -182,7 +198,7 @@ pub(crate) mod tests {
         let image = Image::parse(&file).unwrap();
         for text in [0, 0x30_0000, u64::MAX] {
             let data = table(text);
-            assert_eq!(LineTable::parse(Part::whole(&&data), 0).unwrap().text_start(&image), None);
+            assert_eq!(LineTable::parse(Part::whole(&&data), 0, &HEADS).unwrap().text_start(&image), None);
         }
     }
 
@@ -196,7 +212,7 @@ pub(crate) mod tests {
                 *slot = byte;
             }
             for data in [&data[..], data.get(..cut).unwrap_or(&[])] {
-                if let Some(lines) = LineTable::parse(Part::whole(&data), value) {
+                if let Some(lines) = LineTable::parse(Part::whole(&data), value, &HEADS) {
                     let _ = lines.function(value, "main.g");
                     let _ = lines.text_start(&image);
                 }

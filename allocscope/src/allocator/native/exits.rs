@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use iced_x86::{FlowControl, InstructionInfoFactory, OpAccess, OpKind, Register};
 
-use super::super::elf::Image;
+use super::super::elf::{Image, Machine};
 use super::super::frames::Frames;
 use super::follow::Follower;
 use crate::site::Exit;
@@ -32,6 +32,9 @@ const NEAR_BYTES: usize = 5;
 
 /// The exits of the function at `target`; none where its callers cannot be searched, or are too many.
 pub fn find(image: &Image<'_>, target: u64) -> Vec<Exit> {
+    if image.machine() != Machine::X86_64 {
+        return Vec::new();
+    }
     let search = || {
         let frames = Frames::find(image)?;
         let (start, text) = image.section_part(".text")?;

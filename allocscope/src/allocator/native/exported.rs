@@ -7,7 +7,7 @@ use allocscope_common::native_id::{Argument, NO_ARGUMENT, NativeId, NativeResult
 
 use super::super::detect::Allocator;
 use super::super::elf::Image;
-use crate::site::entry::slide;
+use super::entry_in;
 use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls};
 
 /// A function of the C library's allocation family: its name, the argument with the size, the one to multiply
@@ -87,7 +87,7 @@ fn call_site(
         NativeResult::Status => vec![size, WHERE_TO],
         _ => [size, times].into_iter().filter(|&argument| argument != NO_ARGUMENT).collect(),
     };
-    let entry = slide(&code, start, &kept).map_err(|refusal| refusal.to_string())?;
+    let entry = entry_in(image, &code, start, &kept).map_err(|refusal| refusal.to_string())?;
     // A glibc pointer has its chunk's header in front of it, whichever function returned it.
     let result = match (allocator, result) {
         (key::Allocator::Glibc, NativeResult::Pointer) => NativeResult::GlibcChunk,

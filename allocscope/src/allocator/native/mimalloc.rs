@@ -13,7 +13,7 @@ use iced_x86::{Code, FlowControl, Instruction, OpKind};
 use super::follow::Follower;
 use super::{Depth, LargePath, call_site_at, locate, plan_one};
 use crate::allocator::detect::Allocator;
-use crate::allocator::elf::Image;
+use crate::allocator::elf::{Image, Machine};
 use crate::allocator::frames::Frames;
 use crate::site::classify::{is_cheap_site, step_class};
 use crate::site::decode::Function;
@@ -65,6 +65,10 @@ pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath, dept
         let detail = format!("mimalloc's {what}: --allow-small-cost probes what small objects pass as well");
         Miss { reason, detail }
     };
+    if calls.is_empty() && image.machine() != Machine::X86_64 {
+        let what = "way of large objects is followed in the code of x86-64 only";
+        return Plan::missed(unseen("allocator_path_not_found", what));
+    }
     if calls.is_empty() {
         let what =
             "large objects take no way of their own in this binary, only mmap and page faults are seen";
@@ -75,6 +79,9 @@ pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath, dept
 }
 
 fn large_calls(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath) -> Option<Vec<CallSite>> {
+    if image.machine() != Machine::X86_64 {
+        return None;
+    }
     let (generic, found_by) = locate(image, debug, path)?;
     let frames = Frames::find(image)?;
     let follower = Follower { image, frames: &frames };

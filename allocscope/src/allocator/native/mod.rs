@@ -21,8 +21,8 @@ use self::follow::Follower;
 use super::detect::Allocator;
 use super::elf::{Image, Machine};
 use super::frames::Frames;
-use crate::site::entry::slide;
-use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls};
+use crate::site::entry::{Entry, Refusal, slide};
+use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls, arm64};
 
 /// A function whose calls are an allocator's large objects.
 struct LargePath {
@@ -154,21 +154,34 @@ fn call_site(
         reason: "allocator_path_not_found",
         detail: format!("{kind}'s {name} {why}: only mmap, brk and page faults are seen"),
     };
-    if image.machine() != Machine::X86_64 {
-        return Err(not_found("is probed on x86-64 only"));
-    }
-    let (range, found_by) =
-        locate(image, debug, path).ok_or_else(|| not_found("cannot be located in its stripped binary"))?;
+    let (range, found_by) = locate(image, debug, path).ok_or_else(|| not_found(unlocated(image)))?;
     let length = range.end.saturating_sub(range.start);
     let code =
         image.code(range.start, length).ok_or_else(|| not_found("does not lie in the binary's code"))?;
     let file_offset =
         image.file_offset_of(range.start).ok_or_else(|| not_found("does not lie in the binary's code"))?;
-    let entry = slide(&code, range.start, &[path.size.0])
+    let entry = entry_in(image, &code, range.start, &[path.size.0])
         .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
     let offsets = (entry.offset, file_offset.saturating_add(entry.offset));
     let call = call_site_at(path, name, found_by, offsets, entry.step, entry.instruction);
     Ok(CallSite { exits: exits::find(image, range.start), ..call })
+}
+
+fn unlocated(image: &Image<'_>) -> &'static str {
+    match image.machine() {
+        Machine::X86_64 => "cannot be located in its stripped binary",
+        Machine::Aarch64 => {
+            "cannot be located in its stripped binary, since only the code of x86-64 is followed to it"
+        }
+    }
+}
+
+/// Where the calls of a function begin, in the machine's code.
+fn entry_in(image: &Image<'_>, code: &[u8], start: u64, arguments: &[Argument]) -> Result<Entry, Refusal> {
+    match image.machine() {
+        Machine::X86_64 => slide(code, start, arguments),
+        Machine::Aarch64 => arm64::entry::slide(code, start, arguments),
+    }
 }
 
 /// `offsets` are those in the function and in the file.
@@ -211,6 +224,9 @@ fn locate(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath) -> Opt
     // The debug file's symbols have the addresses of the binary that it was split from.
     if let Some(range) = debug.and_then(by_name) {
         return Some((range, FoundBy::DebugFile));
+    }
+    if image.machine() != Machine::X86_64 {
+        return None;
     }
     let frames = Frames::find(image)?;
     let address = path.follow?(&Follower { image, frames: &frames })?;

@@ -1,0 +1,103 @@
+//! What disassemblers print into instructions: the other opinion on where probe sites are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One instruction as a disassembler has it.
+#[derive(Debug)]
+pub struct Line {
+    pub address: u64,
+    pub encoding: u32,
+    /// The mnemonic and the operands.
+    pub words: Vec<String>,
+}
+
+impl Line {
+    pub fn mnemonic(&self) -> &str {
+        &self.words[0]
+    }
+
+    /// `source.go:1 0x273e0 f9400b90 MOVD 16(R28), R16`
+    fn of_go(text: &str) -> Option<Self> {
+        let [_, address, encoding, words @ ..] = &text.split_whitespace().collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        Self::new(address.strip_prefix("0x")?, encoding, words)
+    }
+
+    /// `  400730: d503245f  bti c`
+    fn of_binutils(text: &str) -> Option<Self> {
+        let [address, encoding, words @ ..] = &text.split_whitespace().collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        Self::new(address.strip_suffix(':')?, encoding, words)
+    }
+
+    fn new(address: &str, encoding: &str, words: &[&str]) -> Option<Self> {
+        let address = u64::from_str_radix(address, 16).ok()?;
+        let encoding = u32::from_str_radix(encoding, 16).ok().filter(|_| encoding.len() == 8)?;
+        let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
+        (!words.is_empty()).then_some(Self { address, encoding, words })
+    }
+}
+
+/// A function as `go tool objdump` of a toolchain prints it; its start is checked with `go tool nm`.
+pub fn go_function(version: &str, program: &Path, name: &str) -> Vec<Line> {
+    let go = tools().join("go").join(version).join("bin/go");
+    let pattern = name.replace('(', "\\(").replace(')', "\\)").replace('*', "\\*");
+    let mut objdump = Command::new(&go);
+    let text = output(objdump.args(["tool", "objdump", "-s", &format!("^{pattern}$")]).arg(program));
+    let lines: Vec<_> = text.lines().filter_map(Line::of_go).collect();
+    let symbols = output(Command::new(&go).args(["tool", "nm"]).arg(program));
+    let symbol = symbols.lines().find(|line| line.ends_with(&format!(" T {name}"))).unwrap();
+    let start = u64::from_str_radix(symbol.split_whitespace().next().unwrap(), 16).unwrap();
+    assert_eq!(lines[0].address, start, "{name} in {}", program.display());
+    lines
+}
+
+/// A function as GNU's objdump prints it.
+pub fn c_function(program: &Path, name: &str) -> Vec<Line> {
+    let mut objdump = cross("objdump");
+    let text = output(objdump.args(["-d", &format!("--disassemble={name}")]).arg(program));
+    let lines: Vec<_> = text.lines().filter_map(Line::of_binutils).collect();
+    assert!(!lines.is_empty(), "{text}");
+    lines
+}
+
+/// The same of a function that a library exports.
+pub fn exported_function(library: &Path, name: &str) -> Vec<Line> {
+    let symbols = output(cross("objdump").arg("-T").arg(library));
+    // Address, flags, kind, section, size, version, name.
+    let symbol = symbols.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let symbol = symbol.into_iter().find(|words| words.last() == Some(&name)).unwrap();
+    let number = |text| u64::from_str_radix(text, 16).unwrap();
+    let (start, size) = (number(symbol[0]), number(symbol[symbol.len() - 3]));
+    let mut objdump = cross("objdump");
+    objdump.arg("-d").arg(format!("--start-address={start}")).arg(format!("--stop-address={}", start + size));
+    let lines: Vec<_> = output(objdump.arg(library)).lines().filter_map(Line::of_binutils).collect();
+    assert_eq!((lines[0].address, lines.len() as u64 * 4), (start, size), "{name}");
+    lines
+}
+
+/// A tool for AArch64 of those that `cargo xtask setup` unpacks.
+pub fn cross(tool: &str) -> Command {
+    let place = tools().join("arm64/usr");
+    let path = place.join("bin").join(format!("aarch64-linux-gnu-{tool}"));
+    assert!(path.is_file(), "{} is missing: run `cargo xtask setup`", path.display());
+    let mut command = Command::new(path);
+    command.env("LD_LIBRARY_PATH", place.join("lib/x86_64-linux-gnu"));
+    command
+}
+
+/// What a command prints, which has to succeed.
+pub fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Where `cargo xtask setup` puts tools.
+pub fn tools() -> PathBuf {
+    let default = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
+    std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(default, PathBuf::from)
+}
