@@ -192,6 +192,25 @@ fn a_stripped_program_says_that_its_code_is_not_followed() {
     assert!(miss["detail"].as_str().unwrap().contains("only the code of x86-64 is followed"), "{view}");
 }
 
+/// A stripped library is probed where its debug file says, which is where it was before.
+#[test]
+fn a_debug_file_names_what_a_stripped_library_has() {
+    let flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-nostdlib", "-Wl,--build-id=0x0123456789abcdef"];
+    let whole = c_program("library", &[&flags[..], &["path.c"]].concat());
+    let folder = once("debug", |folder| {
+        let (id, library) = (folder.join(".build-id/01"), folder.join("libc.so.6"));
+        fs::create_dir_all(&id).unwrap();
+        output(cross("objcopy").arg("--only-keep-debug").arg(&whole).arg(id.join("23456789abcdef.debug")));
+        output(cross("strip").arg("-o").arg(library).arg(&whole));
+    });
+    let library = folder.join("libc.so.6");
+    assert_eq!(inspect(&library)["sites"].as_array().unwrap().len(), 0);
+    let view = inspect_with(&library, &format!("--debug-dir {}", folder.display()));
+    let lines = c_function(&whole, "_int_malloc");
+    assert_eq!(places(&view, &library), [place("call", &lines, &lines[0])], "{view}");
+    assert_eq!(view["sites"][0]["found_by"], "debug file", "{view}");
+}
+
 /// Exported functions of the C library, by their dynamic symbols.
 #[test]
 fn exported_functions_are_found_in_the_code_of_their_machine() {
@@ -328,7 +347,8 @@ fn c_program(name: &str, flags: &[&str]) -> PathBuf {
         // The compiler looks for its assembler by this beginning of a path.
         let tools = tools().join("arm64/usr/bin/aarch64-linux-gnu-");
         command.arg(format!("-B{}", tools.display()));
-        command.args(["-static", "-O2", "-o"]).arg(path).args(flags);
+        command.args(if flags.contains(&"-shared") { &["-O2"][..] } else { &["-O2", "-static"] });
+        command.arg("-o").arg(path).args(flags);
         output(command.current_dir(format!("{}/tests/arm64", env!("CARGO_MANIFEST_DIR"))));
     })
 }
