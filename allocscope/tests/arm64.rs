@@ -9,7 +9,9 @@ mod listing;
 mod support;
 
 use allocscope::allocator::{Examination, Request, examine};
-use listing::{Line, c_function, cross, exported_function, go_function, output, tools};
+use allocscope::site::arm64::instruction::Instruction;
+use allocscope::site::arm64::stack::depth_change;
+use listing::{Line, c_function, cross, disassembly, exported_function, go_function, output, tools};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -279,6 +281,35 @@ fn code_at(pid: u32, base: u64, sites: &[u64]) -> Vec<[u8; 4]> {
         word
     };
     sites.iter().map(word_at).collect()
+}
+
+/// Where control goes, what the kernel does and what happens to the stack pointer, as name and operands tell.
+#[test]
+fn each_instruction_is_taken_for_what_it_is_called() {
+    let library = tools().join("arm64/usr/aarch64-linux-gnu/lib/libc.so.6");
+    for file in [library, go_program("1.27.3", "large", PLAIN)] {
+        let lines = disassembly(&file);
+        let mut changes = 0;
+        // All but what the disassembler has no name for.
+        for line in lines.iter().filter(|line| !line.mnemonic().starts_with('.')) {
+            changes += usize::from(listing::depth_change(line) != Some(0));
+            assert_taken_for(line);
+        }
+        assert!(lines.len() > 100_000 && changes > 2_000, "{} lines, {changes} changes", lines.len());
+    }
+}
+
+fn assert_taken_for(line: &Line) {
+    let instruction = Instruction(line.encoding);
+    assert_eq!(instruction.is_known(), line.mnemonic() != "udf", "{line:x?}");
+    assert_eq!(instruction.step(), listing::step(line), "{line:x?}");
+    if instruction.is_known() {
+        assert_eq!(instruction.next(), listing::next(line), "{line:x?}");
+        // What scalable vectors do to the stack pointer is not told apart.
+        let is_scalable = line.encoding >> 25 & 0xf == 0b0010;
+        let change = if is_scalable { None } else { listing::depth_change(line) };
+        assert_eq!(depth_change(instruction), change, "{line:x?}");
+    }
 }
 
 /// Whatever a file claims, nothing panics or plans a site outside of it.
