@@ -3,7 +3,7 @@
 use crate::key::Allocator;
 use crate::site_id::StepClass;
 
-/// An argument of the C calling convention, by position from 0: rdi, rsi, rdx, rcx, r8 on x86-64.
+/// An argument of the C calling convention, by position from 0: rdi, rsi, rdx, rcx, r8 on x86-64, x0 to x7 on AArch64.
 pub type Argument = u8;
 
 /// In place of an argument: there is none.

@@ -44,7 +44,7 @@ pub enum StepClass {
 pub enum ResultPlace {
     /// Not known at this site: the call is timed, its address is not learned.
     Unknown = 0,
-    /// In the first result register (rax).
+    /// In the first result register (rax; x0 on AArch64).
     Register = 1,
     /// In memory, `offset` bytes above the stack pointer.
     Stack = 2,

@@ -9,7 +9,9 @@ mod listing;
 mod support;
 
 use allocscope::allocator::{Examination, Request, examine};
-use listing::{Line, c_function, cross, exported_function, go_function, output, tools};
+use allocscope::site::arm64::instruction::Instruction;
+use allocscope::site::arm64::stack::depth_change;
+use listing::{Line, c_function, cross, disassembly, exported_function, go_function, output, tools};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -192,6 +194,25 @@ fn a_stripped_program_says_that_its_code_is_not_followed() {
     assert!(miss["detail"].as_str().unwrap().contains("only the code of x86-64 is followed"), "{view}");
 }
 
+/// A stripped library is probed where its debug file says, which is where it was before.
+#[test]
+fn a_debug_file_names_what_a_stripped_library_has() {
+    let flags = ["-shared", "-fPIC", "-fvisibility=hidden", "-nostdlib", "-Wl,--build-id=0x0123456789abcdef"];
+    let whole = c_program("library", &[&flags[..], &["path.c"]].concat());
+    let folder = once("debug", |folder| {
+        let (id, library) = (folder.join(".build-id/01"), folder.join("libc.so.6"));
+        fs::create_dir_all(&id).unwrap();
+        output(cross("objcopy").arg("--only-keep-debug").arg(&whole).arg(id.join("23456789abcdef.debug")));
+        output(cross("strip").arg("-o").arg(library).arg(&whole));
+    });
+    let library = folder.join("libc.so.6");
+    assert_eq!(inspect(&library)["sites"].as_array().unwrap().len(), 0);
+    let view = inspect_with(&library, &format!("--debug-dir {}", folder.display()));
+    let lines = c_function(&whole, "_int_malloc");
+    assert_eq!(places(&view, &library), [place("call", &lines, &lines[0])], "{view}");
+    assert_eq!(view["sites"][0]["found_by"], "debug file", "{view}");
+}
+
 /// Exported functions of the C library, by their dynamic symbols.
 #[test]
 fn exported_functions_are_found_in_the_code_of_their_machine() {
@@ -262,6 +283,35 @@ fn code_at(pid: u32, base: u64, sites: &[u64]) -> Vec<[u8; 4]> {
     sites.iter().map(word_at).collect()
 }
 
+/// Where control goes, what the kernel does and what happens to the stack pointer, as name and operands tell.
+#[test]
+fn each_instruction_is_taken_for_what_it_is_called() {
+    let library = tools().join("arm64/usr/aarch64-linux-gnu/lib/libc.so.6");
+    for file in [library, go_program("1.27.3", "large", PLAIN)] {
+        let lines = disassembly(&file);
+        let mut changes = 0;
+        // All but what the disassembler has no name for.
+        for line in lines.iter().filter(|line| !line.mnemonic().starts_with('.')) {
+            changes += usize::from(listing::depth_change(line) != Some(0));
+            assert_taken_for(line);
+        }
+        assert!(lines.len() > 100_000 && changes > 2_000, "{} lines, {changes} changes", lines.len());
+    }
+}
+
+fn assert_taken_for(line: &Line) {
+    let instruction = Instruction(line.encoding);
+    assert_eq!(instruction.is_known(), line.mnemonic() != "udf", "{line:x?}");
+    assert_eq!(instruction.step(), listing::step(line), "{line:x?}");
+    if instruction.is_known() {
+        assert_eq!(instruction.next(), listing::next(line), "{line:x?}");
+        // What scalable vectors do to the stack pointer is not told apart.
+        let is_scalable = line.encoding >> 25 & 0xf == 0b0010;
+        let change = if is_scalable { None } else { listing::depth_change(line) };
+        assert_eq!(depth_change(instruction), change, "{line:x?}");
+    }
+}
+
 /// Whatever a file claims, nothing panics or plans a site outside of it.
 #[test]
 fn damaged_programs_get_sites_inside_themselves_or_none() {
@@ -328,7 +378,8 @@ fn c_program(name: &str, flags: &[&str]) -> PathBuf {
         // The compiler looks for its assembler by this beginning of a path.
         let tools = tools().join("arm64/usr/bin/aarch64-linux-gnu-");
         command.arg(format!("-B{}", tools.display()));
-        command.args(["-static", "-O2", "-o"]).arg(path).args(flags);
+        command.args(if flags.contains(&"-shared") { &["-O2"][..] } else { &["-O2", "-static"] });
+        command.arg("-o").arg(path).args(flags);
         output(command.current_dir(format!("{}/tests/arm64", env!("CARGO_MANIFEST_DIR"))));
     })
 }

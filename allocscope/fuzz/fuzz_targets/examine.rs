@@ -3,7 +3,7 @@
 //! In the folder above, with `cargo-fuzz` and the nightly compiler that `cargo xtask setup` brings:
 //! `mkdir -p fuzz/corpus/examine && AYA_BUILD_SKIP=1 cargo +nightly-2026-05-20 fuzz run examine
 //! fuzz/corpus/examine fuzz/seeds -- -timeout=1 -malloc_limit_mb=256`. `seeds` holds small images: Go
-//! programs with and without sections and symbols, a program and a library of C.
+//! programs with and without sections and symbols, a program and a library of C, and of both for AArch64.
 
 #![no_main]
 

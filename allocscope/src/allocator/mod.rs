@@ -97,9 +97,9 @@ pub fn examine_library(
 fn for_this_machine(image: &Image<'_>, mut plan: Plan) -> Plan {
     plan.is_foreign = !image.machine().is_probed_here();
     if plan.is_foreign {
+        let machine = image.machine();
         let detail = format!(
-            "the binary is for {}, and probes are attached to x86-64 on itself only",
-            image.machine()
+            "the binary is for {machine}: its sites are told, and probes are attached to x86-64 on x86-64 only"
         );
         plan.misses.push(Miss { reason: "machine_differs", detail });
     }

@@ -1,5 +1,7 @@
 //! What disassemblers print into instructions: the other opinion on where probe sites are.
 
+use allocscope::site::arm64::instruction::Next;
+use allocscope_common::site_id::StepClass;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -62,6 +64,78 @@ pub fn c_function(program: &Path, name: &str) -> Vec<Line> {
     let lines: Vec<_> = text.lines().filter_map(Line::of_binutils).collect();
     assert!(!lines.is_empty(), "{text}");
     lines
+}
+
+/// All code of a file.
+pub fn disassembly(file: &Path) -> Vec<Line> {
+    output(cross("objdump").arg("-d").arg(file)).lines().filter_map(Line::of_binutils).collect()
+}
+
+/// Where control goes, by the name.
+pub fn next(line: &Line) -> Next {
+    let target = || number(line.words.iter().skip(1).rev().find(|word| is_number(word)).unwrap());
+    let distance = || target() - line.address as i64;
+    match line.mnemonic() {
+        "b" => Next::Jumps(distance()),
+        "bl" => Next::Calls(Some(distance())),
+        "blr" => Next::Calls(None),
+        "ret" if line.words.len() == 1 => Next::Returns,
+        "br" | "ret" => Next::JumpsAnywhere,
+        "brk" | "hlt" => Next::Traps,
+        "cbz" | "cbnz" | "tbz" | "tbnz" => Next::Branches(distance()),
+        name if name.starts_with("b.") => Next::Branches(distance()),
+        _ => Next::Falls,
+    }
+}
+
+/// What the kernel does under a probe, by the name (arch/arm64/kernel/probes/decode-insn.c).
+pub fn step(line: &Line) -> Option<StepClass> {
+    const REFUSED: [&str; 9] = ["udf", "svc", "brk", "hlt", "msr", "yield", "wfe", "autiasp", "hint"];
+    const EXCLUSIVE: [&str; 8] = ["ldxr", "ldaxr", "stxr", "stlxr", "ldxp", "ldaxp", "stxp", "stlxp"];
+    let name = line.mnemonic();
+    let is_literal = matches!(name, "ldr" | "ldrsw" | "prfm") && is_number(&line.words[2]);
+    if REFUSED.contains(&name) || EXCLUSIVE.iter().any(|exclusive| name.starts_with(exclusive)) || is_literal
+    {
+        return None;
+    }
+    let is_simulated = next(line) != Next::Falls || matches!(name, "adr" | "adrp" | "nop");
+    Some(if is_simulated { StepClass::Emulated } else { StepClass::Stepped })
+}
+
+/// What happens to the stack pointer, by the operands.
+pub fn depth_change(line: &Line) -> Option<i64> {
+    let operands = line.words[1..].join(" ");
+    let operands = operands.split(" //").next().unwrap();
+    let offset =
+        |text: &str| text.trim_end_matches("]!").strip_prefix('#').and_then(|text| text.parse::<i64>().ok());
+    if let Some((_, moved)) = operands.split_once("[sp, ").filter(|_| operands.ends_with("]!")) {
+        return Some(-offset(moved).unwrap());
+    }
+    if let Some((_, moved)) = operands.split_once("[sp], ") {
+        return Some(-offset(moved).unwrap());
+    }
+    let constant = || operands.strip_prefix("sp, sp, #").map(shifted);
+    match line.mnemonic() {
+        "sub" if operands.starts_with("sp,") => constant(),
+        "add" if operands.starts_with("sp,") => constant().map(|bytes| -bytes),
+        "mov" | "and" if operands.starts_with("sp,") && operands != "sp, sp" => None,
+        _ => Some(0),
+    }
+}
+
+/// `0x1, lsl #12`
+fn shifted(text: &str) -> i64 {
+    let (value, shift) = text.split_once(", lsl #").unwrap_or((text, "0"));
+    number(value) << shift.trim().parse::<u32>().unwrap()
+}
+
+/// Whether it is an address as objdump prints them: hexadecimal without more.
+fn is_number(word: &str) -> bool {
+    word.len() >= 4 && word.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+fn number(text: &str) -> i64 {
+    i64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap()
 }
 
 /// The same of a function that a library exports.

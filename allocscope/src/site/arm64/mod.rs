@@ -9,5 +9,5 @@ pub mod entry;
 pub mod function;
 pub mod go;
 pub mod instruction;
-mod stack;
+pub mod stack;
 mod text;
