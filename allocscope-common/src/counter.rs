@@ -66,7 +66,7 @@ pub struct ProcessCounters {
     pub hits: [u64; PROBE_CLASSES],
     /// Faults whose start was not seen (minor, major): counted in the series without a duration.
     pub untimed_faults: [u64; 2],
-    /// Ranges filed as live.
+    /// Ranges filed as live; not one that takes the place of an object with the same addresses.
     pub ranges_filed: u64,
     /// Ranges released, replaced or given up.
     pub ranges_ended: u64,

@@ -2,9 +2,10 @@
 //!
 //! Objects of a heap are allocated far more often than memory is mapped, and freed without a call that is
 //! probed. So they are not in the hash maps of [`crate::range`] but in two arrays, where a look-up costs a
-//! twentieth: an object has two slots to choose from, by its home and first address, and is entered in one set
-//! of four places for each of the at most three granules that it overlaps. A place holds a slot's number and a
-//! tag; what it leads to is checked against the object itself, so a wrong tag costs time and nothing else.
+//! twentieth: an object has two slots to choose from, by its home and first address, or takes that of one that is
+//! over, and is entered in one set of four places for each of the at most three granules that it overlaps. A
+//! place holds a slot's number and a tag; what it leads to is checked against the object itself, so a place that
+//! is out of date costs time and nothing else.
 
 use crate::range::{Span, granules};
 
@@ -80,21 +81,14 @@ pub const fn slots(home: u64, start: u64) -> [u32; 2] {
     [first, first ^ 1]
 }
 
-/// Which of its two slots, that hold `kept`, a new object takes: that of the object at the same address, a free
-/// one, or that of the one filed first.
+/// Which of its two slots a new object takes, by when the objects in there were filed: a free one, or that of the one
+/// filed first.
 #[inline(always)]
-pub const fn way(kept: [(u64, u64, u64); 2], home: u64, start: u64) -> usize {
-    let [(first_home, first_start, first_ns), (second_home, second_start, second_ns)] = kept;
-    if first_home == home && first_start == start {
-        0
-    } else if second_home == home && second_start == start {
-        1
-    } else if first_home == 0 {
-        0
-    } else if second_home == 0 {
-        1
-    } else {
-        (second_ns < first_ns) as usize
+pub const fn way(filed_ns: [Option<u64>; 2]) -> usize {
+    match filed_ns {
+        [None, _] => 0,
+        [_, None] => 1,
+        [Some(first), Some(second)] => (second < first) as usize,
     }
 }
 

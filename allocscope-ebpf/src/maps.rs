@@ -84,6 +84,10 @@ pub static OBJECTS: Array<Object> = Array::with_max_entries(OBJECT_SLOTS, 0);
 #[map]
 pub static PLACES: Array<PlaceSet> = Array::with_max_entries(PLACE_SETS, 0);
 
+/// The slot in [`OBJECTS`] that became free last on this CPU: it is in the cache.
+#[map]
+pub static FREED_OBJECT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
 /// Open system calls by thread, tag-checked.
 #[map]
 pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);

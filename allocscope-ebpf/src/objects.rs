@@ -8,7 +8,7 @@
 
 use crate::atomic::{add, set_bits};
 use crate::filter::Image;
-use crate::maps::{OBJECTS, PLACES};
+use crate::maps::{FREED_OBJECT, OBJECTS, PLACES};
 use crate::ranges;
 use crate::record::{counters, lost, record};
 use allocscope_common::counter::{LiveRange, LossReason};
@@ -16,62 +16,57 @@ use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
     EMPTY, Granule, Object, PlaceSet, WAYS, granule, overlap, slot_of_home, slots, way,
 };
-use allocscope_common::range::{MAX_GRANULES, class_of};
+use allocscope_common::range::{MAX_GRANULES, Span, class_of};
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
 const MAX_CLASSES: u32 = 32;
 
-/// Files a live object. What it takes the place of is over.
+/// No slot has this number.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Set in what [`take_place`] returns where the object's addresses were those of the one whose slot it takes.
+const RENEWED: u64 = 1 << 32;
+
+/// Files a live object. What it takes the place of is over: objects of its class that it overlaps, and a larger one
+/// that held its first address. Smaller ones inside of it stay until their own granules serve again; a look-up
+/// prefers what was filed last.
 #[inline(always)]
 pub fn file(image: &Image, object: Object) {
-    let Some(class) = class_of(object.end.wrapping_sub(object.start)) else {
+    let Object { home, start, end, .. } = object;
+    let Some(class) = class_of(end.wrapping_sub(start)) else {
         lost(LossReason::RangeNotFiled);
         return;
     };
-    if renew(image, &object).is_none() {
-        // Objects of the same class are met in the granules.
-        // SAFETY: a checked map value.
-        let others = unsafe { (*image.filed).object_classes } & !(1 << (class & 63));
-        if others != 0 {
-            end_at(object.home, others, object.start);
-            end_at(object.home, others, object.end.wrapping_sub(1));
-        }
-        enter(image, &object, class);
+    let bit = 1u64 << (class & 63);
+    // SAFETY: a checked map value.
+    let classes = unsafe { (*image.filed).object_classes };
+    let larger = classes & !(bit | (bit - 1));
+    if larger != 0 {
+        end_at(home, larger, start);
     }
+    let slot = take_place(home, start, end, 0, 0);
+    if slot & RENEWED == 0 {
+        take_place(home, start, end, 1, slot);
+        take_place(home, start, end, 2, slot);
+        count_filed(image);
+    }
+    let Some(place) = OBJECTS.get_ptr_mut((slot as u32).wrapping_sub(1)) else { return };
+    // SAFETY: checked map values; nobody faults in an object that is being allocated; every writer of the classes
+    // uses atomics.
+    unsafe {
+        *place = object;
+        if classes & bit == 0 {
+            set_bits(&raw mut (*image.filed).object_classes, bit);
+        }
+    }
+}
+
+#[inline(always)]
+fn count_filed(image: &Image) {
     if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.
         unsafe { add(&raw mut (*counters).ranges_filed, 1) };
     }
-}
-
-/// Puts an object where one with the same addresses is, which is over: the index stays as it is. `None` where there
-/// is none.
-#[inline(always)]
-fn renew(image: &Image, object: &Object) -> Option<()> {
-    let [first, second] = slots(object.home, object.start);
-    let (slot, kept) = at(first, object).or_else(|| at(second, object))?;
-    // SAFETY: a checked map value; nobody faults in an object that is being allocated.
-    unsafe {
-        if (*kept).faults != 0 {
-            tell_touch(u64::from(slot));
-        }
-        *kept = *object;
-    }
-    if let Some(counters) = counters(image.slot) {
-        // SAFETY: a checked map value.
-        unsafe { add(&raw mut (*counters).ranges_ended, 1) };
-    }
-    Some(())
-}
-
-/// The object in `slot`, where it has the addresses of `object`.
-#[inline(always)]
-fn at(slot: u32, object: &Object) -> Option<(u32, *mut Object)> {
-    let kept = OBJECTS.get_ptr_mut(slot)?;
-    // SAFETY: a checked map value.
-    let same =
-        unsafe { (*kept).start == object.start && (*kept).end == object.end && (*kept).home == object.home };
-    same.then_some((slot, kept))
 }
 
 #[inline(always)]
@@ -82,91 +77,116 @@ fn end_at(home: u64, classes: u64, address: u64) {
     }
 }
 
-/// Puts an object into one of its slots and into the index.
-#[inline(always)]
-fn enter(image: &Image, object: &Object, class: u32) {
-    let choice = slots(object.home, object.start);
-    let (Some(first), Some(second)) = (OBJECTS.get_ptr_mut(choice[0]), OBJECTS.get_ptr_mut(choice[1])) else {
-        return;
-    };
-    // SAFETY: checked map values.
-    let kept = unsafe { [in_slot(first), in_slot(second)] };
-    let second_way = way(kept, object.home, object.start) == 1;
-    let (slot, place, kept) =
-        if second_way { (choice[1], second, kept[1]) } else { (choice[0], first, kept[0]) };
-    if (kept.0, kept.1) != (object.home, object.start) && kept.0 != 0 {
-        lost(LossReason::ObjectDisplaced);
-    }
-    // SAFETY: a checked map value.
-    unsafe {
-        if (*place).home != 0 {
-            end_object(u64::from(slot));
-        }
-        *place = *object;
-    }
-    index_object(u64::from(slot));
-    let bit = 1u64 << (class & 63);
-    // SAFETY: a checked map value; every writer of the field uses atomics.
-    unsafe {
-        if (*image.filed).object_classes & bit == 0 {
-            set_bits(&raw mut (*image.filed).object_classes, bit);
-        }
-    }
-}
-
-/// What [`way`] looks at; the home is 0 where it is gone.
-///
-/// # Safety
-/// `kept` is a checked map value.
-#[inline(always)]
-unsafe fn in_slot(kept: *const Object) -> (u64, u64, u64) {
-    // SAFETY: by the caller's word.
-    let (home, start, filed_ns) = unsafe { ((*kept).home, (*kept).start, (*kept).filed_ns) };
-    let is_live = home != 0 && Image::of_home(home).is_some();
-    (if is_live { home } else { 0 }, start, filed_ns)
-}
-
-/// Enters an object into the granules that it overlaps; objects of its class that it overlaps are over. Returns 0.
+/// Enters an object at `start..end` into one of the granules that it overlaps, the one with number `step`, and ends
+/// those of its class that it overlaps there. `kept` is its slot plus 1, or 0 where it has none: then it takes that of
+/// the first one ended, or a free one. Returns its slot plus 1, with [`RENEWED`] where nothing else is to be done.
 ///
 /// Like the other functions with global linkage: the verifier checks it once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn index_object(slot: u64) -> u64 {
-    let Some(object) = OBJECTS.get_ptr(slot as u32) else { return 0 };
-    // SAFETY: a checked map value.
-    let (home, start, end) = unsafe { ((*object).home, (*object).start, (*object).end) };
-    let Some(class) = class_of(end.wrapping_sub(start)) else { return 0 };
-    for step in 0..MAX_GRANULES {
-        let Some(granule) = granule(home, start, end, class, step) else { return 0 };
-        let Some(set) = PLACES.get_ptr_mut(granule.set()) else { return 0 };
-        end_in_granule(granule, set, object);
-        place_in(set, granule.place(slot as u32));
-    }
-    0
-}
-
-/// Ends the objects of a granule that overlap the one that is to be entered.
-#[inline(always)]
-fn end_in_granule(granule: Granule, set: *const PlaceSet, object: *const Object) {
+pub extern "C" fn take_place(home: u64, start: u64, end: u64, step: u64, kept: u64) -> u64 {
+    let Some(class) = class_of(end.wrapping_sub(start)) else { return kept };
+    let Some(granule) = granule(home, start, end, class, step) else { return kept };
+    let Some(set) = PLACES.get_ptr_mut(granule.set()) else { return kept };
+    let new = Span { start, end };
+    let (mut slot, mut mine) = (kept, WAYS);
     for way in 0..WAYS {
         // SAFETY: a checked map value; the index is below the array's length.
-        let Some(slot) = granule.slot(unsafe { (*set)[way] }) else { continue };
-        let Some(other) = OBJECTS.get_ptr(slot) else { continue };
-        // SAFETY: checked map values.
-        let is_over = unsafe {
-            (*other).home == (*object).home
-                && (*other).start != (*object).start
-                && overlap((*other).span(), (*object).span())
-        };
-        if is_over {
-            end_object(u64::from(slot));
+        let Some(other) = granule.slot(unsafe { (*set)[way] }) else { continue };
+        let Some(object) = OBJECTS.get_ptr(other) else { continue };
+        // SAFETY: a checked map value.
+        let (its_home, its) = unsafe { ((*object).home, (*object).span()) };
+        let is_live = its_home == home && u64::from(other) + 1 != slot;
+        if is_live && !overlap(its, new) && is_in(its, start, class, step) {
+            continue;
         }
+        if is_live && its == new && kept == 0 {
+            renew(u64::from(other));
+            return (u64::from(other) + 1) | RENEWED;
+        }
+        if is_live && overlap(its, new) {
+            end_object(u64::from(other));
+            if slot == 0 {
+                slot = u64::from(other) + 1;
+            }
+        }
+        // SAFETY: as above.
+        unsafe { (*set)[way] = EMPTY };
+        mine = way;
+    }
+    if slot == 0 {
+        slot = free_slot(home, start, end) + 1;
+    }
+    let place = granule.place((slot as u32).wrapping_sub(1));
+    // SAFETY: a checked map value; the index is below the array's length.
+    unsafe {
+        if mine < WAYS {
+            (*set)[mine] = place;
+        } else {
+            place_in(set, granule.set(), place);
+        }
+    }
+    slot
+}
+
+/// Whether an object is of `class` and overlaps granule `step` of the object at `start`.
+#[inline(always)]
+fn is_in(its: Span, start: u64, class: u32, step: u64) -> bool {
+    let first = ((start >> (class & 63)) + step) << (class & 63);
+    let granule = Span { start: first, end: first + (1 << (class & 63)) };
+    class_of(its.end.wrapping_sub(its.start)) == Some(class) && overlap(its, granule)
+}
+
+/// Tells the touch of the object in `slot`, which another one with the same addresses takes.
+#[inline(always)]
+fn renew(slot: u64) {
+    if let Some(object) = OBJECTS.get_ptr(slot as u32)
+        // SAFETY: a checked map value.
+        && unsafe { (*object).faults } != 0
+    {
+        tell_touch(slot);
     }
 }
 
-/// Puts a place into the first empty one of a set, or else into one whose object is gone, or else into the last.
+/// A slot for an object at `start..end`: the one that became free last, a free one of its two, or that of the object
+/// filed first, which is given up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn free_slot(home: u64, start: u64, end: u64) -> u64 {
+    let Some(freed) = FREED_OBJECT.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a checked map value of this CPU.
+    let last = u64::from(unsafe { core::ptr::replace(freed, NO_SLOT) });
+    // SAFETY: a checked map value.
+    if OBJECTS.get_ptr(last as u32).is_some_and(|object| unsafe { (*object).home } == 0) {
+        return last;
+    }
+    let new = Span { start, end };
+    let choice = slots(home, start);
+    let kept = [in_slot(choice[0], home, new), in_slot(choice[1], home, new)];
+    let way = way(kept);
+    let (slot, kept) = if way == 0 { (choice[0], kept[0]) } else { (choice[1], kept[1]) };
+    if kept.is_some() {
+        lost(LossReason::ObjectDisplaced);
+    }
+    end_object(u64::from(slot));
+    u64::from(slot)
+}
+
+/// When the object in `slot` was filed, unless it is over.
 #[inline(always)]
-fn place_in(set: *mut PlaceSet, place: u64) {
+fn in_slot(slot: u32, home: u64, new: Span) -> Option<u64> {
+    let object = OBJECTS.get_ptr(slot)?;
+    // SAFETY: a checked map value.
+    let (its_home, its, filed_ns) = unsafe { ((*object).home, (*object).span(), (*object).filed_ns) };
+    if its_home == home && overlap(its, new) {
+        return None;
+    }
+    Image::of_home(its_home).map(|_| filed_ns)
+}
+
+/// Puts a place into the first empty one of a set, or else into one that leads nowhere, or else into the last.
+#[inline(always)]
+fn place_in(set: *mut PlaceSet, number: u32, place: u64) {
     for way in 0..WAYS {
         // SAFETY: a checked map value; the index is below the array's length.
         unsafe {
@@ -179,7 +199,7 @@ fn place_in(set: *mut PlaceSet, place: u64) {
     for way in 0..WAYS {
         // SAFETY: as above.
         unsafe {
-            if !is_live((*set)[way] as u32) {
+            if leads_nowhere(u64::from(number), (*set)[way]) != 0 {
                 (*set)[way] = place;
                 return;
             }
@@ -190,57 +210,50 @@ fn place_in(set: *mut PlaceSet, place: u64) {
     unsafe { (*set)[WAYS - 1] = place };
 }
 
-/// Whether the object in `slot` is of an image that is not gone.
-#[inline(always)]
-fn is_live(slot: u32) -> bool {
+/// 1 where a place in a set leads to no live object of the granule that it was made for; else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leads_nowhere(set: u64, place: u64) -> u64 {
+    let Some(object) = OBJECTS.get_ptr(place as u32) else { return 1 };
     // SAFETY: a checked map value.
-    OBJECTS.get_ptr(slot).is_some_and(|object| Image::of_home(unsafe { (*object).home }).is_some())
+    let (home, start, end) = unsafe { ((*object).home, (*object).start, (*object).end) };
+    let Some(class) = class_of(end.wrapping_sub(start)) else { return 1 };
+    if Image::of_home(home).is_none() {
+        return 1;
+    }
+    for step in 0..MAX_GRANULES {
+        if let Some(granule) = granule(home, start, end, class, step)
+            && u64::from(granule.set()) == set
+            && granule.place(place as u32) == place
+        {
+            return 0;
+        }
+    }
+    1
 }
 
-/// Takes the object in `slot` out of the table and the index, and tells its touch. Returns 1, or 0 where its image was
-/// gone or the slot free.
+/// Takes the object in `slot` out of the table and tells its touch. Its places lead nowhere then. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn end_object(slot: u64) -> u64 {
     let Some(object) = OBJECTS.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: a checked map value.
-    let (home, start, end) = unsafe { ((*object).home, (*object).start, (*object).end) };
-    let Some(class) = class_of(end.wrapping_sub(start)) else { return 0 };
-    if home == 0 {
-        return 0;
-    }
-    for step in 0..MAX_GRANULES {
-        if let Some(granule) = granule(home, start, end, class, step) {
-            clear(granule, slot as u32);
-        }
-    }
-    let is_live = Image::of_home(home).is_some();
-    // SAFETY: a checked map value.
-    if is_live && unsafe { (*object).faults } != 0 {
+    let (home, faults) = unsafe { ((*object).home, (*object).faults) };
+    let Some(image) = Image::of_home(home) else { return 0 };
+    if faults != 0 {
         tell_touch(slot);
     }
     // SAFETY: as above.
     unsafe { (*object).home = 0 };
-    if is_live && let Some(counters) = counters(slot_of_home(home)) {
+    if let Some(freed) = FREED_OBJECT.get_ptr_mut(0) {
+        // SAFETY: a checked map value of this CPU.
+        unsafe { *freed = slot as u32 };
+    }
+    if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.
         unsafe { add(&raw mut (*counters).ranges_ended, 1) };
     }
-    u64::from(is_live)
-}
-
-/// Empties the granule's place that leads to `slot`.
-#[inline(always)]
-fn clear(granule: Granule, slot: u32) {
-    let Some(set) = PLACES.get_ptr_mut(granule.set()) else { return };
-    let place = granule.place(slot);
-    for way in 0..WAYS {
-        // SAFETY: a checked map value; the index is below the array's length.
-        unsafe {
-            if (*set)[way] == place {
-                (*set)[way] = EMPTY;
-            }
-        }
-    }
+    0
 }
 
 /// Records the faults of the object in `slot`. Returns 0.
