@@ -1,11 +1,10 @@
-//! Where the table of live objects keeps an object, and which of its sets know that it overlaps a granule.
+//! A granule into the places where the table of live objects names the objects that overlap it, and back.
 //!
 //! Objects of a heap are allocated far more often than memory is mapped, and freed without a call that is
 //! probed. So they are not in the hash maps of [`crate::range`] but in two arrays, where a look-up costs a
-//! twentieth: an object has two slots to choose from, by its home and first address, or takes that of one that is
-//! over, and is entered in one set of four places for each of the at most three granules that it overlaps. A
-//! place holds a slot's number and a tag; what it leads to is checked against the object itself, so a place that
-//! is out of date costs time and nothing else.
+//! twentieth: an object has any slot that is free, and is entered in one set of four places for each of the at most
+//! three granules that it overlaps. A place holds a slot's number and a tag; what it leads to is checked
+//! against the object itself, so a place that is out of date costs time and nothing else.
 
 use crate::range::{Span, granules};
 
@@ -74,24 +73,6 @@ const fn spread(home: u64, word: u64) -> u64 {
     (home.wrapping_mul(SPREAD).rotate_left(32) ^ word).wrapping_mul(SPREAD)
 }
 
-/// The two slots of the object at `start`.
-#[inline(always)]
-pub const fn slots(home: u64, start: u64) -> [u32; 2] {
-    let first = (spread(home, start) >> 40) as u32 & (OBJECT_SLOTS - 1);
-    [first, first ^ 1]
-}
-
-/// Which of its two slots a new object takes, by when the objects in there were filed: a free one, or that of the one
-/// filed first.
-#[inline(always)]
-pub const fn way(filed_ns: [Option<u64>; 2]) -> usize {
-    match filed_ns {
-        [None, _] => 0,
-        [_, None] => 1,
-        [Some(first), Some(second)] => (second < first) as usize,
-    }
-}
-
 /// The name of a granule, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granule {
@@ -135,4 +116,110 @@ pub const fn granule(home: u64, start: u64, end: u64, class: u32, step: u64) -> 
 #[inline(always)]
 pub const fn overlap(a: Span, b: Span) -> bool {
     a.start < b.end && b.start < a.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::range::{MAX_CLASS, MAX_GRANULES, MIN_CLASS, class_of};
+    use proptest::prelude::*;
+
+    extern crate std;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    const BASE: u64 = 0x7000_0000_0000;
+
+    #[test]
+    fn homes_keep_their_slot_and_are_never_free() {
+        for (slot, image) in [(0, 0), (0, u32::MAX), (65_535, 7)] {
+            assert_ne!(home(slot, image), 0);
+            assert_eq!(slot_of_home(home(slot, image)), slot);
+        }
+        assert_ne!(home(1, 0), home(1, 1));
+        assert_eq!(slot_of_home(0), u32::MAX);
+    }
+
+    #[test]
+    fn ranges_that_touch_do_not_overlap() {
+        let span = |start, end| Span { start, end };
+        assert!(!overlap(span(1, 2), span(2, 3)) && !overlap(span(2, 3), span(1, 2)));
+        assert!(overlap(span(1, 4), span(2, 3)) && overlap(span(2, 3), span(1, 4)));
+    }
+
+    /// Sixteen thousand objects of 64 KiB, one beside the other: few sets have more places than ways.
+    #[test]
+    fn neighbours_spread_over_the_sets() {
+        let mut filled = BTreeMap::<u32, usize>::new();
+        for index in 0..16_384 {
+            *filled.entry(Granule::new(home(3, 1), 16, (BASE >> 16) + index).set()).or_default() += 1;
+        }
+        let too_full = filled.values().filter(|&&places| places > WAYS).count();
+        assert!(too_full < 16, "{too_full} sets");
+    }
+
+    /// Files objects under granules, as the kernel side does, and looks addresses up.
+    #[derive(Default)]
+    struct Model {
+        objects: Vec<Object>,
+        sets: BTreeMap<u32, Vec<u64>>,
+    }
+
+    impl Model {
+        fn file(&mut self, object: Object) {
+            let slot = self.objects.len() as u32;
+            let class = class_of(object.end - object.start).unwrap();
+            for step in 0..MAX_GRANULES {
+                if let Some(granule) = granule(object.home, object.start, object.end, class, step) {
+                    self.sets.entry(granule.set()).or_default().push(granule.place(slot));
+                }
+            }
+            assert_eq!(granule(object.home, object.start, object.end, class, MAX_GRANULES), None);
+            self.objects.push(object);
+        }
+
+        /// What holds `address`, filed last.
+        fn find(&self, home: u64, address: u64) -> Option<Object> {
+            let holding = (MIN_CLASS..=MAX_CLASS).flat_map(|class| {
+                let granule = Granule::new(home, class, address >> class);
+                let places = self.sets.get(&granule.set()).into_iter().flatten();
+                places.filter_map(move |&place| granule.slot(place))
+            });
+            let objects = holding.map(|slot| self.objects[slot as usize]);
+            objects.filter(|o| o.home == home && o.span().holds(address)).max_by_key(|o| o.filed_ns)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_leads_to_its_slot(
+            index in 0u64..1 << 45, class in MIN_CLASS..=MAX_CLASS, slot in 0..OBJECT_SLOTS, image in any::<u32>()
+        ) {
+            let granule = Granule::new(home(9, image), class, index);
+            prop_assert!(granule.set() < PLACE_SETS);
+            prop_assert_ne!(granule.place(slot), EMPTY);
+            prop_assert_eq!(granule.slot(granule.place(slot)), Some(slot));
+            prop_assert_eq!(granule.slot(EMPTY), None);
+        }
+
+        /// Objects that overlap in any way, of two images: each address finds what was filed there last.
+        #[test]
+        fn the_newest_object_at_an_address_is_found(
+            filed in prop::collection::vec((0u64..400, 1u64..200, 0u32..2), 1..60),
+            at in prop::collection::vec(0u64..600 * 4096, 50)
+        ) {
+            let mut model = Model::default();
+            for (number, (page, pages, image)) in (1..).zip(&filed) {
+                let start = BASE + page * 4096;
+                let end = start + pages * 4096;
+                let home = home(5, *image);
+                model.file(Object { home, start, end, filed_ns: number, ..Object::default() });
+            }
+            for (address, image) in at.iter().flat_map(|at| [(BASE + at, 0), (BASE + at, 1)]) {
+                let holding = model.objects.iter().filter(|o| o.home == home(5, image));
+                let newest = holding.filter(|o| o.span().holds(address)).max_by_key(|o| o.filed_ns);
+                prop_assert_eq!(model.find(home(5, image), address), newest.copied());
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
 use crate::inflight::{FaultStart, NativeCall, SystemCall};
+use crate::objects::SlotCursor;
 use crate::ranges::CachedRange;
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
@@ -84,9 +85,9 @@ pub static OBJECTS: Array<Object> = Array::with_max_entries(OBJECT_SLOTS, 0);
 #[map]
 pub static PLACES: Array<PlaceSet> = Array::with_max_entries(PLACE_SETS, 0);
 
-/// The slot in [`OBJECTS`] that became free last on this CPU: it is in the cache.
+/// Where a CPU looks for a free slot in [`OBJECTS`].
 #[map]
-pub static FREED_OBJECT: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+pub static SLOT_CURSOR: PerCpuArray<SlotCursor> = PerCpuArray::with_max_entries(1, 0);
 
 /// Open system calls by thread, tag-checked.
 #[map]

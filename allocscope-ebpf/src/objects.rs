@@ -3,26 +3,38 @@
 //!
 //! Objects are freed without a call that is probed, and their addresses serve again. So what holds the first or
 //! the last address of a new object is over, and where two hold an address the one filed later is live. Two
-//! threads that file at once and whose objects share a slot may spoil each other's entry; a slot is one
-//! of 32,768 and filing takes some fifty nanoseconds.
+//! threads that take the same slot at once spoil each other's entry; CPUs look for free ones far from each other.
 
 use crate::atomic::{add, set_bits};
 use crate::filter::Image;
-use crate::maps::{FREED_OBJECT, OBJECTS, PLACES};
+use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
 use crate::record::{counters, lost, record};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
-    EMPTY, Granule, Object, PlaceSet, WAYS, granule, overlap, slot_of_home, slots, way,
+    EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
 };
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
 const MAX_CLASSES: u32 = 32;
 
-/// No slot has this number.
-const NO_SLOT: u32 = u32::MAX;
+/// Slots that are looked at for a free one.
+const TRIES: u32 = 16;
+/// How far apart CPUs begin to look for one.
+const SLOTS_APART: u32 = 5003;
+
+/// Where a CPU looks for a free slot.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SlotCursor {
+    /// The slot that became free last; 0 where none has. It is in the cache.
+    freed: u32,
+    /// Where to look next.
+    next: u32,
+}
 
 /// Set in what [`take_place`] returns where the object's addresses were those of the one whose slot it takes.
 const RENEWED: u64 = 1 << 32;
@@ -115,7 +127,7 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, step: u64, kept: u
         mine = way;
     }
     if slot == 0 {
-        slot = free_slot(home, start, end) + 1;
+        slot = free_slot() + 1;
     }
     let place = granule.place((slot as u32).wrapping_sub(1));
     // SAFETY: a checked map value; the index is below the array's length.
@@ -148,40 +160,38 @@ fn renew(slot: u64) {
     }
 }
 
-/// A slot for an object at `start..end`: the one that became free last, a free one of its two, or that of the object
-/// filed first, which is given up.
+/// A free slot: the one that became free last on this CPU, or else one of the next [`TRIES`]. Where none of them is
+/// free the last is given up.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn free_slot(home: u64, start: u64, end: u64) -> u64 {
-    let Some(freed) = FREED_OBJECT.get_ptr_mut(0) else { return 0 };
+pub extern "C" fn free_slot() -> u64 {
+    let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) else { return 0 };
     // SAFETY: a checked map value of this CPU.
-    let last = u64::from(unsafe { core::ptr::replace(freed, NO_SLOT) });
-    // SAFETY: a checked map value.
-    if OBJECTS.get_ptr(last as u32).is_some_and(|object| unsafe { (*object).home } == 0) {
-        return last;
+    let (freed, first) = unsafe { ((*cursor).freed, (*cursor).next) };
+    if freed != 0 && !is_live(freed) {
+        return u64::from(freed);
     }
-    let new = Span { start, end };
-    let choice = slots(home, start);
-    let kept = [in_slot(choice[0], home, new), in_slot(choice[1], home, new)];
-    let way = way(kept);
-    let (slot, kept) = if way == 0 { (choice[0], kept[0]) } else { (choice[1], kept[1]) };
-    if kept.is_some() {
-        lost(LossReason::ObjectDisplaced);
+    // SAFETY: a helper without arguments.
+    let own = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(SLOTS_APART);
+    let mut slot = 0;
+    for step in 0..TRIES {
+        slot = first.wrapping_add(own).wrapping_add(step) & (OBJECT_SLOTS - 1);
+        // SAFETY: as above.
+        unsafe { (*cursor).next = first.wrapping_add(step + 1) };
+        if !is_live(slot) {
+            return u64::from(slot);
+        }
     }
+    lost(LossReason::ObjectDisplaced);
     end_object(u64::from(slot));
     u64::from(slot)
 }
 
-/// When the object in `slot` was filed, unless it is over.
+/// Whether the object in `slot` may be live: it is there, and its image is not gone.
 #[inline(always)]
-fn in_slot(slot: u32, home: u64, new: Span) -> Option<u64> {
-    let object = OBJECTS.get_ptr(slot)?;
+fn is_live(slot: u32) -> bool {
     // SAFETY: a checked map value.
-    let (its_home, its, filed_ns) = unsafe { ((*object).home, (*object).span(), (*object).filed_ns) };
-    if its_home == home && overlap(its, new) {
-        return None;
-    }
-    Image::of_home(its_home).map(|_| filed_ns)
+    OBJECTS.get_ptr(slot).is_some_and(|object| Image::of_home(unsafe { (*object).home }).is_some())
 }
 
 /// Puts a place into the first empty one of a set, or else into one that leads nowhere, or else into the last.
@@ -245,9 +255,9 @@ pub extern "C" fn end_object(slot: u64) -> u64 {
     }
     // SAFETY: as above.
     unsafe { (*object).home = 0 };
-    if let Some(freed) = FREED_OBJECT.get_ptr_mut(0) {
+    if let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) {
         // SAFETY: a checked map value of this CPU.
-        unsafe { *freed = slot as u32 };
+        unsafe { (*cursor).freed = slot as u32 };
     }
     if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.

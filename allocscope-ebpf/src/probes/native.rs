@@ -179,22 +179,24 @@ fn memory_of(result: u64, cookie: u64, call: &NativeCall) -> Option<Memory> {
     if result == 0 {
         return None;
     }
-    // Most chunks lie in the heap, and reading memory costs more than all else here.
-    let heap_chunk = kind == NativeResult::GlibcNewChunk as u8 && result & PAGE_MASK != CHUNK_HEADER_BYTES;
-    Some(
-        if !heap_chunk
-            && (kind == NativeResult::GlibcNewChunk as u8 || kind == NativeResult::GlibcChunk as u8)
-        {
-            read(result.wrapping_sub(CHUNK_HEADER_BYTES))
-                .map_or(Memory::Unknown, |header| glibc_chunk(result, header, call.size))
-        } else if kind == NativeResult::TcmallocSpan as u8 {
-            read(result).map_or(Memory::Unknown, |[page, pages]: [u64; 2]| {
-                bytes_at(page << TCMALLOC_PAGE_SHIFT, pages << TCMALLOC_PAGE_SHIFT)
-            })
-        } else {
-            bytes_at(result, call.size)
-        },
-    )
+    Some(if has_header(kind, result) {
+        read(result.wrapping_sub(CHUNK_HEADER_BYTES))
+            .map_or(Memory::Unknown, |header| glibc_chunk(result, header, call.size))
+    } else if kind == NativeResult::TcmallocSpan as u8 {
+        read(result).map_or(Memory::Unknown, |[page, pages]: [u64; 2]| {
+            bytes_at(page << TCMALLOC_PAGE_SHIFT, pages << TCMALLOC_PAGE_SHIFT)
+        })
+    } else {
+        bytes_at(result, call.size)
+    })
+}
+
+/// Whether the memory may be a mapping of its own, which only a glibc chunk's header tells. Most chunks of a function
+/// that aligns nothing cannot be one, and reading the process' memory is dear.
+#[inline(always)]
+fn has_header(kind: u8, result: u64) -> bool {
+    kind == NativeResult::GlibcChunk as u8
+        || kind == NativeResult::GlibcNewChunk as u8 && result & PAGE_MASK == CHUNK_HEADER_BYTES
 }
 
 #[inline(always)]
