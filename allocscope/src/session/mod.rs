@@ -174,7 +174,7 @@ impl Session {
         self.slots.insert(slot);
         let brk = target::heap_end(pid).ok().flatten().unwrap_or(0);
         let attached = self.discover(&info);
-        let target = Target { slot, flags: self.flags(&attached.coverage), brk, ..Target::default() };
+        let target = Target { slot, flags: self.flags(&attached.coverage), brk };
         self.set_return_safe(slot, pid, attached.return_safe);
         self.maps.insert_target(pid, target)?;
         self.track(slot, info, attached);
