@@ -17,16 +17,27 @@ pub const INFLIGHT_SLOTS: u32 = 65_536;
 pub struct Target {
     /// Where its counters are.
     pub slot: u32,
-    /// How often it has called exec since it got the slot.
-    pub exec_count: u32,
     /// [`FOLLOW_CHILDREN`], [`OWN_HEAP`].
     pub flags: u32,
-    /// Grows whenever a live range ends or changes, so that a cached range can be told stale.
-    pub range_generation: u32,
-    /// Granule classes in use, a bit each.
-    pub range_classes: u64,
     /// The program break after the last `brk`; 0 where not known yet.
     pub brk: u64,
+}
+
+/// What is filed for the process in a slot, by slot. It is not in [`Target`], which the user side writes whole, and
+/// outlives it: two processes that have the same slot one after the other have different images.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// How many images the slot has had: grows when its process calls exec and when the slot becomes free.
+    pub number: u32,
+    /// Grows whenever a live range ends or changes, so that a cached range can be told stale.
+    pub range_generation: u32,
+    /// Granule classes of live ranges, a bit each.
+    pub range_classes: u64,
+    /// Granule classes of live objects, a bit each.
+    pub object_classes: u64,
+    /// When a range was last filed, in nanoseconds: an object filed later is in none that is newer.
+    pub range_filed_ns: u64,
 }
 
 /// Flag of a [`Target`]: children get a slot as they are forked.
@@ -36,4 +47,5 @@ pub const FOLLOW_CHILDREN: u32 = 1;
 /// anonymous mappings are heap memory and not large ranges.
 pub const OWN_HEAP: u32 = 2;
 
-const _: () = assert!(size_of::<Target>() == 32);
+const _: () = assert!(size_of::<Target>() == 16);
+const _: () = assert!(size_of::<Image>() == 32);

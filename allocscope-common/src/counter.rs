@@ -66,7 +66,7 @@ pub struct ProcessCounters {
     pub hits: [u64; PROBE_CLASSES],
     /// Faults whose start was not seen (minor, major): counted in the series without a duration.
     pub untimed_faults: [u64; 2],
-    /// Ranges filed as live.
+    /// Ranges filed as live; not one that takes the place of an object with the same addresses.
     pub ranges_filed: u64,
     /// Ranges released, replaced or given up.
     pub ranges_ended: u64,
@@ -117,6 +117,8 @@ pub enum LossReason {
     UnmapJoined = 14,
     /// A call never ended: a panic, `Goexit` or `longjmp` unwound it, or its end was not seen. It is not counted.
     CallAbandoned = 15,
+    /// The place of a live object in the table of objects was taken by another one: faults in it count as other.
+    ObjectDisplaced = 16,
 }
 
 named!(LossReason {
@@ -129,12 +131,13 @@ named!(LossReason {
     SlotsExhausted => "slots_exhausted",
     UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
     CallAbandoned => "call_abandoned",
+    ObjectDisplaced => "object_displaced",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 16;
+pub const LOSS_REASONS: usize = 17;
 
-/// A live large range: what an allocation returned and has not been released.
+/// A live large range: what a mapping's call returned and has not been released.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LiveRange {
@@ -146,13 +149,15 @@ pub struct LiveRange {
     pub touch_ns: u64,
     /// Its page faults so far.
     pub faults: u64,
+    /// When it was filed, in nanoseconds.
+    pub filed_ns: u64,
     /// [`crate::key::Allocator`] as a number.
     pub allocator: u64,
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
 const _: () = assert!(size_of::<ProcessCounters>() == 120);
-const _: () = assert!(size_of::<LiveRange>() == 40);
+const _: () = assert!(size_of::<LiveRange>() == 48);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
 const _: () = assert!(StallCause::ALL.len() == STALL_CAUSES);
 const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

@@ -43,7 +43,8 @@ pub enum Allocator {
 pub enum Stage {
     /// The allocator's call or the system call.
     Call = 1,
-    /// All page faults in the range, from the call to the release.
+    /// All page faults in the range, from the call to the release. Of an object in a heap, whose release is not
+    /// seen, until its addresses serve again, and only where there were any.
     Touch = 2,
     /// The call that gives the memory back.
     Release = 3,
@@ -212,11 +213,11 @@ pub struct BucketKey {
     pub bucket: u32,
 }
 
-/// An address space: a process' slot and how often the process has called exec since it got the
-/// slot. Ranges of an old image can never be taken for ranges of a new one.
+/// An address space: a process' slot and the number of its image (see [`crate::config::Image`]). Ranges of an old
+/// image can never be taken for ranges of a new one.
 #[inline(always)]
-pub const fn space(slot: u32, exec_count: u32) -> u32 {
-    slot << 16 | exec_count & 0xffff
+pub const fn space(slot: u32, image: u32) -> u32 {
+    slot << 16 | image & 0xffff
 }
 
 /// The slot of an address space made by [`space`].

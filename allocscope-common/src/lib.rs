@@ -5,8 +5,8 @@
 //! 1. The ABI: map keys, map values and ring records. Every such type is `repr(C)`, has no padding
 //!    (each file asserts its sizes at compile time) and is plain old data.
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
-//!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules) and [`go_call`]
-//!    (goroutines to places for their open calls).
+//!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules), [`object`]
+//!    (objects and granules to places in arrays) and [`go_call`] (goroutines to places for their open calls).
 #![no_std]
 
 pub mod bucket;
@@ -16,6 +16,7 @@ pub mod event;
 pub mod go_call;
 pub mod key;
 pub mod native_id;
+pub mod object;
 pub mod range;
 pub mod site_id;
 #[cfg(feature = "user")]

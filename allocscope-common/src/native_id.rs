@@ -20,6 +20,8 @@ pub enum NativeResult {
     GlibcChunk = 2,
     /// A gperftools `Span *`: its first two words are the first page and the number of pages.
     TcmallocSpan = 3,
+    /// The same, of a function that aligns nothing: a mapping of its own begins right at the header.
+    GlibcNewChunk = 5,
     /// 0, with the address stored where the first argument points (`posix_memalign`).
     Status = 4,
 }

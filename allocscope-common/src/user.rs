@@ -1,6 +1,6 @@
 //! `aya::Pod` for every type that crosses the boundary.
 
-use crate::config::Target;
+use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters, Totals};
 use crate::event::ProcessEvent;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
@@ -14,4 +14,15 @@ macro_rules! pod {
     };
 }
 
-pod!(BucketKey, Granule, LiveRange, ProcessCounters, ProcessEvent, RangeKey, SeriesKey, Target, Totals);
+pod!(
+    BucketKey,
+    Granule,
+    Image,
+    LiveRange,
+    ProcessCounters,
+    ProcessEvent,
+    RangeKey,
+    SeriesKey,
+    Target,
+    Totals
+);

@@ -1,8 +1,9 @@
 //! The current thread into its traced process, or nothing: the first thing every program does.
 
-use crate::maps::{MIN_SIZE, RETURN_SAFE, TARGETS};
-use allocscope_common::config::Target;
+use crate::maps::{IMAGES, MIN_SIZE, RETURN_SAFE, TARGETS};
+use allocscope_common::config::{self, Target};
 use allocscope_common::key::space;
+use allocscope_common::object::{home, slot_of_home};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 /// The current thread, known to belong to a traced process.
@@ -27,11 +28,10 @@ impl Traced {
         Some(Self { pid_tgid, target, slot })
     }
 
-    /// The number of the process' address space.
+    /// What is filed for the process.
     #[inline(always)]
-    pub fn space(&self) -> u32 {
-        // SAFETY: `target` is a checked map value; map memory stays valid while a program runs.
-        space(self.slot, unsafe { (*self.target).exec_count })
+    pub fn image(&self) -> Option<Image> {
+        Image::of(self.slot)
     }
 
     /// The process' thread group.
@@ -59,8 +59,45 @@ impl Traced {
     /// Whether a flag of [`allocscope_common::config`] is set for the process.
     #[inline(always)]
     pub fn has(&self, flag: u32) -> bool {
-        // SAFETY: as in `space`.
+        // SAFETY: `target` is a checked map value; map memory stays valid while a program runs.
         unsafe { (*self.target).flags & flag != 0 }
+    }
+}
+
+/// What is filed for the process in a slot.
+#[derive(Clone, Copy)]
+pub struct Image {
+    /// The slot.
+    pub slot: u32,
+    /// The slot's entry in the map of images; never null.
+    pub filed: *mut config::Image,
+}
+
+impl Image {
+    /// The image of the process in `slot`.
+    #[inline(always)]
+    pub fn of(slot: u32) -> Option<Self> {
+        Some(Self { slot, filed: IMAGES.get_ptr_mut(slot)? })
+    }
+
+    /// The number of the address space, as ranges are filed under.
+    #[inline(always)]
+    pub fn space(&self) -> u32 {
+        // SAFETY: a checked map value.
+        space(self.slot, unsafe { (*self.filed).number })
+    }
+
+    /// The same for objects.
+    #[inline(always)]
+    pub fn home(&self) -> u64 {
+        // SAFETY: a checked map value.
+        home(self.slot, unsafe { (*self.filed).number })
+    }
+
+    /// The image that an object or call of this home belongs to; `None` where that is gone.
+    #[inline(always)]
+    pub fn of_home(home: u64) -> Option<Self> {
+        Self::of(slot_of_home(home)).filter(|image| image.home() == home)
     }
 }
 

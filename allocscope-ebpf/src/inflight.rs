@@ -48,6 +48,8 @@ pub struct NativeCall {
     pub sp: u64,
     /// Its first argument.
     pub first: u64,
+    /// The process' image, see [`allocscope_common::object::home`]: its return needs no look-up by the process.
+    pub home: u64,
 }
 
 /// No allocator's call takes so long: what is older was left without returning (`longjmp`).

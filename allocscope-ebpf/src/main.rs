@@ -11,6 +11,7 @@ mod atomic;
 mod filter;
 mod inflight;
 mod maps;
+mod objects;
 mod probes;
 mod ranges;
 mod record;

@@ -3,11 +3,13 @@
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
 use crate::inflight::{FaultStart, NativeCall, SystemCall};
+use crate::objects::SlotCursor;
 use crate::ranges::CachedRange;
-use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Target};
+use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
+use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
 use allocscope_common::range::Granule;
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
@@ -52,7 +54,12 @@ pub static SERIES: PerCpuHashMap<SeriesKey, Totals> = PerCpuHashMap::with_max_en
 #[map]
 pub static BUCKETS: PerCpuHashMap<BucketKey, u64> = PerCpuHashMap::with_max_entries(16384, 0);
 
-/// Live large ranges by first address: the truth about a range.
+/// What is filed for the process in a slot, by slot. Written by the kernel side; by the user side when a slot becomes
+/// free and where a process starts afresh.
+#[map]
+pub static IMAGES: Array<Image> = Array::with_max_entries(1024, 0);
+
+/// Live large ranges by first address: the truth about a range that is a mapping.
 #[map]
 pub static RANGES: HashMap<RangeKey, LiveRange> = HashMap::with_max_entries(16384, 0);
 
@@ -69,6 +76,18 @@ pub static GRANULES_ADDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0
 /// The last range that a fault on this CPU fell into: first touches mostly walk one range.
 #[map]
 pub static LAST_RANGE: PerCpuArray<CachedRange> = PerCpuArray::with_max_entries(1, 0);
+
+/// Live objects of heaps, see [`allocscope_common::object`]: filed at every large call, so in an array.
+#[map]
+pub static OBJECTS: Array<Object> = Array::with_max_entries(OBJECT_SLOTS, 0);
+
+/// Which objects overlap a granule: the index over [`OBJECTS`] by any address.
+#[map]
+pub static PLACES: Array<PlaceSet> = Array::with_max_entries(PLACE_SETS, 0);
+
+/// Where a CPU looks for a free slot in [`OBJECTS`].
+#[map]
+pub static SLOT_CURSOR: PerCpuArray<SlotCursor> = PerCpuArray::with_max_entries(1, 0);
 
 /// Open system calls by thread, tag-checked.
 #[map]

@@ -1,11 +1,11 @@
-//! Live large ranges: filed when an allocation returns, found by any address, ended at release.
+//! Live large ranges that are mappings: filed when the call returns, found by any address, ended at release.
 
 use crate::atomic::{add, increment, set_bits};
-use crate::filter::Traced;
+use crate::filter::Image;
 use crate::maps::{GRANULES, GRANULES_ADDED, LAST_RANGE, RANGES};
-use crate::record::{counters, lost, lost_many, record};
+use crate::record::{counters, lost, lost_many};
 use allocscope_common::counter::{LiveRange, LossReason};
-use allocscope_common::key::{Allocator, RangeKey, SeriesKey, Stage, size_class};
+use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
@@ -26,8 +26,8 @@ pub struct CachedRange {
 
 /// Files a live range.
 #[inline(always)]
-pub fn file(traced: &Traced, start: u64, range: LiveRange) {
-    let space = traced.space();
+pub fn file(image: &Image, start: u64, range: LiveRange) {
+    let space = image.space();
     let Some(class) = class_of(range.end.wrapping_sub(start)) else {
         lost(LossReason::RangeNotFiled);
         return;
@@ -38,9 +38,11 @@ pub fn file(traced: &Traced, start: u64, range: LiveRange) {
         return;
     }
     let gave_way = index_range(u64::from(space), start, range.end);
-    use_class(traced, class);
+    use_class(image, class);
+    // SAFETY: a checked map value; a whole word.
+    unsafe { (*image.filed).range_filed_ns = range.filed_ns };
     lost_many(LossReason::RangeReplaced, gave_way >> 32);
-    if let Some(counters) = counters(traced) {
+    if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.
         unsafe {
             add(&raw mut (*counters).ranges_filed, 1);
@@ -50,19 +52,19 @@ pub fn file(traced: &Traced, start: u64, range: LiveRange) {
 }
 
 #[inline(always)]
-fn use_class(traced: &Traced, class: u32) {
+fn use_class(image: &Image, class: u32) {
     let bit = 1u64 << (class & 63);
     // SAFETY: a checked map value; every writer of the field uses atomics.
     unsafe {
-        if (*traced.target).range_classes & bit == 0 {
-            set_bits(&raw mut (*traced.target).range_classes, bit);
+        if (*image.filed).range_classes & bit == 0 {
+            set_bits(&raw mut (*image.filed).range_classes, bit);
         }
     }
 }
 
 /// Enters a range into the granules that it overlaps; returns how many others gave way, and in the upper
-/// half how many of these should have been released first: objects, which are freed without a call
-/// that is probed, and those of files, which a program maps other things over, may give way.
+/// half how many of these should have been released first: those of files, which a program maps other things
+/// over, may give way.
 ///
 /// Like [`search_granules`] and [`unindex_range`] a function with global linkage and scalar arguments:
 /// the verifier checks such a function once and not at each of its calls. Inlined into a loop over
@@ -103,7 +105,7 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
     let Some(range) = RANGES.get_ptr_mut(stale_key) else { return 0 };
     // SAFETY: a checked map value.
     let allocator = unsafe { (*range).allocator };
-    let may = is_object(allocator) || allocator == Allocator::File as u64;
+    let may = allocator == Allocator::File as u64;
     // Its other granules keep a stale word, which a search tells by the range being gone.
     if RANGES.remove(stale_key).is_err() {
         return 0;
@@ -132,11 +134,10 @@ pub extern "C" fn unindex_range(space: u64, start: u64, end: u64) -> u64 {
 
 /// The live range that holds `address`; the smallest where ranges nest.
 #[inline(always)]
-pub fn find(traced: &Traced, address: u64) -> Option<(u64, *mut LiveRange)> {
-    let space = traced.space();
+pub fn find(image: &Image, address: u64) -> Option<(u64, *mut LiveRange)> {
+    let space = image.space();
     // SAFETY: a checked map value.
-    let (classes, generation) =
-        unsafe { ((*traced.target).range_classes, (*traced.target).range_generation) };
+    let (classes, generation) = unsafe { ((*image.filed).range_classes, (*image.filed).range_generation) };
     if classes == 0 {
         return None;
     }
@@ -192,79 +193,18 @@ fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
     start <= address && address < unsafe { (*range).end }
 }
 
-/// Files a range where one with the same addresses is filed: in its place, without touching the index. Returns
-/// that one, which is over; `None` where there is none.
-#[inline(always)]
-pub fn renew(traced: &Traced, start: u64, range: LiveRange) -> Option<LiveRange> {
-    let (_, filed) = get(traced.space(), start)?;
-    // SAFETY: a checked map value; nobody faults in a range that is being allocated.
-    let old = unsafe { *filed };
-    if old.end != range.end {
-        return None;
-    }
-    // SAFETY: as above.
-    unsafe { *filed = range };
-    if let Some(counters) = counters(traced) {
-        // SAFETY: a checked map value.
-        unsafe {
-            add(&raw mut (*counters).ranges_filed, 1);
-            add(&raw mut (*counters).ranges_ended, 1);
-        }
-    }
-    Some(old)
-}
-
 /// Takes a range out of the maps.
 #[inline(always)]
-pub fn end(traced: &Traced, start: u64, range: LiveRange) {
-    unindex_range(u64::from(traced.space()), start, range.end);
-    ended(traced);
-}
-
-/// Files the range of an object. Objects are freed without a call that is probed, and their addresses serve
-/// again, mostly for objects of the same size: what still holds an address of it is over. A mapping is not,
-/// since objects lie in it.
-#[inline(always)]
-pub fn file_object(traced: &Traced, start: u64, range: LiveRange) {
-    if let Some(old) = renew(traced, start, range) {
-        record_touch(traced, start, &old);
-        return;
-    }
-    end_overlapped(traced, start);
-    end_overlapped(traced, range.end.wrapping_sub(1));
-    file(traced, start, range);
+pub fn end(image: &Image, start: u64, range: LiveRange) {
+    unindex_range(u64::from(image.space()), start, range.end);
+    ended(image);
 }
 
 #[inline(always)]
-fn end_overlapped(traced: &Traced, address: u64) {
-    if let Some((start, range)) = find(traced, address) {
-        // SAFETY: a checked map value; copied, because the entry is about to go.
-        let range = unsafe { *range };
-        if is_object(range.allocator) {
-            end(traced, start, range);
-            record_touch(traced, start, &range);
-        }
-    }
-}
-
-#[inline(always)]
-fn record_touch(traced: &Traced, start: u64, range: &LiveRange) {
-    let class = size_class(range.size);
-    let key = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-    record(key, range.touch_ns, range.end.wrapping_sub(start));
-}
-
-/// Whether a range is an object of a runtime or native allocator, and not a mapping.
-#[inline(always)]
-fn is_object(allocator: u64) -> bool {
-    allocator == Allocator::Go as u64 || allocator >= Allocator::Glibc as u64
-}
-
-#[inline(always)]
-fn ended(traced: &Traced) {
+fn ended(image: &Image) {
     // SAFETY: a checked map value; every writer of the field uses atomics.
-    unsafe { increment(&raw mut (*traced.target).range_generation) };
-    if let Some(counters) = counters(traced) {
+    unsafe { increment(&raw mut (*image.filed).range_generation) };
+    if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.
         unsafe { add(&raw mut (*counters).ranges_ended, 1) };
     }
@@ -282,7 +222,7 @@ pub struct Unmapped {
 
 /// Ends or cuts the live ranges in `start..end`, at most four.
 #[inline(always)]
-pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
+pub fn unmap(image: &Image, start: u64, end_of_unmap: u64) -> Unmapped {
     let mut unmapped = Unmapped { first: None, whole: 0, cut: 0 };
     let mut cursor = start;
     for _ in 0..MAX_UNMAPPED {
@@ -290,14 +230,14 @@ pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
             return unmapped;
         }
         // Most unmappings begin where a range does; some begin below one.
-        let found = get(traced.space(), cursor).or_else(|| find(traced, cursor));
-        let Some((range_start, found)) = found.or_else(|| find(traced, end_of_unmap - 1)) else {
+        let found = get(image.space(), cursor).or_else(|| find(image, cursor));
+        let Some((range_start, found)) = found.or_else(|| find(image, end_of_unmap - 1)) else {
             return unmapped;
         };
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *found };
         cursor = range.end;
-        end(traced, range_start, range);
+        end(image, range_start, range);
         if range_start >= start && range.end <= end_of_unmap {
             unmapped.whole += 1;
             if unmapped.first.is_none() {
@@ -306,7 +246,7 @@ pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
             continue;
         }
         unmapped.cut += 1;
-        keep_rest(traced, range_start, range, start, end_of_unmap);
+        keep_rest(image, range_start, range, start, end_of_unmap);
     }
     if cursor < end_of_unmap {
         lost(LossReason::UnmapTooMany);
@@ -317,13 +257,13 @@ pub fn unmap(traced: &Traced, start: u64, end_of_unmap: u64) -> Unmapped {
 /// Files what is left of a range after `start..end` was cut out of it: the part below, or else the
 /// part above. Of a hole in the middle only the part below stays attributed.
 #[inline(always)]
-fn keep_rest(traced: &Traced, range_start: u64, range: LiveRange, start: u64, end_of_unmap: u64) {
+fn keep_rest(image: &Image, range_start: u64, range: LiveRange, start: u64, end_of_unmap: u64) {
     if range_start < start {
-        file(traced, range_start, LiveRange { end: start, ..range });
+        file(image, range_start, LiveRange { end: start, ..range });
         if end_of_unmap < range.end {
             lost(LossReason::RangeSplit);
         }
     } else if end_of_unmap < range.end {
-        file(traced, end_of_unmap, range);
+        file(image, end_of_unmap, range);
     }
 }

@@ -1,7 +1,6 @@
 //! One event into its totals, its histogram bucket and its process' counters.
 
 use crate::atomic::add;
-use crate::filter::Traced;
 use crate::maps::{BUCKETS, LOST, PROCESSES, SERIES};
 use allocscope_common::bucket::bucket_of_ns;
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters, Totals};
@@ -23,16 +22,16 @@ pub fn lost_many(reason: LossReason, many: u64) {
     }
 }
 
-/// The current process' counters.
+/// The counters of the process in `slot`.
 #[inline(always)]
-pub fn counters(traced: &Traced) -> Option<*mut ProcessCounters> {
-    PROCESSES.get_ptr_mut(traced.slot)
+pub fn counters(slot: u32) -> Option<*mut ProcessCounters> {
+    PROCESSES.get_ptr_mut(slot)
 }
 
-/// Counts a probe's hit.
+/// Counts a probe's hit in the process in `slot`.
 #[inline(always)]
-pub fn hit(traced: &Traced, class: ProbeClass) {
-    if let Some(counters) = counters(traced) {
+pub fn hit(slot: u32, class: ProbeClass) {
+    if let Some(counters) = counters(slot) {
         // SAFETY: a checked map value; the index is below the array's length by its type.
         unsafe { add(&raw mut (*counters).hits[class as usize], 1) };
     }

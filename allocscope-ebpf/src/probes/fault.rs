@@ -9,8 +9,8 @@
 use crate::atomic::add;
 use crate::filter::Traced;
 use crate::inflight::{FaultStart, close_fault, open_fault};
-use crate::ranges::find;
 use crate::record::{counters, hit, record, total};
+use crate::{objects, ranges};
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, SeriesKey};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -69,7 +69,7 @@ fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let address = unsafe { (*ctx.ctx).addr };
     let start_ns = close_fault(traced.pid_tgid);
-    hit(&traced, ProbeClass::PageFault);
+    hit(traced.slot, ProbeClass::PageFault);
     // SAFETY: a helper without arguments.
     let ns = start_ns.map(|start_ns| unsafe { bpf_ktime_get_ns() }.saturating_sub(start_ns));
     let scope = attribute(&traced, address, ns.unwrap_or(0));
@@ -84,16 +84,25 @@ fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
 #[inline(always)]
 fn untimed(traced: &Traced, key: SeriesKey, kind: FaultKind) {
     total(key, 0, 0);
-    if let Some(counters) = counters(traced) {
+    if let Some(counters) = counters(traced.slot) {
         // SAFETY: a checked map value; the index is below the array's length by its type.
         unsafe { add(&raw mut (*counters).untimed_faults[kind as usize], 1) };
     }
 }
 
-/// Adds a fault to the live range that holds its address.
+/// Adds a fault to the object that holds its address, or else to the live range.
 #[inline(always)]
 fn attribute(traced: &Traced, address: u64, ns: u64) -> FaultScope {
-    let Some((_, range)) = find(traced, address) else {
+    let Some(image) = traced.image() else { return FaultScope::Other };
+    if let Some(object) = objects::find_newest(&image, address) {
+        // SAFETY: a checked map value.
+        unsafe {
+            add(&raw mut (*object).faults, 1);
+            add(&raw mut (*object).touch_ns, ns);
+        }
+        return FaultScope::Large;
+    }
+    let Some((_, range)) = ranges::find(&image, address) else {
         return FaultScope::Other;
     };
     // SAFETY: a checked map value.

@@ -10,11 +10,12 @@
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{close_go_call, find_go_call, open_go_call};
-use crate::ranges;
+use crate::objects;
 use crate::record::{counters, hit, lost, record};
-use allocscope_common::counter::{LiveRange, LossReason, ProbeClass, StallCause};
+use allocscope_common::counter::{LossReason, ProbeClass, StallCause};
 use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
+use allocscope_common::object::Object;
 use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass, function_of};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
@@ -79,7 +80,7 @@ fn try_go_site(ctx: &ProbeContext) -> Option<u32> {
     // SAFETY: a helper that takes the program's own context.
     let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let stepped = site_id::step_of(cookie) == StepClass::Stepped as u8;
-    hit(&traced, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
+    hit(traced.slot, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
     let regs = &Registers::of(ctx);
     let role = site_id::role_of(cookie);
     if role == Role::Entry as u8 {
@@ -134,8 +135,7 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
         (*call).zeroing_ns = now_ns;
         (*call).size
     };
-    file(traced, Allocator::Go, regs.rbx, regs.rbx.wrapping_add(regs.rax), size);
-    None
+    file(traced, Allocator::Go, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
 }
 
 #[inline(always)]
@@ -151,13 +151,12 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
         // Filed then.
         return None;
     }
-    let Some((start, end)) = range_of_result(regs, cookie, call.size) else {
+    let Some(range) = range_of_result(regs, cookie, call.size) else {
         lost(LossReason::ResultUnreadable);
         debug!(ctx, "pid {}: result of a Go allocation of {} bytes is unreadable", traced.tgid(), call.size);
         return None;
     };
-    file(traced, allocator(cookie), start, end, call.size);
-    None
+    file(traced, allocator(cookie), range, call.size, now_ns)
 }
 
 /// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
@@ -166,7 +165,7 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
 fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
     let zeroing = if call.zeroing_ns == 0 { now_ns } else { call.zeroing_ns };
     let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
-    let Some(counters) = counters(traced) else { return };
+    let Some(counters) = counters(traced.slot) else { return };
     // SAFETY: a checked map value; the indices are below the array's length by their type.
     unsafe {
         let stall_ns = &raw mut (*counters).stall_ns;
@@ -182,9 +181,17 @@ fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
 }
 
 #[inline(always)]
-fn file(traced: &Traced, allocator: Allocator, start: u64, end: u64, size: u64) {
-    let range = LiveRange { end, size, touch_ns: 0, faults: 0, allocator: allocator as u64 };
-    ranges::file_object(traced, start, range);
+fn file(
+    traced: &Traced,
+    allocator: Allocator,
+    (start, end): (u64, u64),
+    size: u64,
+    filed_ns: u64,
+) -> Option<u32> {
+    let image = traced.image()?;
+    let (home, allocator) = (image.home(), allocator as u64);
+    objects::file(&image, Object { home, start, end, size, touch_ns: 0, faults: 0, filed_ns, allocator });
+    None
 }
 
 /// The goroutine, and the bytes between its stack's upper end and the stack pointer at the function's entry.

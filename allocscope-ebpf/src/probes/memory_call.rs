@@ -6,6 +6,7 @@
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, open_system_call};
+use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
 use crate::record::{counters, hit, lost, lost_many, record};
@@ -47,7 +48,7 @@ fn result(ctx: &TracePointContext) -> Option<u64> {
 #[inline(always)]
 fn enter() -> Option<Traced> {
     let traced = Traced::current()?;
-    hit(&traced, ProbeClass::Syscall);
+    hit(traced.slot, ProbeClass::Syscall);
     Some(traced)
 }
 
@@ -130,8 +131,13 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
         let end = page_end(start, len);
-        let range = LiveRange { end, size: len, touch_ns: 0, faults: 0, allocator: allocator as u64 };
-        ranges::file(&traced, start, range);
+        let filed_ns = call.start_ns + ns;
+        let allocator = allocator as u64;
+        ranges::file(
+            &traced.image()?,
+            start,
+            LiveRange { end, size: len, touch_ns: 0, faults: 0, filed_ns, allocator },
+        );
     }
     None
 }
@@ -154,7 +160,11 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     // Of any size: a small unmapping may cut a large range.
     let traced = enter()?;
     let (start, len) = (argument(ctx, 0)?, argument(ctx, 1)?);
-    let unmapped = ranges::unmap(&traced, start, page_end(start, len));
+    let image = traced.image()?;
+    let mut unmapped = ranges::unmap(&image, start, page_end(start, len));
+    if unmapped.whole + unmapped.cut == 0 {
+        unmapped.first = objects::unmap(&image, start, page_end(start, len));
+    }
     if unmapped.whole > 1 {
         lost_many(LossReason::UnmapJoined, u64::from(unmapped.whole - 1));
     }
@@ -169,7 +179,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
 
 #[inline(always)]
 fn outcome(unmapped: &Unmapped) -> (u64, LiveRange) {
-    let none = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, allocator: 0 };
+    let none = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, filed_ns: 0, allocator: 0 };
     match unmapped.first {
         Some(range) => (ENDED, range),
         None if unmapped.cut > 0 => (CUT, none),
@@ -203,7 +213,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
         let class = size_class(size);
         record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), ns, len);
     } else if outcome == CUT {
-        let counters = counters(&traced)?;
+        let counters = counters(traced.slot)?;
         // SAFETY: a checked map value.
         unsafe {
             add(&raw mut (*counters).partial_releases, 1);
@@ -230,13 +240,14 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(old_len) && !is_large(new_len) {
         return None;
     }
-    let mut kept = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, allocator: 0 };
-    if let Some((range_start, range)) = ranges::find(&traced, start) {
+    let mut kept = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, filed_ns: 0, allocator: 0 };
+    let image = traced.image()?;
+    if let Some((range_start, range)) = ranges::find(&image, start) {
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *range };
         // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
         if range_start == start && range.end == page_end(start, old_len) {
-            ranges::end(&traced, range_start, range);
+            ranges::end(&image, range_start, range);
             kept = range;
         }
     }
@@ -260,8 +271,9 @@ fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     if allocator != 0 {
         let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
-        let range = LiveRange { end: page_end(start, size), size, touch_ns, faults, allocator };
-        ranges::file(&traced, start, range);
+        let filed_ns = call.start_ns + ns;
+        let range = LiveRange { end: page_end(start, size), size, touch_ns, faults, filed_ns, allocator };
+        ranges::file(&traced.image()?, start, range);
     }
     None
 }

@@ -11,17 +11,20 @@
 //! the function in its callers: there the stack pointer and the result are as at the return.
 
 use crate::atomic::add;
-use crate::filter::{Traced, is_large};
+use crate::filter::{Image, Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
-use crate::ranges;
 use crate::record::{counters, hit, lost, record};
+use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::native_id::{self, NativeResult};
+use allocscope_common::object::Object;
 use allocscope_common::site_id::StepClass;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
-use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_get_func_ip, bpf_ktime_get_ns, bpf_probe_read_user};
+use aya_ebpf::helpers::{
+    bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_get_func_ip, bpf_ktime_get_ns, bpf_probe_read_user,
+};
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use core::ptr::read_volatile;
@@ -33,6 +36,7 @@ const NO_RETURN: u32 = 1;
 /// Bits of a glibc chunk's size (malloc.c): mapped by itself, and all three flags.
 const IS_MMAPPED: u64 = 2;
 const SIZE_BITS: u64 = 7;
+const PAGE_MASK: u64 = 4095;
 /// The two words in front of a glibc chunk's memory.
 const CHUNK_HEADER_BYTES: u64 = 16;
 /// gperftools' kPageShift as Linux distributions build it.
@@ -86,7 +90,7 @@ fn native_exit(ctx: ProbeContext) -> u32 {
 fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let traced = Traced::current()?;
     let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
-    hit(&traced, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
+    hit(traced.slot, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
     let size = size(regs, cookie);
     // Where both kinds of probes are, each process has one of them.
     let wrong_kind = native_id::is_at_callers(cookie) == traced.is_return_safe();
@@ -95,9 +99,10 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     }
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, first) = unsafe { ((*regs).rsp, (*regs).rdi) };
+    let home = traced.image()?.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first })
+    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })
 }
 
 /// The bytes asked for; saturates, since `calloc` refuses a product that overflows.
@@ -140,26 +145,33 @@ fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
 fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let traced = Traced::current()?;
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, result) = unsafe { ((*regs).rsp, (*regs).rax) };
-    let call = close_native_call(traced.pid_tgid, sp)?;
-    hit(&traced, ProbeClass::UprobeReturn);
+    let call = close_native_call(bpf_get_current_pid_tgid(), sp)?;
+    let image = Image::of_home(call.home)?;
+    hit(image.slot, ProbeClass::UprobeReturn);
     let memory = memory_of(result, cookie, &call)?;
     let class = size_class(call.size);
     let allocator = native_id::allocator_of(cookie);
-    let key = SeriesKey::stage_numbered(traced.slot, allocator, Stage::Call, class);
+    let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    let Memory::At { start, end } = memory else {
-        lost(LossReason::ResultUnreadable);
-        if let Some(counters) = counters(&traced) {
-            // SAFETY: a checked map value.
-            unsafe { add(&raw mut (*counters).odd_results, 1) };
+    let (size, touch_ns, faults, filed_ns, allocator) = (call.size, 0, 0, now_ns, u64::from(allocator));
+    match memory {
+        Memory::Unknown => {
+            lost(LossReason::ResultUnreadable);
+            if let Some(counters) = counters(image.slot) {
+                // SAFETY: a checked map value.
+                unsafe { add(&raw mut (*counters).odd_results, 1) };
+            }
         }
-        return None;
-    };
-    let range = LiveRange { end, size: call.size, touch_ns: 0, faults: 0, allocator: u64::from(allocator) };
-    ranges::file_object(&traced, start, range);
+        Memory::Mapping { start, end } => {
+            ranges::file(&image, start, LiveRange { end, size, touch_ns, faults, filed_ns, allocator });
+        }
+        Memory::Object { start, end } => {
+            let home = call.home;
+            objects::file(&image, Object { home, start, end, size, touch_ns, faults, filed_ns, allocator });
+        }
+    }
     None
 }
 
@@ -167,8 +179,10 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
 enum Memory {
     /// Memory, which cannot be located.
     Unknown,
-    /// Memory from `start` to `end`; for a glibc chunk that is a mapping of its own, the mapping.
-    At { start: u64, end: u64 },
+    /// An object from `start` to `end`.
+    Object { start: u64, end: u64 },
+    /// A mapping of its own.
+    Mapping { start: u64, end: u64 },
 }
 
 /// What a call returned; `None` where it failed.
@@ -184,7 +198,7 @@ fn memory_of(result: u64, cookie: u64, call: &NativeCall) -> Option<Memory> {
     if result == 0 {
         return None;
     }
-    Some(if kind == NativeResult::GlibcChunk as u8 {
+    Some(if has_header(kind, result) {
         read(result.wrapping_sub(CHUNK_HEADER_BYTES))
             .map_or(Memory::Unknown, |header| glibc_chunk(result, header, call.size))
     } else if kind == NativeResult::TcmallocSpan as u8 {
@@ -194,6 +208,14 @@ fn memory_of(result: u64, cookie: u64, call: &NativeCall) -> Option<Memory> {
     })
 }
 
+/// Whether the memory may be a mapping of its own, which only a glibc chunk's header tells. Most chunks of a function
+/// that aligns nothing cannot be one, and reading the process' memory is dear.
+#[inline(always)]
+fn has_header(kind: u8, result: u64) -> bool {
+    kind == NativeResult::GlibcChunk as u8
+        || kind == NativeResult::GlibcNewChunk as u8 && result & PAGE_MASK == CHUNK_HEADER_BYTES
+}
+
 #[inline(always)]
 fn bytes_at(start: u64, len: u64) -> Memory {
     // Nothing that a process can own is as large as half the address space, or lies in the other half; and
@@ -201,7 +223,7 @@ fn bytes_at(start: u64, len: u64) -> Memory {
     if start == 0 || start & 7 != 0 || start >> 47 != 0 || len == 0 || len >> 47 != 0 {
         return Memory::Unknown;
     }
-    Memory::At { start, end: start.wrapping_add(len) }
+    Memory::Object { start, end: start.wrapping_add(len) }
 }
 
 /// A chunk in the heap is its bytes; one that is a mapping of its own is the mapping, which starts
@@ -215,7 +237,8 @@ fn glibc_chunk(result: u64, [prev_size, size]: [u64; 2], asked: u64) -> Memory {
     if size & IS_MMAPPED == 0 {
         return bytes_at(result, asked);
     }
-    bytes_at(result.wrapping_sub(CHUNK_HEADER_BYTES + prev_size), chunk.wrapping_add(prev_size))
+    let start = result.wrapping_sub(CHUNK_HEADER_BYTES + prev_size);
+    Memory::Mapping { start, end: start.wrapping_add(chunk.wrapping_add(prev_size)) }
 }
 
 #[inline(always)]

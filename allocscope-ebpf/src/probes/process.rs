@@ -47,8 +47,7 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
     Traced::set_return_safe(slot, parent.as_ref().is_some_and(Traced::is_return_safe));
     // SAFETY: a checked map value.
     let brk = parent.map_or(0, |parent| unsafe { (*parent.target).brk });
-    let target =
-        Target { slot, exec_count: 0, flags: FOLLOW_CHILDREN, range_generation: 0, range_classes: 0, brk };
+    let target = Target { slot, flags: FOLLOW_CHILDREN, brk };
     if TARGETS.insert(child, target, 0).is_err() {
         let _ = FREE_SLOTS.push(slot, 0);
         lost(LossReason::SlotsExhausted);
@@ -74,10 +73,12 @@ fn try_exec() -> Option<u32> {
         return None;
     };
     Traced::set_return_safe(traced.slot, false);
-    // SAFETY: a checked map value; the other threads of the process are gone by now.
+    let image = traced.image()?;
+    // SAFETY: checked map values; the other threads of the process are gone by now.
     unsafe {
-        increment(&raw mut (*traced.target).exec_count);
-        (*traced.target).range_classes = 0;
+        increment(&raw mut (*image.filed).number);
+        (*image.filed).range_classes = 0;
+        (*image.filed).object_classes = 0;
         (*traced.target).brk = 0;
         (*traced.target).flags &= FOLLOW_CHILDREN;
     }

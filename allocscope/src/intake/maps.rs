@@ -1,10 +1,10 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
 use super::{Reading, SlotReading};
-use allocscope_common::config::Target;
+use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
-use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space};
+use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space, space};
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
@@ -17,6 +17,7 @@ pub struct Maps {
     free_slots: Queue<MapData, u32>,
     processes: PerCpuArray<MapData, ProcessCounters>,
     return_safe: Array<MapData, u32>,
+    images: Array<MapData, Image>,
     series: PerCpuHashMap<MapData, SeriesKey, Totals>,
     buckets: PerCpuHashMap<MapData, BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
@@ -46,6 +47,7 @@ impl Maps {
             free_slots: Queue::try_from(map(ebpf, "FREE_SLOTS")?)?,
             processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
             return_safe: Array::try_from(map(ebpf, "RETURN_SAFE")?)?,
+            images: Array::try_from(map(ebpf, "IMAGES")?)?,
             series: PerCpuHashMap::try_from(map(ebpf, "SERIES")?)?,
             buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
@@ -125,6 +127,7 @@ impl Maps {
                 aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?
             ];
             self.processes.set(slot, PerCpuValues::try_from(zero)?, 0)?;
+            self.start_image(slot)?;
             self.free_slots.push(slot, 0)?;
         }
         Ok(())
@@ -140,6 +143,20 @@ impl Maps {
         for key in granules {
             let _ = self.granules.remove(&key);
         }
+    }
+
+    /// Gives the process in `slot` a new image: nothing that was filed for it is found any more.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn start_image(&mut self, slot: u32) -> Result<()> {
+        let number = self.images.get(&slot, 0)?.number.wrapping_add(1);
+        Ok(self.images.set(slot, Image { number, ..Image::default() }, 0)?)
+    }
+
+    /// The number of the address space of the process in `slot`.
+    pub fn space(&self, slot: u32) -> Option<u32> {
+        Some(space(slot, self.images.get(&slot, 0).ok()?.number))
     }
 
     /// Takes empty granules out, if the map may be more than half full: the kernel side only adds.

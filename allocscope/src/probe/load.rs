@@ -65,6 +65,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("FREE_SLOTS", processes)
         .map_max_entries("PROCESSES", processes)
         .map_max_entries("RETURN_SAFE", processes)
+        .map_max_entries("IMAGES", processes)
         .map_max_entries("SERIES", series)
         .map_max_entries("BUCKETS", buckets)
         .map_max_entries("RANGES", ranges)

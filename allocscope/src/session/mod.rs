@@ -23,7 +23,7 @@ use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
-use allocscope_common::key::{slot_of_space, space};
+use allocscope_common::key::slot_of_space;
 use anyhow::Result;
 use binaries::{Attached, Binaries, Reach, Used, is_unfiltered};
 use examine::Examiner;
@@ -183,7 +183,7 @@ impl Session {
         self.slots.insert(slot);
         let brk = target::heap_end(pid).ok().flatten().unwrap_or(0);
         let attached = self.discover(&info);
-        let target = Target { slot, flags: self.flags(&attached.coverage), brk, ..Target::default() };
+        let target = Target { slot, flags: self.flags(&attached.coverage), brk };
         self.set_return_safe(slot, pid, attached.return_safe);
         self.maps.insert_target(pid, target)?;
         self.track(slot, info, attached);
@@ -448,7 +448,7 @@ impl Session {
         self.set_flags(pid, &attached.coverage);
         let slot = known.slot;
         self.set_return_safe(slot, pid, attached.return_safe);
-        let space = self.maps.target(pid).map(|target| space(slot, target.exec_count));
+        let space = self.maps.space(slot);
         self.maps.forget_ranges(|key| slot_of_space(key.space) == slot && Some(key.space) != space);
         self.track(slot, info, attached);
     }
@@ -461,8 +461,10 @@ impl Session {
             return;
         }
         if let Some(target) = self.maps.target(pid) {
-            let fresh = Target { flags, exec_count: target.exec_count + 1, range_classes: 0, ..target };
-            if let Err(error) = self.maps.insert_target(pid, fresh) {
+            let started = self.maps.start_image(target.slot);
+            if let Err(error) =
+                started.and_then(|()| self.maps.insert_target(pid, Target { flags, ..target }))
+            {
                 log::debug!("{error:#}");
             }
         }

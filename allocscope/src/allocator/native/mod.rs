@@ -47,7 +47,7 @@ const GLIBC: LargePath = LargePath {
     allocator: key::Allocator::Glibc,
     symbols: &["_int_malloc"],
     size: (1, 0),
-    result: NativeResult::GlibcChunk,
+    result: NativeResult::GlibcNewChunk,
     min_kib: 0,
     small: SmallCalls::Uncached,
     follow: Some(glibc::int_malloc),

@@ -1,0 +1,357 @@
+//! Live objects of heaps: filed when an allocation returns, found by any address, ended when another one takes an
+//! address of theirs.
+//!
+//! Objects are freed without a call that is probed, and their addresses serve again. So what holds the first or
+//! the last address of a new object is over, and where two hold an address the one filed later is live. Two
+//! threads that take the same slot at once spoil each other's entry; CPUs look for free ones far from each other.
+
+use crate::atomic::{add, set_bits};
+use crate::filter::Image;
+use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
+use crate::ranges;
+use crate::record::{counters, lost, record};
+use allocscope_common::counter::{LiveRange, LossReason};
+use allocscope_common::key::{SeriesKey, Stage, size_class};
+use allocscope_common::object::{
+    EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
+};
+use allocscope_common::range::{MAX_GRANULES, Span, class_of};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+
+/// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
+const MAX_CLASSES: u32 = 32;
+
+/// Slots that are looked at for a free one.
+const TRIES: u32 = 16;
+/// How far apart CPUs begin to look for one.
+const SLOTS_APART: u32 = 5003;
+
+/// Where a CPU looks for a free slot.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SlotCursor {
+    /// The slot that became free last; 0 where none has. It is in the cache.
+    freed: u32,
+    /// Where to look next.
+    next: u32,
+}
+
+/// Set in what [`take_place`] returns where the object's addresses were those of the one whose slot it takes.
+const RENEWED: u64 = 1 << 32;
+
+/// Files a live object. What it takes the place of is over: objects of its class that it overlaps, and a larger one
+/// that held its first address. Smaller ones inside of it stay until their own granules serve again; a look-up
+/// prefers what was filed last.
+#[inline(always)]
+pub fn file(image: &Image, object: Object) {
+    let Object { home, start, end, .. } = object;
+    let Some(class) = class_of(end.wrapping_sub(start)) else {
+        lost(LossReason::RangeNotFiled);
+        return;
+    };
+    let bit = 1u64 << (class & 63);
+    // SAFETY: a checked map value.
+    let classes = unsafe { (*image.filed).object_classes };
+    let larger = classes & !(bit | (bit - 1));
+    if larger != 0 {
+        end_at(home, larger, start);
+    }
+    let slot = take_place(home, start, end, 0, 0);
+    if slot & RENEWED == 0 {
+        take_place(home, start, end, 1, slot);
+        take_place(home, start, end, 2, slot);
+        count_filed(image);
+    }
+    let Some(place) = OBJECTS.get_ptr_mut((slot as u32).wrapping_sub(1)) else { return };
+    // SAFETY: checked map values; nobody faults in an object that is being allocated; every writer of the classes
+    // uses atomics.
+    unsafe {
+        *place = object;
+        if classes & bit == 0 {
+            set_bits(&raw mut (*image.filed).object_classes, bit);
+        }
+    }
+}
+
+#[inline(always)]
+fn count_filed(image: &Image) {
+    if let Some(counters) = counters(image.slot) {
+        // SAFETY: a checked map value.
+        unsafe { add(&raw mut (*counters).ranges_filed, 1) };
+    }
+}
+
+#[inline(always)]
+fn end_at(home: u64, classes: u64, address: u64) {
+    let found = search_objects(home, classes, address);
+    if found != 0 {
+        end_object(found - 1);
+    }
+}
+
+/// Enters an object at `start..end` into one of the granules that it overlaps, the one with number `step`, and ends
+/// those of its class that it overlaps there. `kept` is its slot plus 1, or 0 where it has none: then it takes that of
+/// the first one ended, or a free one. Returns its slot plus 1, with [`RENEWED`] where nothing else is to be done.
+///
+/// Like the other functions with global linkage: the verifier checks it once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn take_place(home: u64, start: u64, end: u64, step: u64, kept: u64) -> u64 {
+    let Some(class) = class_of(end.wrapping_sub(start)) else { return kept };
+    let Some(granule) = granule(home, start, end, class, step) else { return kept };
+    let Some(set) = PLACES.get_ptr_mut(granule.set()) else { return kept };
+    let new = Span { start, end };
+    let (mut slot, mut mine) = (kept, WAYS);
+    for way in 0..WAYS {
+        // SAFETY: a checked map value; the index is below the array's length.
+        let Some(other) = granule.slot(unsafe { (*set)[way] }) else { continue };
+        let Some(object) = OBJECTS.get_ptr(other) else { continue };
+        // SAFETY: a checked map value.
+        let (its_home, its) = unsafe { ((*object).home, (*object).span()) };
+        let is_live = its_home == home && u64::from(other) + 1 != slot;
+        if is_live && !overlap(its, new) && is_in(its, start, class, step) {
+            continue;
+        }
+        if is_live && its == new && kept == 0 {
+            renew(u64::from(other));
+            return (u64::from(other) + 1) | RENEWED;
+        }
+        if is_live && overlap(its, new) {
+            end_object(u64::from(other));
+            if slot == 0 {
+                slot = u64::from(other) + 1;
+            }
+        }
+        // SAFETY: as above.
+        unsafe { (*set)[way] = EMPTY };
+        mine = way;
+    }
+    if slot == 0 {
+        slot = free_slot() + 1;
+    }
+    let place = granule.place((slot as u32).wrapping_sub(1));
+    // SAFETY: a checked map value; the index is below the array's length.
+    unsafe {
+        if mine < WAYS {
+            (*set)[mine] = place;
+        } else {
+            place_in(set, granule.set(), place);
+        }
+    }
+    slot
+}
+
+/// Whether an object is of `class` and overlaps granule `step` of the object at `start`.
+#[inline(always)]
+fn is_in(its: Span, start: u64, class: u32, step: u64) -> bool {
+    let first = ((start >> (class & 63)) + step) << (class & 63);
+    let granule = Span { start: first, end: first + (1 << (class & 63)) };
+    class_of(its.end.wrapping_sub(its.start)) == Some(class) && overlap(its, granule)
+}
+
+/// Tells the touch of the object in `slot`, which another one with the same addresses takes.
+#[inline(always)]
+fn renew(slot: u64) {
+    if let Some(object) = OBJECTS.get_ptr(slot as u32)
+        // SAFETY: a checked map value.
+        && unsafe { (*object).faults } != 0
+    {
+        tell_touch(slot);
+    }
+}
+
+/// A free slot: the one that became free last on this CPU, or else one of the next [`TRIES`]. Where none of them is
+/// free the last is given up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn free_slot() -> u64 {
+    let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a checked map value of this CPU.
+    let (freed, first) = unsafe { ((*cursor).freed, (*cursor).next) };
+    if freed != 0 && !is_live(freed) {
+        return u64::from(freed);
+    }
+    // SAFETY: a helper without arguments.
+    let own = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(SLOTS_APART);
+    let mut slot = 0;
+    for step in 0..TRIES {
+        slot = first.wrapping_add(own).wrapping_add(step) & (OBJECT_SLOTS - 1);
+        // SAFETY: as above.
+        unsafe { (*cursor).next = first.wrapping_add(step + 1) };
+        if !is_live(slot) {
+            return u64::from(slot);
+        }
+    }
+    lost(LossReason::ObjectDisplaced);
+    end_object(u64::from(slot));
+    u64::from(slot)
+}
+
+/// Whether the object in `slot` may be live: it is there, and its image is not gone.
+#[inline(always)]
+fn is_live(slot: u32) -> bool {
+    // SAFETY: a checked map value.
+    OBJECTS.get_ptr(slot).is_some_and(|object| Image::of_home(unsafe { (*object).home }).is_some())
+}
+
+/// Puts a place into the first empty one of a set, or else into one that leads nowhere, or else into the last.
+#[inline(always)]
+fn place_in(set: *mut PlaceSet, number: u32, place: u64) {
+    for way in 0..WAYS {
+        // SAFETY: a checked map value; the index is below the array's length.
+        unsafe {
+            if (*set)[way] == EMPTY {
+                (*set)[way] = place;
+                return;
+            }
+        }
+    }
+    for way in 0..WAYS {
+        // SAFETY: as above.
+        unsafe {
+            if leads_nowhere(u64::from(number), (*set)[way]) != 0 {
+                (*set)[way] = place;
+                return;
+            }
+        }
+    }
+    lost(LossReason::ObjectDisplaced);
+    // SAFETY: as above.
+    unsafe { (*set)[WAYS - 1] = place };
+}
+
+/// 1 where a place in a set leads to no live object of the granule that it was made for; else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leads_nowhere(set: u64, place: u64) -> u64 {
+    let Some(object) = OBJECTS.get_ptr(place as u32) else { return 1 };
+    // SAFETY: a checked map value.
+    let (home, start, end) = unsafe { ((*object).home, (*object).start, (*object).end) };
+    let Some(class) = class_of(end.wrapping_sub(start)) else { return 1 };
+    if Image::of_home(home).is_none() {
+        return 1;
+    }
+    for step in 0..MAX_GRANULES {
+        if let Some(granule) = granule(home, start, end, class, step)
+            && u64::from(granule.set()) == set
+            && granule.place(place as u32) == place
+        {
+            return 0;
+        }
+    }
+    1
+}
+
+/// Takes the object in `slot` out of the table and tells its touch. Its places lead nowhere then. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_object(slot: u64) -> u64 {
+    let Some(object) = OBJECTS.get_ptr_mut(slot as u32) else { return 0 };
+    // SAFETY: a checked map value.
+    let (home, faults) = unsafe { ((*object).home, (*object).faults) };
+    let Some(image) = Image::of_home(home) else { return 0 };
+    if faults != 0 {
+        tell_touch(slot);
+    }
+    // SAFETY: as above.
+    unsafe { (*object).home = 0 };
+    if let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) {
+        // SAFETY: a checked map value of this CPU.
+        unsafe { (*cursor).freed = slot as u32 };
+    }
+    if let Some(counters) = counters(image.slot) {
+        // SAFETY: a checked map value.
+        unsafe { add(&raw mut (*counters).ranges_ended, 1) };
+    }
+    0
+}
+
+/// Records the faults of the object in `slot`. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_touch(slot: u64) -> u64 {
+    let Some(object) = OBJECTS.get_ptr_mut(slot as u32) else { return 0 };
+    // SAFETY: a checked map value.
+    let object = unsafe { *object };
+    let (slot, class) = (slot_of_home(object.home), size_class(object.size));
+    let key = SeriesKey::stage_numbered(slot, object.allocator as u8, Stage::Touch, class);
+    record(key, object.touch_ns, object.end.wrapping_sub(object.start));
+    0
+}
+
+/// The slot, plus 1, of the live object that holds `address`: of several the one filed last. 0 where there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search_objects(home: u64, mut classes: u64, address: u64) -> u64 {
+    let (mut found, mut found_ns) = (0, 0);
+    for _ in 0..MAX_CLASSES {
+        if classes == 0 {
+            return found;
+        }
+        let class = classes.trailing_zeros();
+        classes &= classes - 1;
+        let granule = Granule::new(home, class, address >> (class & 63));
+        let Some(set) = PLACES.get_ptr(granule.set()) else { continue };
+        for way in 0..WAYS {
+            // SAFETY: a checked map value; the index is below the array's length.
+            let Some(slot) = granule.slot(unsafe { (*set)[way] }) else { continue };
+            let Some(object) = OBJECTS.get_ptr(slot) else { continue };
+            // SAFETY: a checked map value.
+            let filed_ns = unsafe {
+                let holds = (*object).start <= address && address < (*object).end;
+                if holds && (*object).home == home { (*object).filed_ns } else { 0 }
+            };
+            if filed_ns > found_ns {
+                (found, found_ns) = (u64::from(slot) + 1, filed_ns);
+            }
+        }
+    }
+    found
+}
+
+/// The live object that holds `address`.
+#[inline(always)]
+fn find(image: &Image, address: u64) -> Option<(u64, *mut Object)> {
+    // SAFETY: a checked map value.
+    let classes = unsafe { (*image.filed).object_classes };
+    if classes == 0 {
+        return None;
+    }
+    let slot = search_objects(image.home(), classes, address).checked_sub(1)?;
+    Some((slot, OBJECTS.get_ptr_mut(slot as u32)?))
+}
+
+/// The live object that holds `address`. One where memory was mapped since is over.
+#[inline(always)]
+pub fn find_newest(image: &Image, address: u64) -> Option<*mut Object> {
+    let (slot, object) = find(image, address)?;
+    // SAFETY: checked map values.
+    let (filed_ns, range_filed_ns) = unsafe { ((*object).filed_ns, (*image.filed).range_filed_ns) };
+    if range_filed_ns > filed_ns
+        && let Some((_, range)) = ranges::find(image, address)
+        // SAFETY: a checked map value.
+        && unsafe { (*range).filed_ns } > filed_ns
+    {
+        end_object(slot);
+        return None;
+    }
+    Some(object)
+}
+
+/// Ends the object that `start..end` is unmapped with, if it lies in there with its first or last byte; an allocator
+/// gives large ones back alone. Returns it as a range.
+#[inline(always)]
+pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
+    let (slot, object) = find(image, start).or_else(|| find(image, end.wrapping_sub(1)))?;
+    // SAFETY: a checked map value.
+    let Object { start: first, end: last, size, touch_ns, faults, filed_ns, allocator, .. } =
+        unsafe { *object };
+    if first < start || last > end {
+        return None;
+    }
+    // Its release tells its touch.
+    // SAFETY: a checked map value.
+    unsafe { (*object).faults = 0 };
+    end_object(slot);
+    Some(LiveRange { end: last, size, touch_ns, faults, filed_ns, allocator })
+}
