@@ -33,11 +33,13 @@
 //! 2. `site`, `allocator`, `aggregate` and `export` do no I/O and cannot fail on data: what reads a file
 //!    for `allocator` is in [`session`], and what cannot be read is absent. (`cargo xtask tidy`;
 //!    `tests/hostile.rs` on mutated binaries, with bounds on time and memory; `allocscope/fuzz`)
-//! 3. A small allocation costs nothing: no probe sits on a path that small allocations take. (`site`
-//!    plans only large-path functions; `tests/go.rs` counts sizes around the threshold)
-//! 4. No probe can hurt its target: no return probes at all, never off an instruction boundary, never
-//!    on a 5-byte nop of foreign code. (`site::decode` refuses a stream that does not end with its
-//!    function; `tests/go.rs` runs real programs under stack growth and collection)
+//! 3. A small allocation costs nothing, unless the user asked for it and was told the price: no probe sits on a
+//!    path that every small allocation takes; [`site::SmallCalls`] says of each which ones pass it. (`site` and
+//!    `allocator` plan large paths only; `tests/go.rs` counts sizes around the threshold; `xtask bench overhead`)
+//! 4. No probe can hurt its target: never a return probe in a Go program, in a function that can throw or in a
+//!    process with a seccomp filter, never off an instruction boundary, never on a 5-byte nop of foreign code.
+//!    (`site::decode` refuses a stream that does not end with its function; the kernel side's map `RETURN_SAFE`;
+//!    `tests/go.rs` and `tests/native.rs` run real programs under stack growth, collection, exceptions, filters)
 //! 5. Kernel work per event is bounded, and small events insert and delete nothing. (the verifier;
 //!    `allocscope-ebpf`'s `inflight`)
 //! 6. Nothing is lost silently: each loss has a [`allocscope_common::counter::LossReason`] that reaches
