@@ -154,15 +154,8 @@ fn tracefs() -> Check {
 
 /// The real thing: loads and attaches all shared probes, and detaches them.
 fn tracing() -> Check {
-    let options = LoadOptions {
-        min_size_bytes: 0,
-        max_processes: 1,
-        follow_all: false,
-        report_every_exec: false,
-        log: false,
-        attach_via: None,
-    };
-    let attached = load(&options).and_then(|mut loaded| Ok(SystemProbes::attach(&mut loaded)?.fault_rung()));
+    let attached = load(&LoadOptions::default())
+        .and_then(|mut loaded| Ok(SystemProbes::attach(&mut loaded)?.fault_rung()));
     let (verdict, detail) = match attached {
         Ok(FaultRung::Untimed) => (Verdict::Lacks, "attached; page faults are counted, not timed".to_owned()),
         Ok(rung) => (Verdict::Works, format!("attached and detached; page faults by {}", rung.name())),

@@ -1,6 +1,7 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
 use super::{Reading, SlotReading};
+use crate::probe::data_of;
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
@@ -243,15 +244,7 @@ fn max_entries(map: &Map) -> Option<u64> {
 
 fn held_bytes(map: &Map) -> Option<u64> {
     use std::os::fd::{AsFd, AsRawFd};
-    let data = match map {
-        Map::Array(data)
-        | Map::HashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::PerCpuHashMap(data)
-        | Map::Queue(data)
-        | Map::RingBuf(data) => data,
-        _ => return None,
-    };
+    let data = data_of(map)?;
     let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
     let text = std::fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())

@@ -28,6 +28,20 @@ pub struct LoadOptions {
     pub attach_via: Option<AttachVia>,
 }
 
+impl Default for LoadOptions {
+    /// For one process, to try what this machine allows.
+    fn default() -> Self {
+        Self {
+            min_size_bytes: 0,
+            max_processes: 1,
+            follow_all: false,
+            report_every_exec: false,
+            log: false,
+            attach_via: None,
+        }
+    }
+}
+
 /// The loaded kernel side: maps exist, programs are not attached.
 pub struct Loaded {
     pub(super) ebpf: Ebpf,

@@ -7,7 +7,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use aya_obj::Object;
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use std::collections::HashSet;
@@ -71,7 +71,9 @@ impl RawObject {
         let btf = btf.transpose().context("the kernel refuses the programs' type information")?;
         let sections: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         let known = object.maps.clone();
-        let maps = ebpf.maps().filter_map(|(name, map)| Some((name, fd_of(map)?, known.get(name)?)));
+        let maps = ebpf
+            .maps()
+            .filter_map(|(name, map)| Some((name, data_of(map)?.fd().as_fd().as_raw_fd(), known.get(name)?)));
         object.relocate_maps(maps, &sections)?;
         object.relocate_calls(&sections)?;
         object.sanitize_functions(features);
@@ -205,15 +207,15 @@ unsafe fn bpf(command: bpf_cmd, attr: *const libc::c_void, size: usize) -> io::R
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-fn fd_of(map: &Map) -> Option<i32> {
-    let data = match map {
+/// What aya holds of a map, whichever of the types that are used here it has.
+pub fn data_of(map: &Map) -> Option<&MapData> {
+    match map {
         Map::Array(data)
         | Map::HashMap(data)
         | Map::PerCpuArray(data)
         | Map::PerCpuHashMap(data)
         | Map::Queue(data)
-        | Map::RingBuf(data) => data,
-        _ => return None,
-    };
-    Some(data.fd().as_fd().as_raw_fd())
+        | Map::RingBuf(data) => Some(data),
+        _ => None,
+    }
 }

@@ -34,15 +34,7 @@ pub struct UprobePrices {
 /// # Errors
 /// Where the kernel refuses.
 pub fn uprobe_prices() -> Result<UprobePrices> {
-    let options = LoadOptions {
-        min_size_bytes: 0,
-        max_processes: 1,
-        follow_all: false,
-        report_every_exec: false,
-        log: false,
-        attach_via: None,
-    };
-    let mut loaded = load(&options)?;
+    let mut loaded = load(&LoadOptions::default())?;
     let (mut maps, _events) = Maps::take(loaded.ebpf_mut(), 1)?;
     let mut prices = Ok(Vec::new());
     traced(&mut maps, || prices = measure(&mut loaded));

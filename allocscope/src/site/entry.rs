@@ -8,11 +8,12 @@ use std::fmt;
 
 use allocscope_common::native_id::Argument;
 use allocscope_common::site_id::StepClass;
-use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction, OpKind, Register};
 
 use super::classify::{is_cheap_site, step_class};
 use super::decode::{DecodeError, Function};
 use super::flow::depth_change;
+use super::result::writes_register;
 
 /// How far an entry may be moved: prologues set up what they need within a few instructions.
 const MAX_SLIDE: usize = 12;
@@ -88,23 +89,12 @@ fn cheap_index(function: &Function<'_>, arguments: &[Argument]) -> Option<usize>
 
 /// Whether the next instruction finds stack pointer and arguments as this one did.
 fn leaves_as_it_is(instruction: &Instruction, arguments: &[Argument]) -> bool {
-    let kept = |register: Register| {
-        arguments.iter().filter_map(|&index| ARGUMENTS.get(usize::from(index))).any(|&kept| kept == register)
-    };
-    let mut factory = InstructionInfoFactory::new();
-    let writes_kept = factory
-        .info(instruction)
-        .used_registers()
-        .iter()
-        .any(|used| is_write(used.access()) && kept(used.register().full_register()));
+    let mut kept = arguments.iter().filter_map(|&index| ARGUMENTS.get(usize::from(index)));
+    let writes_kept = kept.any(|&register| writes_register(instruction, register));
     instruction.flow_control() == FlowControl::Next
         && depth_change(instruction) == Some(0)
         && !instruction.is_stack_instruction()
         && !writes_kept
-}
-
-fn is_write(access: OpAccess) -> bool {
-    !matches!(access, OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
 }
 
 /// Whether any jump of the function leads to its start or up to `site`.

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use iced_x86::{FlowControl, InstructionInfoFactory, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, OpKind, Register};
 
 use super::super::elf::{Image, Machine};
 use super::super::frames::Frames;
@@ -17,6 +17,7 @@ use crate::site::Exit;
 use crate::site::classify::{is_cheap_site, step_class};
 use crate::site::decode::Function;
 use crate::site::flow::depth_change;
+use crate::site::result::writes_register;
 
 /// Code larger than this is not searched: an allocator's library has some hundred kilobytes, the C library 1.5 MiB.
 const MAX_TEXT_BYTES: u64 = 32 << 20;
@@ -118,16 +119,8 @@ impl Search<'_> {
 /// Whether the next instruction runs after this one, with the same result register and stack pointer.
 fn leaves_result(code: &Function<'_>, index: usize) -> bool {
     let Some(instruction) = code.instructions().get(index) else { return false };
-    let mut factory = InstructionInfoFactory::new();
-    let writes_result = factory.info(instruction).used_registers().iter().any(|used| {
-        let writes = !matches!(
-            used.access(),
-            OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-        );
-        writes && used.register().full_register() == Register::RAX
-    });
     instruction.flow_control() == FlowControl::Next
         && depth_change(instruction) == Some(0)
         && !instruction.is_stack_instruction()
-        && !writes_result
+        && !writes_register(instruction, Register::RAX)
 }
