@@ -103,7 +103,7 @@ impl Binaries {
     }
 
     /// Examines what process `pid` runs and maps, and attaches probes, once for each file.
-    pub fn attach(&mut self, loaded: &mut Loaded, pid: u32) -> Attached {
+    pub fn attach(&mut self, loaded: &mut Loaded, pid: u32, returns: Returns) -> Attached {
         let opened = match target::executable(pid) {
             Ok(opened) => opened,
             Err(error) => {
@@ -112,8 +112,6 @@ impl Binaries {
                 return Attached { used: Used::nothing(), coverage, return_safe: false };
             }
         };
-        let unfiltered = is_unfiltered(pid);
-        let returns = if unfiltered { Returns::ByProbe } else { Returns::AtCallers };
         let mut used = Used { ids: Vec::new(), returns };
         let libraries = mapped_names(pid);
         let examine = || self.examiner.executable(&opened.file, &libraries);
@@ -134,7 +132,7 @@ impl Binaries {
         if kind != Allocator::Go {
             self.attach_libraries(loaded, pid, &mut used, &mut coverage);
         }
-        Attached { used, coverage, return_safe: unfiltered && kind != Allocator::Go }
+        Attached { used, coverage, return_safe: returns == Returns::ByProbe && kind != Allocator::Go }
     }
 
     /// Attaches to the allocators' libraries that process `pid` has mapped since. Returns whether there were any.
@@ -264,6 +262,11 @@ impl Detacher {
 /// Whether a library's malloc takes the place of the C library's, which is mapped as well.
 fn replaces_libc(kind: Allocator) -> bool {
     matches!(kind, Allocator::Jemalloc | Allocator::Mimalloc | Allocator::Tcmalloc)
+}
+
+/// How the returns of calls of process `pid` may be seen.
+pub fn returns_of(pid: u32) -> Returns {
+    if is_unfiltered(pid) { Returns::ByProbe } else { Returns::AtCallers }
 }
 
 /// Whether no seccomp filter is in force in process `pid`.

@@ -25,7 +25,7 @@ use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::slot_of_space;
 use anyhow::Result;
-use binaries::{Attached, Binaries, Reach, Used, is_unfiltered};
+use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, returns_of};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
@@ -319,7 +319,7 @@ impl Session {
 
     /// Examines a process' binaries and attaches their sites.
     fn discover(&mut self, info: &ProcessInfo) -> Attached {
-        let attached = self.binaries.attach(&mut self.loaded, info.id.pid);
+        let attached = self.binaries.attach(&mut self.loaded, info.id.pid, returns_of(info.id.pid));
         self.measure_prices(&attached.coverage);
         attached
     }

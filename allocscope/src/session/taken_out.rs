@@ -2,6 +2,7 @@
 
 use super::Session;
 use crate::aggregate::{Tier, cost_seconds};
+use crate::probe::Returns;
 use crate::site::Miss;
 use allocscope_common::counter::{ProbeClass, ProcessCounters};
 
@@ -18,7 +19,8 @@ impl Session {
         if !is_probed || known.is_filtered || self.maps.is_return_safe(known.slot) {
             return;
         }
-        let attached = self.binaries.attach(&mut self.loaded, pid);
+        // Told before the filter is in force: /proc may not know of it yet.
+        let attached = self.binaries.attach(&mut self.loaded, pid, Returns::AtCallers);
         self.binaries.release(std::mem::replace(&mut known.used, attached.used));
         known.coverage = attached.coverage;
         known.is_filtered = true;
