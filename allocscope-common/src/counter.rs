@@ -119,6 +119,10 @@ pub enum LossReason {
     CallAbandoned = 15,
     /// The place of a live object in the table of objects was taken by another one: faults in it count as other.
     ObjectDisplaced = 16,
+    /// The ring of single allocations was full: a call's stack, or what its memory cost, is not told.
+    AllocationRingFull = 17,
+    /// A slow allocation came when a CPU had told as many as it may in a moment: it is counted, not listed.
+    SlowUntold = 18,
 }
 
 named!(LossReason {
@@ -132,10 +136,11 @@ named!(LossReason {
     UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
     CallAbandoned => "call_abandoned",
     ObjectDisplaced => "object_displaced",
+    AllocationRingFull => "allocation_ring_full", SlowUntold => "slow_untold",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 17;
+pub const LOSS_REASONS: usize = 19;
 
 /// A live large range: what a mapping's call returned and has not been released.
 #[repr(C)]

@@ -32,6 +32,8 @@ pub struct GoCall {
     pub gc_start_ns: u64,
     /// When it began to clear the object's memory; 0 where it has not.
     pub zeroing_ns: u64,
+    /// Calls that its record is to stand for, see [`crate::allocation`]; 0 where that is not decided, or none is made.
+    pub weight: u64,
 }
 
 /// Calls whose goroutines share a set.
@@ -77,7 +79,7 @@ const fn is_unwound(old: GoCallTag, new: GoCallTag) -> bool {
     same_goroutine && old.tgid_depth >= new.tgid_depth
 }
 
-const _: () = assert!(size_of::<GoCall>() == 48);
+const _: () = assert!(size_of::<GoCall>() == 56);
 const _: () = assert!(GO_CALL_SETS.is_power_of_two());
 
 #[cfg(test)]

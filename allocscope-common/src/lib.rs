@@ -5,13 +5,15 @@
 //! 1. The ABI: map keys, map values and ring records. Every such type is `repr(C)`, has no padding
 //!    (each file asserts its sizes at compile time) and is plain old data.
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
-//!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules), [`object`]
+//!    [`bucket`] (durations to histogram buckets), [`depth`] (frames), [`range`] (addresses to granules), [`object`]
 //!    (objects and granules to places in arrays) and [`go_call`] (goroutines to places for their open calls).
 #![no_std]
 
+pub mod allocation;
 pub mod bucket;
 pub mod config;
 pub mod counter;
+pub mod depth;
 pub mod event;
 pub mod go_call;
 pub mod key;

@@ -2,6 +2,7 @@
 
 use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters, Totals};
+use crate::depth::{DepthCounts, DepthKey};
 use crate::event::ProcessEvent;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
 use crate::range::Granule;
@@ -16,6 +17,8 @@ macro_rules! pod {
 
 pod!(
     BucketKey,
+    DepthCounts,
+    DepthKey,
     Granule,
     Image,
     LiveRange,

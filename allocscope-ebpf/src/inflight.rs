@@ -10,7 +10,7 @@ use allocscope_common::counter::LossReason;
 use allocscope_common::go_call::{GoCall, GoCallTag, opening, set_of};
 
 /// Words that an open system call keeps for its exit.
-pub const CALL_ARGS: usize = 6;
+pub const CALL_ARGS: usize = 7;
 
 /// An open memory system call of a thread.
 #[repr(C)]

@@ -5,8 +5,11 @@
 use crate::inflight::{FaultStart, NativeCall, SystemCall};
 use crate::objects::SlotCursor;
 use crate::ranges::CachedRange;
+use crate::slow::Sampling;
+use allocscope_common::allocation::MAX_FRAMES;
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
@@ -26,6 +29,14 @@ pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 /// 1 where exec events of untraced processes are wanted too. Set at load time.
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
+
+/// [`allocscope_common::allocation::Recording`] as a number: which single allocations are recorded. Set at load time.
+#[unsafe(no_mangle)]
+pub static RECORDING: Global<u32> = Global::new(0);
+
+/// 1 where stack depths are counted. Set at load time.
+#[unsafe(no_mangle)]
+pub static STACK_DEPTH: Global<u32> = Global::new(0);
 
 /// Traced processes by tgid. Written by the user side and, for forks, by the kernel side.
 #[map]
@@ -112,3 +123,23 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSS_REASONS a
 /// Process events, in order.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Single allocations: their calls with stacks, and what their memory cost. Grown by the loader where they are recorded.
+#[map]
+pub static ALLOCATIONS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// What takes as long is slow, in nanoseconds. Set by the user side, again and again.
+#[map]
+pub static SLOW_NS: Array<u64> = Array::with_max_entries(1, 0);
+
+/// How much a CPU has recorded lately.
+#[map]
+pub static SAMPLING: PerCpuArray<Sampling> = PerCpuArray::with_max_entries(1, 0);
+
+/// Histograms of stack depths.
+#[map]
+pub static DEPTHS: PerCpuHashMap<DepthKey, DepthCounts> = PerCpuHashMap::with_max_entries(1, 0);
+
+/// Where frames are written that are only counted.
+#[map]
+pub static FRAMES: PerCpuArray<[u64; MAX_FRAMES]> = PerCpuArray::with_max_entries(1, 0);

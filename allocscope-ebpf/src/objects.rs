@@ -10,6 +10,7 @@ use crate::filter::Image;
 use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
 use crate::record::{counters, lost, record};
+use crate::slow;
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
@@ -276,6 +277,8 @@ pub extern "C" fn tell_touch(slot: u64) -> u64 {
     let (slot, class) = (slot_of_home(object.home), size_class(object.size));
     let key = SeriesKey::stage_numbered(slot, object.allocator as u8, Stage::Touch, class);
     record(key, object.touch_ns, object.end.wrapping_sub(object.start));
+    let Object { allocator, size, filed_ns, touch_ns, faults, .. } = object;
+    slow::touched(slot, allocator, size, filed_ns, (touch_ns, faults));
     0
 }
 

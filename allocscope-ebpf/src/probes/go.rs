@@ -12,6 +12,8 @@ use crate::filter::{Traced, is_large};
 use crate::inflight::{close_go_call, find_go_call, open_go_call};
 use crate::objects;
 use crate::record::{counters, hit, lost, record};
+use crate::slow;
+use allocscope_common::allocation::MARKED;
 use allocscope_common::counter::{LossReason, ProbeClass, StallCause};
 use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
@@ -105,7 +107,7 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0 });
+    open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0, weight: 0 });
     if function_of(cookie) == OWN {
         close_go_call(tag);
     }
@@ -135,7 +137,11 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
         (*call).zeroing_ns = now_ns;
         (*call).size
     };
-    file(traced, Allocator::Go, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
+    let weight = if slow::is_on() { slow::weight(size, 0, now_ns) } else { 0 };
+    // SAFETY: as above.
+    unsafe { (*call).weight = u64::from(weight) };
+    let allocator = Allocator::Go as u64 | if weight == 0 { 0 } else { MARKED };
+    file(traced, allocator, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
 }
 
 #[inline(always)]
@@ -147,6 +153,8 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
     count_stalls(traced, &call, now_ns);
+    slow::count_depth(traced.slot, allocator(cookie) as u8, ctx.as_ptr());
+    let mark = told(ctx, traced, &call, allocator(cookie), now_ns);
     if call.zeroing_ns != 0 {
         // Filed then.
         return None;
@@ -156,7 +164,31 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
         debug!(ctx, "pid {}: result of a Go allocation of {} bytes is unreadable", traced.tgid(), call.size);
         return None;
     };
-    file(traced, allocator(cookie), range, call.size, now_ns)
+    file(traced, allocator(cookie) as u64 | mark, range, call.size, now_ns)
+}
+
+/// Records a call that is to be told, and returns the mark of its object. Where that is filed already, it was decided
+/// then whether it is one of these, but for the slow ones.
+#[inline(always)]
+fn told(ctx: &ProbeContext, traced: &Traced, call: &GoCall, allocator: Allocator, at_ns: u64) -> u64 {
+    if !slow::is_on() {
+        return 0;
+    }
+    let ns = at_ns.saturating_sub(call.start_ns);
+    let weight = if call.weight != 0 {
+        call.weight as u32
+    } else if call.zeroing_ns == 0 || slow::tells_slow_only() {
+        slow::weight(call.size, ns, at_ns)
+    } else {
+        0
+    };
+    if weight == 0 {
+        return 0;
+    }
+    let (slot, size, goroutine) = (traced.slot, call.size, call.tag.g);
+    let filed_ns = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
+    let told = slow::Call { slot, allocator: allocator as u8, size, at_ns, ns, filed_ns, goroutine };
+    slow::framed_call(&told, weight, ctx.as_ptr())
 }
 
 /// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
@@ -181,15 +213,9 @@ fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
 }
 
 #[inline(always)]
-fn file(
-    traced: &Traced,
-    allocator: Allocator,
-    (start, end): (u64, u64),
-    size: u64,
-    filed_ns: u64,
-) -> Option<u32> {
+fn file(traced: &Traced, allocator: u64, (start, end): (u64, u64), size: u64, filed_ns: u64) -> Option<u32> {
     let image = traced.image()?;
-    let (home, allocator) = (image.home(), allocator as u64);
+    let home = image.home();
     objects::file(&image, Object { home, start, end, size, touch_ns: 0, faults: 0, filed_ns, allocator });
     None
 }

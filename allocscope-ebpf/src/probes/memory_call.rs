@@ -10,6 +10,7 @@ use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
 use crate::record::{counters, hit, lost, lost_many, record};
+use crate::slow;
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
@@ -81,6 +82,17 @@ fn stage(traced: &Traced, allocator: Allocator, stage: Stage, bytes: u64) -> Ser
     SeriesKey::stage(traced.slot, allocator, stage, size_class(bytes))
 }
 
+/// Records the call of a program that manages its memory by itself; a runtime's is part of its own allocations.
+/// Returns the mark of what it is filed as.
+#[inline(always)]
+fn told(traced: &Traced, allocator: Allocator, size: u64, ns: u64, at_ns: u64) -> u64 {
+    if !slow::is_on() || traced.has(OWN_HEAP) {
+        return 0;
+    }
+    let (slot, allocator) = (traced.slot, allocator as u8);
+    slow::system_call(&slow::Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goroutine: 0 })
+}
+
 /// `mmap(addr, len, prot, flags, fd, off)`
 #[tracepoint]
 fn mmap_enter(ctx: TracePointContext) -> u32 {
@@ -95,7 +107,7 @@ fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(len) || in_native_call(traced.pid_tgid) {
         return None;
     }
-    open(&traced, [len, prot, flags, 0, 0, 0])
+    open(&traced, [len, prot, flags, 0, 0, 0, 0])
 }
 
 /// The end of `mmap`: the address, or an error.
@@ -128,11 +140,16 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     if is_memory {
         record(stage(&traced, allocator, Stage::Call, len), ns, len);
     }
+    let filed_ns = call.start_ns + ns;
+    let mark = if allocator as u64 == Allocator::Mmap as u64 {
+        told(&traced, allocator, len, ns, filed_ns)
+    } else {
+        0
+    };
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
         let end = page_end(start, len);
-        let filed_ns = call.start_ns + ns;
-        let allocator = allocator as u64;
+        let allocator = allocator as u64 | mark;
         ranges::file(
             &traced.image()?,
             start,
@@ -173,8 +190,10 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
         record(touch, range.touch_ns, range.size);
+        let cost = (range.touch_ns, range.faults);
+        slow::touched(traced.slot, range.allocator, range.size, range.filed_ns, cost);
     }
-    open(&traced, [len, outcome, range.size, range.allocator, 0, 0])
+    open(&traced, [len, outcome, range.size, range.allocator, range.filed_ns, 0, 0])
 }
 
 #[inline(always)]
@@ -199,7 +218,7 @@ fn munmap_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     let (traced, call, ns) = close()?;
-    let [len, outcome, size, allocator, ..] = call.args;
+    let [len, outcome, size, allocator, filed_ns, ..] = call.args;
     if result(ctx)? != 0 {
         if outcome != NOTHING {
             lost(LossReason::UnmapFailed);
@@ -212,6 +231,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED {
         let class = size_class(size);
         record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), ns, len);
+        slow::released(traced.slot, allocator, size, filed_ns, ns);
     } else if outcome == CUT {
         let counters = counters(traced.slot)?;
         // SAFETY: a checked map value.
@@ -251,7 +271,7 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
             kept = range;
         }
     }
-    open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator])
+    open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator, kept.filed_ns])
 }
 
 /// The end of `mremap`: the new address, or an error.
@@ -263,16 +283,21 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
     let (traced, call, ns) = close()?;
-    let [old_start, old_len, new_len, touch_ns, faults, allocator] = call.args;
+    let [old_start, old_len, new_len, touch_ns, faults, allocator, before_ns] = call.args;
     let new_start = result(ctx)?;
     let moved = new_start <= LAST_ADDRESS;
     if moved && is_large(new_len) {
         record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
+        // Its memory stays that of the call it came from, and so does the cost of touching and releasing it.
+        if !in_native_call(traced.pid_tgid) {
+            told(&traced, Allocator::Mremap, new_len, ns, call.start_ns + ns);
+        }
     }
     if allocator != 0 {
         let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
         let filed_ns = call.start_ns + ns;
         let range = LiveRange { end: page_end(start, size), size, touch_ns, faults, filed_ns, allocator };
+        slow::moved(traced.slot, allocator, size, filed_ns, before_ns);
         ranges::file(&traced.image()?, start, range);
     }
     None
@@ -291,7 +316,7 @@ fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(len) || (behavior != MADV_DONTNEED && behavior != MADV_FREE) {
         return None;
     }
-    open(&traced, [len, 0, 0, 0, 0, 0])
+    open(&traced, [len, 0, 0, 0, 0, 0, 0])
 }
 
 /// The end of `madvise`: 0, or an error.
@@ -330,7 +355,7 @@ fn brk_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, _, ns) = close()?;
+    let (traced, call, ns) = close()?;
     let new = result(ctx)?;
     // SAFETY: a checked map value; the kernel serialises the brk calls of a process.
     let old = unsafe { core::ptr::replace(&raw mut (*traced.target).brk, new) };
@@ -342,6 +367,9 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
     // As for `mmap`: growth inside of an allocator's call is part of it.
     if is_large(bytes) && !(new > old && in_native_call(traced.pid_tgid)) {
         record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
+        if new > old {
+            told(&traced, Allocator::Brk, bytes, ns, call.start_ns + ns);
+        }
     }
     None
 }

@@ -14,6 +14,7 @@ use crate::atomic::add;
 use crate::filter::{Image, Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
 use crate::record::{counters, hit, lost, record};
+use crate::slow;
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -154,8 +155,20 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let class = size_class(call.size);
     let allocator = native_id::allocator_of(cookie);
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
-    record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    let (size, touch_ns, faults, filed_ns, allocator) = (call.size, 0, 0, now_ns, u64::from(allocator));
+    let ns = now_ns.saturating_sub(call.start_ns);
+    record(key, ns, call.size);
+    slow::count_depth(image.slot, allocator, regs.cast());
+    let told = slow::Call {
+        slot: image.slot,
+        allocator,
+        size: call.size,
+        at_ns: now_ns,
+        ns,
+        filed_ns: now_ns,
+        goroutine: 0,
+    };
+    let allocator = u64::from(allocator) | slow::native_call(&told, regs);
+    let (size, touch_ns, faults, filed_ns) = (call.size, 0, 0, now_ns);
     match memory {
         Memory::Unknown => {
             lost(LossReason::ResultUnreadable);

@@ -4,6 +4,7 @@ use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::AttachVia;
 use crate::failure::{Exit, Failure};
+use allocscope_common::allocation::Recording;
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
@@ -26,6 +27,10 @@ pub struct LoadOptions {
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// Which single allocations are recorded.
+    pub recording: Recording,
+    /// Whether stack depths are counted.
+    pub stack_depth: bool,
 }
 
 impl Default for LoadOptions {
@@ -38,6 +43,8 @@ impl Default for LoadOptions {
             report_every_exec: false,
             log: false,
             attach_via: None,
+            recording: Recording::Off,
+            stack_depth: false,
         }
     }
 }
@@ -83,12 +90,21 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("SERIES", series)
         .map_max_entries("BUCKETS", buckets)
         .map_max_entries("RANGES", ranges)
-        .map_max_entries("GRANULES", ranges * 2);
+        .map_max_entries("GRANULES", ranges * 2)
+        .map_max_entries("ALLOCATIONS", ring_bytes(options.recording))
+        .map_max_entries(
+            "DEPTHS",
+            if options.stack_depth { processes.saturating_mul(4).min(16_384) } else { 1 },
+        );
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
+    let stack_depth = u32::from(options.stack_depth);
+    let recording = options.recording as u32;
     loader
+        .override_global("RECORDING", &recording, true)
+        .override_global("STACK_DEPTH", &stack_depth, true)
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
@@ -101,6 +117,15 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
     Ok(Loaded { ebpf, ladder, max_processes: processes })
+}
+
+/// Bytes of the ring of single allocations, a power of two. It is read every 50 ms; a record has 16 KiB at most.
+fn ring_bytes(recording: Recording) -> u32 {
+    match recording {
+        Recording::Off => 4096,
+        Recording::Slow => 4 << 20,
+        Recording::All => 32 << 20,
+    }
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {

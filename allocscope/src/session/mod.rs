@@ -127,6 +127,8 @@ impl Session {
             report_every_exec: by_name || follow_all,
             log: options.log,
             attach_via: options.attach_via,
+            recording: allocscope_common::allocation::Recording::All,
+            stack_depth: true,
         })?;
         let kernel_log = if options.log { watch::KernelLog::start(loaded.ebpf_mut()) } else { None };
         let (mut maps, events) = Maps::take(loaded.ebpf_mut(), options.max_processes)?;

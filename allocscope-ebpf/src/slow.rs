@@ -1,0 +1,398 @@
+//! Single allocations into ring records: slow ones with the stack of their call, or (to record a profile) all of them.
+//!
+//! Which ones is decided when the call ends; an allocation that a record was made of is marked in the table of live
+//! ranges or objects, and what its memory costs afterwards is recorded as well. With [`RECORDING`] off, which is a
+//! constant by the time the verifier looks, nothing of this is in the programs.
+
+use crate::atomic::add;
+use crate::maps::{ALLOCATIONS, DEPTHS, FRAMES, RECORDING, SAMPLING, SLOW_NS, STACK_DEPTH};
+use crate::record::lost;
+use allocscope_common::allocation::{
+    AllocationEvent, AllocationRecord, FramesRecord, MARKED, MAX_FRAMES, MAX_STACK_BYTES, Recording,
+    STACK_BYTES, StackHead, StackRecord,
+};
+use allocscope_common::counter::LossReason;
+use allocscope_common::depth::{DEPTH_BUCKETS, DepthCounts, DepthKey, depth_bucket};
+use aya_ebpf::bindings::{BPF_F_USER_STACK, BPF_NOEXIST, BPF_RB_NO_WAKEUP, pt_regs};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_task_btf, bpf_get_prandom_u32, bpf_get_stack, bpf_ktime_get_ns,
+    bpf_probe_read_kernel, bpf_task_pt_regs, generated,
+};
+use core::ffi::c_void;
+
+/// A CPU's budget is for 2^26 ns, some 67 ms.
+const PERIOD_SHIFT: u32 = 26;
+/// Stacks that a CPU takes in a period without thinning them out: 3,800 a second.
+const BUDGET: u32 = 256;
+/// The same where only slow allocations are told: 240 a second.
+const SLOW_BUDGET: u32 = 16;
+/// Events of slow allocations that a CPU tells in a period: 950 a second.
+const TOLD_BUDGET: u32 = 64;
+/// One call in 2^MAX_THINNING is taken at least.
+const MAX_THINNING: u32 = 10;
+
+const PAGE_BYTES: u64 = 4096;
+const STACK_PAGES: u64 = MAX_STACK_BYTES as u64 / PAGE_BYTES;
+
+/// What a CPU has recorded in this period.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sampling {
+    period: u64,
+    /// Calls that may be recorded.
+    calls: u32,
+    /// Events of slow allocations that were told.
+    told: u32,
+    /// log2 of how many calls one stood for at the end of the period before.
+    thinning: u32,
+    reserved: u32,
+}
+
+/// A call that has ended.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// The process' slot.
+    pub slot: u32,
+    /// The allocator, as a number.
+    pub allocator: u8,
+    /// Bytes asked for.
+    pub size: u64,
+    /// When it ended.
+    pub at_ns: u64,
+    /// How long it took.
+    pub ns: u64,
+    /// When its memory was or will be filed.
+    pub filed_ns: u64,
+    /// The goroutine's `g`, or 0.
+    pub goroutine: u64,
+}
+
+#[inline(always)]
+fn is_slow(ns: u64) -> bool {
+    // SAFETY: a checked map value.
+    SLOW_NS.get_ptr(0).is_some_and(|threshold| ns >= unsafe { *threshold })
+}
+
+/// Whether single allocations are recorded at all.
+#[inline(always)]
+pub fn is_on() -> bool {
+    RECORDING.load() != Recording::Off as u32
+}
+
+/// Whether only slow allocations are recorded.
+#[inline(always)]
+pub fn tells_slow_only() -> bool {
+    RECORDING.load() == Recording::Slow as u32
+}
+
+/// This CPU's budget in the current period.
+#[inline(always)]
+fn sampling(now_ns: u64) -> Option<*mut Sampling> {
+    let sampling = SAMPLING.get_ptr_mut(0)?;
+    let period = now_ns >> PERIOD_SHIFT;
+    // SAFETY: a checked map value of this CPU.
+    unsafe {
+        if (*sampling).period != period {
+            let thinning = (*sampling).calls / BUDGET;
+            *sampling = Sampling { period, calls: 0, told: 0, thinning: log2_above(thinning), reserved: 0 };
+        }
+    }
+    Some(sampling)
+}
+
+/// The number of bits that `value` has.
+#[inline(always)]
+fn log2_above(value: u32) -> u32 {
+    let bits = 32 - value.leading_zeros();
+    if bits > MAX_THINNING { MAX_THINNING } else { bits }
+}
+
+/// How many calls a record of this one stands for; 0 where none is to be made.
+#[inline(always)]
+pub fn weight(size: u64, ns: u64, now_ns: u64) -> u32 {
+    let Some(sampling) = sampling(now_ns) else { return 0 };
+    // SAFETY: a checked map value of this CPU.
+    let (calls, before) = unsafe { ((*sampling).calls, (*sampling).thinning) };
+    if tells_slow_only() {
+        return slow_weight(sampling, size, ns, calls);
+    }
+    // SAFETY: as above.
+    unsafe { (*sampling).calls = calls.wrapping_add(1) };
+    let now = log2_above(calls / BUDGET);
+    let thinning = if now > before { now } else { before };
+    let every = 1u32 << (thinning & 31);
+    // SAFETY: a helper without arguments.
+    if unsafe { bpf_get_prandom_u32() } & (every - 1) == 0 { every } else { 0 }
+}
+
+/// Stacks of calls that are slow, and as long as there are few of those that may become so.
+#[inline(always)]
+fn slow_weight(sampling: *mut Sampling, size: u64, ns: u64, calls: u32) -> u32 {
+    let slow = is_slow(ns);
+    if !slow && (size < STACK_BYTES || calls >= SLOW_BUDGET / 2) {
+        return 0;
+    }
+    if calls >= SLOW_BUDGET {
+        lost(LossReason::SlowUntold);
+        return 0;
+    }
+    // SAFETY: a checked map value of this CPU.
+    unsafe { (*sampling).calls = calls + 1 };
+    1
+}
+
+#[inline(always)]
+fn record_of(call: &Call, weight: u32) -> AllocationRecord {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    AllocationRecord {
+        event: AllocationEvent::Call as u32,
+        slot: call.slot,
+        tgid: (pid_tgid >> 32) as u32,
+        tid: pid_tgid as u32,
+        filed_ns: call.filed_ns,
+        size: call.size,
+        at_ns: call.at_ns,
+        ns: call.ns,
+        faults: 0,
+        goroutine: call.goroutine,
+        allocator: u32::from(call.allocator),
+        weight,
+    }
+}
+
+/// Records a call in native code with a copy of its caller's stack, where it is one of those to be recorded. Returns
+/// the mark that its range or object is to carry.
+#[inline(always)]
+pub fn native_call(call: &Call, regs: *mut pt_regs) -> u64 {
+    if !is_on() {
+        return 0;
+    }
+    let weight = weight(call.size, call.ns, call.at_ns);
+    if weight == 0 {
+        return 0;
+    }
+    // SAFETY: the verifier allows reading the fields of the program's context.
+    let (ip, sp, fp) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp) };
+    record_stack(call, weight, StackHead { bytes: 0, ip, sp, fp })
+}
+
+/// The same for a system call, at its exit.
+#[inline(always)]
+pub fn system_call(call: &Call) -> u64 {
+    if !is_on() {
+        return 0;
+    }
+    let weight = weight(call.size, call.ns, call.at_ns);
+    if weight == 0 {
+        return 0;
+    }
+    let (mut ip, mut sp, mut fp) = (0, 0, 0);
+    // SAFETY: the first helper returns this task; the registers that the second one finds on its kernel stack are
+    // read by a helper that checks their address.
+    unsafe {
+        let regs = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs;
+        if let (Ok(rip), Ok(rsp), Ok(rbp)) = (
+            bpf_probe_read_kernel(&raw const (*regs).rip),
+            bpf_probe_read_kernel(&raw const (*regs).rsp),
+            bpf_probe_read_kernel(&raw const (*regs).rbp),
+        ) {
+            (ip, sp, fp) = (rip, rsp, rbp);
+        }
+    }
+    record_stack(call, weight, StackHead { bytes: 0, ip, sp, fp })
+}
+
+#[inline(always)]
+fn record_stack(call: &Call, weight: u32, head: StackHead) -> u64 {
+    let Some(mut entry) = ALLOCATIONS.reserve::<StackRecord>(0) else {
+        lost(LossReason::AllocationRingFull);
+        return 0;
+    };
+    let place = entry.as_mut_ptr();
+    // SAFETY: the reserved memory is as large as the record.
+    unsafe {
+        (&raw mut (*place).record).write(record_of(call, weight));
+        let bytes = copy_stack((&raw mut (*place).stack).cast(), head.sp);
+        (&raw mut (*place).head).write(StackHead { bytes, ..head });
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    MARKED
+}
+
+/// Copies the stack from `sp` upwards, page by page until one cannot be read: its upper end may be near. Returns how
+/// many bytes there are.
+#[inline(always)]
+unsafe fn copy_stack(to: *mut u8, sp: u64) -> u64 {
+    let first = PAGE_BYTES - (sp & (PAGE_BYTES - 1));
+    // SAFETY: `to` has room for all pages, the first of which is cut off; the helper checks the other address.
+    unsafe {
+        if generated::bpf_probe_read_user(to.cast(), first as u32, sp as *const c_void) != 0 {
+            return 0;
+        }
+        let mut bytes = first;
+        for page in 0..STACK_PAGES - 1 {
+            let at = first + page * PAGE_BYTES;
+            let (to, from) = (to.add(at as usize), sp.wrapping_add(at));
+            if generated::bpf_probe_read_user(to.cast(), PAGE_BYTES as u32, from as *const c_void) != 0 {
+                return bytes;
+            }
+            bytes += PAGE_BYTES;
+        }
+        bytes
+    }
+}
+
+/// Records a call of `weight` in code that keeps frame pointers, with its stack. Returns the mark.
+#[inline(always)]
+pub fn framed_call(call: &Call, weight: u32, ctx: *mut c_void) -> u64 {
+    let Some(mut entry) = ALLOCATIONS.reserve::<FramesRecord>(0) else {
+        lost(LossReason::AllocationRingFull);
+        return 0;
+    };
+    let place = entry.as_mut_ptr();
+    // SAFETY: the reserved memory is as large as the record; the helper takes the program's own context.
+    unsafe {
+        (&raw mut (*place).record).write(record_of(call, weight));
+        let bytes = frames(ctx, (&raw mut (*place).frames).cast());
+        (&raw mut (*place).head).write(StackHead { bytes, ip: 0, sp: 0, fp: 0 });
+    }
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+    MARKED
+}
+
+/// Writes the frames that frame pointers lead to, from the probed function on. Returns how many bytes there are.
+///
+/// # Safety
+/// `to` has room for [`MAX_FRAMES`] words, `ctx` is the program's context.
+#[inline(always)]
+unsafe fn frames(ctx: *mut c_void, to: *mut c_void) -> u64 {
+    // SAFETY: by the caller's word.
+    let bytes = unsafe { bpf_get_stack(ctx, to, MAX_FRAMES as u32 * 8, u64::from(BPF_F_USER_STACK)) };
+    if bytes < 0 { 0 } else { bytes as u64 }
+}
+
+/// Tells the first touch of a range or object, whose word for its allocator has the mark: where that is set, and
+/// where the time is over the threshold. Returns 0.
+///
+/// Like other functions with global linkage: the verifier checks it once and not at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_touched(slot_allocator: u64, size: u64, filed_ns: u64, ns: u64, faults: u64) -> u64 {
+    tell(AllocationEvent::Touch, slot_allocator, size, filed_ns, ns, faults);
+    0
+}
+
+/// The same for its release. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_released(slot_allocator: u64, size: u64, filed_ns: u64, ns: u64) -> u64 {
+    tell(AllocationEvent::Release, slot_allocator, size, filed_ns, ns, 0);
+    0
+}
+
+#[inline(always)]
+fn slot_allocator(slot: u32, allocator: u64) -> u64 {
+    u64::from(slot) << 32 | (allocator & 0xffff_ffff)
+}
+
+/// Tells the first touch of what was filed at `filed_ns`.
+#[inline(always)]
+pub fn touched(slot: u32, allocator: u64, size: u64, filed_ns: u64, (ns, faults): (u64, u64)) {
+    if is_on() {
+        tell_touched(slot_allocator(slot, allocator), size, filed_ns, ns, faults);
+    }
+}
+
+/// Tells the release of what was filed at `filed_ns`.
+#[inline(always)]
+pub fn released(slot: u32, allocator: u64, size: u64, filed_ns: u64, ns: u64) {
+    if is_on() {
+        tell_released(slot_allocator(slot, allocator), size, filed_ns, ns);
+    }
+}
+
+/// Tells that what was filed at `before_ns` is filed anew.
+#[inline(always)]
+pub fn moved(slot: u32, allocator: u64, size: u64, filed_ns: u64, before_ns: u64) {
+    if is_on() && allocator & MARKED != 0 {
+        put(AllocationEvent::Move, slot_allocator(slot, allocator), size, (filed_ns, before_ns), 0, 0);
+    }
+}
+
+#[inline(always)]
+fn tell(event: AllocationEvent, slot_allocator: u64, size: u64, filed_ns: u64, ns: u64, faults: u64) {
+    let all = !tells_slow_only();
+    let is_told = if all { slot_allocator & MARKED != 0 } else { is_slow(ns) };
+    if !is_told {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if !all && !may_tell(now_ns) {
+        lost(LossReason::SlowUntold);
+        return;
+    }
+    put(event, slot_allocator, size, (filed_ns, now_ns), ns, faults);
+}
+
+#[inline(always)]
+fn may_tell(now_ns: u64) -> bool {
+    let Some(sampling) = sampling(now_ns) else { return false };
+    // SAFETY: a checked map value of this CPU.
+    unsafe {
+        (*sampling).told = (*sampling).told.wrapping_add(1);
+        (*sampling).told <= TOLD_BUDGET
+    }
+}
+
+#[inline(always)]
+fn put(
+    event: AllocationEvent,
+    slot_allocator: u64,
+    size: u64,
+    (filed_ns, at_ns): (u64, u64),
+    ns: u64,
+    faults: u64,
+) {
+    let (slot, allocator) = ((slot_allocator >> 32) as u32, slot_allocator as u8);
+    let call = Call { slot, allocator, size, at_ns, ns, filed_ns, goroutine: 0 };
+    let record = AllocationRecord { event: event as u32, faults, ..record_of(&call, 1) };
+    if ALLOCATIONS.output::<AllocationRecord>(record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
+        lost(LossReason::AllocationRingFull);
+    }
+}
+
+/// Counts the frames of the current stack, where that was asked for.
+#[inline(always)]
+pub fn count_depth(slot: u32, allocator: u8, ctx: *mut c_void) {
+    if STACK_DEPTH.load() == 0 {
+        return;
+    }
+    // Only how many there are is used, so that it does not matter who else on this CPU writes there.
+    let Some(place) = FRAMES.get_ptr_mut(0) else { return };
+    // SAFETY: a map value of that many words; the context is the program's by the caller's word.
+    let depth = unsafe { frames(ctx, place.cast()) } / 8;
+    let key = DepthKey { slot, allocator: u32::from(allocator) };
+    let Some(counts) = depth_counts(&key) else {
+        lost(LossReason::SeriesFull);
+        return;
+    };
+    let bucket = depth_bucket(depth);
+    if bucket < DEPTH_BUCKETS {
+        // SAFETY: a checked map value; the index is below the array's length.
+        unsafe {
+            add(&raw mut (*counts).buckets[bucket], 1);
+            add(&raw mut (*counts).frames, depth);
+        }
+    }
+}
+
+#[inline(always)]
+fn depth_counts(key: &DepthKey) -> Option<*mut DepthCounts> {
+    if let Some(counts) = DEPTHS.get_ptr_mut(key) {
+        return Some(counts);
+    }
+    let _ =
+        DEPTHS.insert(key, DepthCounts { buckets: [0; DEPTH_BUCKETS], frames: 0 }, u64::from(BPF_NOEXIST));
+    DEPTHS.get_ptr_mut(key)
+}
