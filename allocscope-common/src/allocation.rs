@@ -4,6 +4,7 @@
 //! two sizes, by the kind of stack that they carry; whatever else is told of an allocation is an
 //! [`AllocationRecord`] alone.
 
+use crate::cause::CAUSES;
 use crate::key::named;
 use core::fmt;
 
@@ -78,6 +79,8 @@ pub struct AllocationRecord {
     pub allocator: u32,
     /// Calls that this one stands for, itself included.
     pub weight: u32,
+    /// Where the time went, in nanoseconds, by [`crate::cause::Cause`]; all 0 where that was not told apart.
+    pub causes: [u64; CAUSES],
 }
 
 /// Where a thread stood, and how much of its stack follows.
@@ -118,8 +121,8 @@ pub struct StackRecord {
     pub stack: [u8; MAX_STACK_BYTES],
 }
 
-const _: () = assert!(size_of::<AllocationRecord>() == 72);
+const _: () = assert!(size_of::<AllocationRecord>() == 72 + 8 * CAUSES);
 const _: () = assert!(size_of::<StackHead>() == 32);
-const _: () = assert!(size_of::<FramesRecord>() == 104 + 127 * 8);
-const _: () = assert!(size_of::<StackRecord>() == 104 + MAX_STACK_BYTES);
+const _: () = assert!(size_of::<FramesRecord>() == size_of::<AllocationRecord>() + 32 + 127 * 8);
+const _: () = assert!(size_of::<StackRecord>() == size_of::<AllocationRecord>() + 32 + MAX_STACK_BYTES);
 const _: () = assert!(size_of::<FramesRecord>() != size_of::<StackRecord>());

@@ -11,6 +11,7 @@
 
 pub mod allocation;
 pub mod bucket;
+pub mod cause;
 pub mod config;
 pub mod counter;
 pub mod depth;

@@ -11,6 +11,7 @@ use allocscope_common::allocation::{
     AllocationEvent, AllocationRecord, FramesRecord, MARKED, MAX_FRAMES, MAX_STACK_BYTES, Recording,
     STACK_BYTES, StackHead, StackRecord,
 };
+use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::counter::LossReason;
 use allocscope_common::depth::{DEPTH_BUCKETS, DepthCounts, DepthKey, depth_bucket};
 use aya_ebpf::bindings::{BPF_F_USER_STACK, BPF_NOEXIST, BPF_RB_NO_WAKEUP, pt_regs};
@@ -66,6 +67,9 @@ pub struct Call {
     /// The goroutine's `g`, or 0.
     pub goroutine: u64,
 }
+
+/// Where a call's time went: a few causes with their nanoseconds.
+pub type Causes = [(Cause, u64); 3];
 
 #[inline(always)]
 fn is_slow(ns: u64) -> bool {
@@ -141,22 +145,30 @@ fn slow_weight(sampling: *mut Sampling, size: u64, ns: u64, calls: u32) -> u32 {
     1
 }
 
+/// Fills a record in the ring, where it does not take room on the stack.
+///
+/// # Safety
+/// `place` is reserved memory.
 #[inline(always)]
-fn record_of(call: &Call, weight: u32) -> AllocationRecord {
+unsafe fn fill(place: *mut AllocationRecord, event: AllocationEvent, call: &Call, weight: u32, faults: u64) {
     let pid_tgid = bpf_get_current_pid_tgid();
-    AllocationRecord {
-        event: AllocationEvent::Call as u32,
-        slot: call.slot,
-        tgid: (pid_tgid >> 32) as u32,
-        tid: pid_tgid as u32,
-        filed_ns: call.filed_ns,
-        size: call.size,
-        at_ns: call.at_ns,
-        ns: call.ns,
-        faults: 0,
-        goroutine: call.goroutine,
-        allocator: u32::from(call.allocator),
-        weight,
+    // SAFETY: by the caller's word; the indices are below the array's length.
+    unsafe {
+        (*place).event = event as u32;
+        (*place).slot = call.slot;
+        (*place).tgid = (pid_tgid >> 32) as u32;
+        (*place).tid = pid_tgid as u32;
+        (*place).filed_ns = call.filed_ns;
+        (*place).size = call.size;
+        (*place).at_ns = call.at_ns;
+        (*place).ns = call.ns;
+        (*place).faults = faults;
+        (*place).goroutine = call.goroutine;
+        (*place).allocator = u32::from(call.allocator);
+        (*place).weight = weight;
+        for cause in 0..CAUSES {
+            (&raw mut (*place).causes[cause]).write_volatile(0);
+        }
     }
 }
 
@@ -211,7 +223,7 @@ fn record_stack(call: &Call, weight: u32, head: StackHead) -> u64 {
     let place = entry.as_mut_ptr();
     // SAFETY: the reserved memory is as large as the record.
     unsafe {
-        (&raw mut (*place).record).write(record_of(call, weight));
+        fill(&raw mut (*place).record, AllocationEvent::Call, call, weight, 0);
         let bytes = copy_stack((&raw mut (*place).stack).cast(), head.sp);
         (&raw mut (*place).head).write(StackHead { bytes, ..head });
     }
@@ -244,7 +256,7 @@ unsafe fn copy_stack(to: *mut u8, sp: u64) -> u64 {
 
 /// Records a call of `weight` in code that keeps frame pointers, with its stack. Returns the mark.
 #[inline(always)]
-pub fn framed_call(call: &Call, weight: u32, ctx: *mut c_void) -> u64 {
+pub fn framed_call(call: &Call, weight: u32, causes: &Causes, ctx: *mut c_void) -> u64 {
     let Some(mut entry) = ALLOCATIONS.reserve::<FramesRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return 0;
@@ -252,7 +264,10 @@ pub fn framed_call(call: &Call, weight: u32, ctx: *mut c_void) -> u64 {
     let place = entry.as_mut_ptr();
     // SAFETY: the reserved memory is as large as the record; the helper takes the program's own context.
     unsafe {
-        (&raw mut (*place).record).write(record_of(call, weight));
+        fill(&raw mut (*place).record, AllocationEvent::Call, call, weight, 0);
+        for (cause, ns) in causes {
+            (*place).record.causes[*cause as usize] += ns;
+        }
         let bytes = frames(ctx, (&raw mut (*place).frames).cast());
         (&raw mut (*place).head).write(StackHead { bytes, ip: 0, sp: 0, fp: 0 });
     }
@@ -356,10 +371,13 @@ fn put(
 ) {
     let (slot, allocator) = ((slot_allocator >> 32) as u32, slot_allocator as u8);
     let call = Call { slot, allocator, size, at_ns, ns, filed_ns, goroutine: 0 };
-    let record = AllocationRecord { event: event as u32, faults, ..record_of(&call, 1) };
-    if ALLOCATIONS.output::<AllocationRecord>(record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
+    let Some(mut entry) = ALLOCATIONS.reserve::<AllocationRecord>(0) else {
         lost(LossReason::AllocationRingFull);
-    }
+        return;
+    };
+    // SAFETY: the reserved memory is as large as the record.
+    unsafe { fill(entry.as_mut_ptr(), event, &call, 1, faults) };
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// Counts the frames of the current stack, where that was asked for.

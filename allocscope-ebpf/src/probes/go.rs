@@ -14,7 +14,8 @@ use crate::objects;
 use crate::record::{counters, hit, lost, record};
 use crate::slow;
 use allocscope_common::allocation::MARKED;
-use allocscope_common::counter::{LossReason, ProbeClass, StallCause};
+use allocscope_common::cause::Cause;
+use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
@@ -188,7 +189,19 @@ fn told(ctx: &ProbeContext, traced: &Traced, call: &GoCall, allocator: Allocator
     let (slot, size, goroutine) = (traced.slot, call.size, call.tag.g);
     let filed_ns = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
     let told = slow::Call { slot, allocator: allocator as u8, size, at_ns, ns, filed_ns, goroutine };
-    slow::framed_call(&told, weight, ctx.as_ptr())
+    slow::framed_call(&told, weight, &causes(call, at_ns), ctx.as_ptr())
+}
+
+/// As in [`count_stalls`].
+#[inline(always)]
+fn causes(call: &GoCall, at_ns: u64) -> slow::Causes {
+    let zeroing = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
+    let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
+    [
+        (Cause::Alloc, gc_start.saturating_sub(call.start_ns)),
+        (Cause::GcStart, zeroing.saturating_sub(gc_start)),
+        (Cause::Zeroing, at_ns.saturating_sub(zeroing)),
+    ]
 }
 
 /// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
@@ -202,12 +215,12 @@ fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
     unsafe {
         let stall_ns = &raw mut (*counters).stall_ns;
         let alloc_ns = gc_start.saturating_sub(call.start_ns);
-        add(&raw mut (*stall_ns)[StallCause::AllocLarge as usize], alloc_ns);
+        add(&raw mut (*stall_ns)[Cause::Alloc as usize], alloc_ns);
         if gc_start != zeroing {
-            add(&raw mut (*stall_ns)[StallCause::GcStart as usize], zeroing.saturating_sub(gc_start));
+            add(&raw mut (*stall_ns)[Cause::GcStart as usize], zeroing.saturating_sub(gc_start));
         }
         if zeroing != now_ns {
-            add(&raw mut (*stall_ns)[StallCause::Zeroing as usize], now_ns.saturating_sub(zeroing));
+            add(&raw mut (*stall_ns)[Cause::Zeroing as usize], now_ns.saturating_sub(zeroing));
         }
     }
 }

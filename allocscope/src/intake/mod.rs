@@ -1,6 +1,8 @@
 //! Kernel maps and the ring buffer into a [`Reading`].
 
+mod allocations;
 mod maps;
 mod reading;
+pub use allocations::{Allocations, Name, Stack, StackCopy, Told, decode_told};
 pub use maps::{Events, Maps, decode_event};
 pub use reading::{Reading, SeriesReading, SlotReading};
