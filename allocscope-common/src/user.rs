@@ -5,6 +5,7 @@ use crate::counter::{LiveRange, ProcessCounters, Totals};
 use crate::depth::{DepthCounts, DepthKey};
 use crate::event::ProcessEvent;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
+use crate::object::Object;
 use crate::range::Granule;
 
 macro_rules! pod {
@@ -22,6 +23,7 @@ pod!(
     Granule,
     Image,
     LiveRange,
+    Object,
     ProcessCounters,
     ProcessEvent,
     RangeKey,

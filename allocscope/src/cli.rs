@@ -27,6 +27,7 @@ Examples:
   allocscope attach --pid 4242 --duration 30s    what large allocations cost process 4242
   allocscope run -- ./server --port 80           the same from the first instruction on
   allocscope daemon --comm '^(nginx|envoy)$'     metrics of all such processes for Prometheus
+  allocscope record --pid 4242 -d 30s -o p.pb.gz which code pays for them, as a profile
   allocscope inspect 4242                        where probes would go, attaching none
   allocscope doctor                              what this machine allows";
 
@@ -57,6 +58,8 @@ pub enum CommandArgs {
     Run(RunArgs),
     /// Trace many processes and serve their metrics to Prometheus
     Daemon(DaemonArgs),
+    /// Record which code pays for its large allocations: a profile or a flame graph
+    Record(RecordArgs),
     /// Show which allocator a process or file uses and where probes would go
     Inspect(InspectArgs),
     /// Check what this machine allows: kernel, privileges, settings
@@ -178,9 +181,103 @@ pub struct TraceArgs {
     #[arg(long, short, value_name = "ADDR", value_parser = listen)]
     pub listen: Option<SocketAddr>,
 
+    /// Which single allocations are told.
+    #[command(flatten)]
+    pub slow: SlowArgs,
+
     /// How probes are put.
     #[command(flatten)]
     pub probe: ProbeArgs,
+}
+
+/// `record`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each allocation is recorded with the stack of its call; past some 3,800 a second on a CPU, one in 2, 4 or more, \
+which then counts for as many. Times of allocations that are still live at the end are those so far.
+
+Examples:
+  allocscope record --pid 4242 --duration 30s -o large.pb.gz
+  allocscope record --pid 4242 -d 10s --format svg --weight touch -o touch.svg
+  allocscope record -o - --format folded -- ./server --port 80")]
+pub struct RecordArgs {
+    /// The process to record
+    #[arg(long, short, value_name = "PID", value_parser = pid_parser(), required_unless_present = "command", conflicts_with = "command")]
+    pub pid: Option<u32>,
+
+    /// Stop after this time, such as 30s or 5m; else on Ctrl-C or when the process ends
+    #[arg(long, short, value_name = "TIME", value_parser = positive_time)]
+    pub duration: Option<Duration>,
+
+    /// Where to write to; - is standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+
+    /// What to write: a profile for `go tool pprof`, stacks with their weights, or a flame graph
+    #[arg(long, short, value_enum, default_value_t = ProfileFormatArg::Pprof)]
+    pub format: ProfileFormatArg,
+
+    /// What stacks are weighted by, in folded stacks and flame graphs; a profile has all
+    #[arg(long, short, value_enum, default_value_t = WeightArg::Bytes)]
+    pub weight: WeightArg,
+
+    /// Smallest allocation to record, such as 64KiB, 1M (a million bytes) or 4096; 0 for all of the
+    /// allocator's large path
+    #[arg(long, short = 's', value_name = "SIZE", default_value_t = DEFAULT_MIN_SIZE, value_parser = size)]
+    pub min_size: u64,
+
+    /// Record the children of the process, too
+    #[arg(long)]
+    pub follow_children: bool,
+
+    /// How probes are put.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
+
+    /// The command to start and record, and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Values of `record --format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileFormatArg {
+    /// profile.proto, packed by gzip
+    Pprof,
+    /// A line for each stack: functions, outermost first, and a number
+    Folded,
+    /// A flame graph
+    Svg,
+}
+
+/// Values of `record --weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightArg {
+    /// Bytes asked for
+    Bytes,
+    /// Nanoseconds in calls
+    Call,
+    /// Nanoseconds of first touch
+    Touch,
+    /// Nanoseconds of releases
+    Release,
+    /// Page faults of first touch
+    Faults,
+    /// Allocations
+    Count,
+}
+
+/// Single allocations, in all commands that trace.
+#[derive(Debug, Args)]
+pub struct SlowArgs {
+    /// List each allocation whose call, first touch or release takes at least as long, with its stack; and, as long
+    /// as there are few of these, the slowest ones
+    #[arg(long, value_name = "TIME", value_parser = positive_time)]
+    pub slow: Option<Duration>,
+
+    /// Count how deep the stack is when large memory is allocated, by frame pointers: code without them shows few
+    #[arg(long)]
+    pub stack_depth: bool,
 }
 
 /// `daemon`.
@@ -207,6 +304,10 @@ pub struct DaemonArgs {
     /// Trace at most this many processes at a time; more are counted, not traced
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_SLOTS)))]
     pub max_processes: u32,
+
+    /// Which single allocations are told.
+    #[command(flatten)]
+    pub slow: SlowArgs,
 
     /// How probes are put.
     #[command(flatten)]

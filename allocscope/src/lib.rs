@@ -68,4 +68,5 @@ pub mod preflight;
 pub mod probe;
 pub mod session;
 pub mod site;
+pub mod symbol;
 pub mod target;

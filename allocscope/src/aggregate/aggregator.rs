@@ -183,6 +183,7 @@ impl Aggregator {
             sequence: self.sequence,
             elapsed: now,
             processes,
+            slowest: Vec::new(),
             lost,
             retired_unscraped: self.retired_unscraped,
             tool: self.tool.clone(),
@@ -220,6 +221,7 @@ impl Traced {
             alive: self.life == Life::Running,
             counters: self.counts.counters,
             series: self.counts.series.clone(),
+            depths: self.counts.depths.clone(),
         }
     }
 }

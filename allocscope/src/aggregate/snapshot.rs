@@ -1,10 +1,12 @@
 //! What every exporter gets.
 
+use super::SlowAllocation;
 use crate::intake::SeriesReading;
 use crate::site::Miss;
 use crate::target::ProcessInfo;
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
-use allocscope_common::key::Series;
+use allocscope_common::depth::DepthCounts;
+use allocscope_common::key::{Allocator, Series};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ pub struct Snapshot {
     pub elapsed: Duration,
     /// Traced processes, by pid and start; those that ended are kept until they were scraped once more.
     pub processes: Vec<ProcessSnapshot>,
+    /// The slowest allocations, the slowest first; of the last snapshot of a run, those of each process.
+    pub slowest: Vec<SlowAllocation>,
     /// What the kernel side lost; every reason is present.
     pub lost: BTreeMap<LossReason, u64>,
     /// Ended processes whose final counts were given up before a scrape showed them.
@@ -38,6 +42,8 @@ pub struct ProcessSnapshot {
     pub counters: ProcessCounters,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
+    /// Calls by frames on the stack, where that is counted.
+    pub depths: BTreeMap<Allocator, DepthCounts>,
 }
 
 /// Which of a process' allocations are seen.

@@ -1,6 +1,7 @@
 //! File bytes into a checked view of an ELF image: segments, sections, symbols, relocations.
 
 use std::fmt;
+use std::io::Read as _;
 use std::ops::{ControlFlow, Range};
 
 use object::LittleEndian;
@@ -25,6 +26,8 @@ const MAX_NOTE_BYTES: u64 = 64 * 1024;
 const MAX_NOTES: usize = 1024;
 const MAX_LIBRARIES: usize = 1024;
 const MAX_LIBRARY_NAME: u64 = 4096;
+/// A page that an executable is mapped by.
+const PAGE_MASK: u64 = 4095;
 /// No function that is looked at is longer, in bytes.
 const MAX_CODE_BYTES: u64 = 256 * 1024;
 
@@ -239,6 +242,50 @@ impl<'a> Image<'a> {
         first
     }
 
+    /// Shows each function of the static or dynamic symbol table, with the offset of its name, until `visit` has
+    /// had enough.
+    pub fn each_function(&self, dynamic: bool, mut visit: impl FnMut(Range<u64>, u64) -> bool) {
+        let Some(entries) = self.symbol_table(dynamic).entries(self.file()) else { return };
+        entries.first(MAX_SYMBOLS * size_of::<Symbol>() as u64).records(|symbol: &Symbol| {
+            let defined = symbol.st_shndx(LE) != elf::SHN_UNDEF;
+            let goes_on = match function_range(symbol).filter(|_| defined) {
+                Some(range) => visit(range, symbol.st_name(LE).into()),
+                None => true,
+            };
+            if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+    }
+
+    /// The name at an offset that [`Self::each_function`] told.
+    pub fn symbol_name(&self, dynamic: bool, offset: u64) -> Option<String> {
+        let strings = self.file().part(self.symbol_table(dynamic).names.clone())?;
+        c_string(strings, offset)
+    }
+
+    fn symbol_table(&self, dynamic: bool) -> &SymbolTable {
+        if dynamic { &self.dynamic_symbols } else { &self.symbols }
+    }
+
+    /// The address of what lies at `offset` in the file, code only. The page that a segment begins in is mapped
+    /// from its beginning, so it counts as well.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        self.segments.iter().filter(|s| is_code(s)).find_map(|s| {
+            let range = file_range(s)?;
+            let holds = range.start & !PAGE_MASK <= offset && offset < range.end;
+            holds.then(|| s.p_vaddr(LE).wrapping_add(offset).wrapping_sub(range.start))
+        })
+    }
+
+    /// The bytes of a section of at most `max` bytes, unpacked where they are compressed by zlib.
+    pub fn unpacked(&self, name: &str, max: u64) -> Option<Vec<u8>> {
+        let section = self.sections.iter().find(|s| is_named(&self.section_names, s.sh_name(LE), name))?;
+        let part = self.file().part(section_range(section)?)?;
+        if section.sh_flags(LE) & u64::from(elf::SHF_COMPRESSED) != 0 {
+            return inflate(part, max);
+        }
+        read_all(part, max)
+    }
+
     /// The libraries the image asks for (DT_NEEDED).
     pub fn needed_libraries(&self) -> Vec<String> {
         let Some(strings) = self.dynamic_value(elf::DT_STRTAB).and_then(|v| self.loaded(v)) else {
@@ -376,6 +423,28 @@ fn c_string(strings: Part<'_>, offset: u64) -> Option<String> {
     let bytes = strings.tail(offset)?.prefix(MAX_LIBRARY_NAME)?;
     let name = bytes.split(|&byte| byte == 0).next()?;
     Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// All of a part, piece by piece; `None` where that is more than `max` bytes.
+fn read_all(part: Part<'_>, max: u64) -> Option<Vec<u8>> {
+    if part.len() > max {
+        return None;
+    }
+    let mut bytes = vec![0; usize::try_from(part.len()).ok()?];
+    part.fill(0, &mut bytes).then_some(bytes)
+}
+
+/// A section with a header of its own (`Elf64_Chdr`: type, reserved, size, alignment) in front of zlib's stream.
+fn inflate(part: Part<'_>, max: u64) -> Option<Vec<u8>> {
+    let kind = u32::from_le_bytes(part.array(0)?);
+    let size = u64::from_le_bytes(part.array(8)?);
+    if kind != elf::ELFCOMPRESS_ZLIB || size > max {
+        return None;
+    }
+    let packed = read_all(part.tail(24)?, max)?;
+    let mut bytes = Vec::new();
+    flate2::read::ZlibDecoder::new(&packed[..]).take(max).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 == size).then_some(bytes)
 }
 
 fn check_ident(data: &[u8]) -> Result<(), ImageError> {

@@ -7,7 +7,7 @@ use crate::config::{AttachConfig, ProbeOptions, TraceOptions};
 use crate::failure::{Exit, Failure};
 use crate::preflight;
 use crate::session::examine::Examiner;
-use crate::session::{Session, SessionOptions};
+use crate::session::{Session, SessionOptions, Sink};
 use crate::target;
 use anyhow::Result;
 
@@ -44,7 +44,7 @@ async fn attach(config: AttachConfig) -> Result<u8> {
         let seconds = session.elapsed().as_secs_f64();
         tell(format_args!("process {} ended after {seconds:.1} s", config.pid));
     }
-    trace::report(&session.snapshot(), config.trace.format)?;
+    trace::report(&session.last_snapshot(), config.trace.format)?;
     if let Some(server) = server {
         server.stop(&mut session).await;
     }
@@ -63,6 +63,8 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         attach_via: trace.probe.attach_via,
         examiner: examiner(&trace.probe),
         max_overhead_percent: trace.probe.max_overhead_percent,
+        sink: trace.slow.slow.map(Sink::Slowest),
+        stack_depth: trace.slow.stack_depth,
         log: log::log_enabled!(log::Level::Info),
     }
 }

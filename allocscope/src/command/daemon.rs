@@ -4,7 +4,7 @@ use super::tell;
 use super::trace::{self, Live, Server, Signals, Until};
 use crate::config::{DaemonConfig, Selection};
 use crate::preflight;
-use crate::session::{Session, SessionOptions};
+use crate::session::{Session, SessionOptions, Sink};
 use anyhow::Result;
 
 /// Serves until SIGTERM or SIGINT.
@@ -29,6 +29,8 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         examiner: super::attach::examiner(&config.probe),
         max_overhead_percent: config.probe.max_overhead_percent,
         selection: (!by_pid).then(|| config.selection.clone()),
+        sink: config.slow.slow.map(Sink::Slowest),
+        stack_depth: config.slow.stack_depth,
         log: log::log_enabled!(log::Level::Info),
     })?;
     match &config.selection {

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod inspect;
 pub mod man;
+pub mod record;
 pub mod run;
 mod stopped;
 mod trace;
@@ -41,6 +42,7 @@ fn dispatch(config: Config) -> anyhow::Result<u8> {
         Command::Attach(config) => attach::run(config),
         Command::Run(config) => run::run(config).map_err(as_failure_of_run),
         Command::Daemon(config) => daemon::run(config),
+        Command::Record(config) => record::run(config),
         Command::Inspect(config) => inspect::run(config),
         Command::Doctor(config) => doctor::run(config),
         Command::Workload(workload) => workload::run(workload),

@@ -40,14 +40,14 @@ async fn traced(config: RunConfig) -> Result<u8> {
     trace::run(&mut session, &mut signals, until, live, &mut server).await?;
     trace::end_at_the_next_signal();
     let status = child.wait()?;
-    trace::report(&session.snapshot(), config.trace.format)?;
+    trace::report(&session.last_snapshot(), config.trace.format)?;
     if let Some(server) = server {
         server.stop(&mut session).await;
     }
     Ok(exit_code(status))
 }
 
-fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {
+pub(super) fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {
     let program = config.program.to_string_lossy();
     match error {
         NotStarted::Spawn(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -61,7 +61,7 @@ fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {
 }
 
 /// As shells tell it: the exit code, or 128 and the signal's number.
-fn exit_code(status: ExitStatus) -> u8 {
+pub(super) fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(u8::MAX)
 }

@@ -11,7 +11,8 @@ use regex::Regex;
 
 use crate::cli::{
     AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
-    InspectArgs, ManArgs, ProbeArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
+    InspectArgs, ManArgs, ProbeArgs, ProfileFormatArg, RecordArgs, RunArgs, SelectionArgs, SlowArgs,
+    TraceArgs, WeightArg, Workload,
 };
 use crate::failure::{Exit, Failure};
 
@@ -35,6 +36,8 @@ pub enum Command {
     Run(RunConfig),
     /// Serve metrics of many processes.
     Daemon(DaemonConfig),
+    /// Record a profile.
+    Record(RecordConfig),
     /// Show a plan without attaching.
     Inspect(InspectConfig),
     /// Check the machine.
@@ -70,6 +73,77 @@ pub struct RunConfig {
     /// What to trace and how to tell it.
     pub trace: TraceOptions,
 }
+
+/// What `record` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordConfig {
+    /// Which process.
+    pub subject: Recorded,
+    /// When to stop, if not on a signal or with the process; not 0.
+    pub duration: Option<Duration>,
+    /// Where to write to; `None` is standard output.
+    pub output: Option<PathBuf>,
+    /// What to write.
+    pub format: ProfileFormat,
+    /// What stacks are weighted by.
+    pub weight: Weight,
+    /// What to trace.
+    pub trace: TraceOptions,
+}
+
+/// Which process is recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recorded {
+    /// A running one; not 0.
+    Pid(u32),
+    /// One that is started for it.
+    Command {
+        /// The program: a path, or a name to look up in `PATH`.
+        program: OsString,
+        /// Its arguments.
+        arguments: Vec<OsString>,
+    },
+}
+
+/// How a profile is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProfileFormat {
+    /// profile.proto, packed by gzip.
+    Pprof,
+    /// Folded stacks.
+    Folded,
+    /// A flame graph.
+    Svg,
+}
+
+/// One of a profile's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Bytes asked for.
+    Bytes,
+    /// Nanoseconds in calls.
+    Call,
+    /// Nanoseconds of first touch.
+    Touch,
+    /// Nanoseconds of releases.
+    Release,
+    /// Page faults of first touch.
+    Faults,
+    /// Allocations.
+    Count,
+}
+
+/// Which single allocations are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowOptions {
+    /// Those that take as long, and the slowest; `None` where none are.
+    pub slow: Option<Duration>,
+    /// Whether stack depths are counted.
+    pub stack_depth: bool,
+}
+
+/// What is slow unless the command line tells: as long as a frame of a display, and longer than a disk needs.
+pub const DEFAULT_SLOW: Duration = Duration::from_millis(10);
 
 /// How probes are put.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,6 +202,8 @@ pub struct TraceOptions {
     pub listen: Option<SocketAddr>,
     /// Whether children are traced from their fork on.
     pub follow_children: bool,
+    /// Which single allocations are told.
+    pub slow: SlowOptions,
     /// How probes are put.
     pub probe: ProbeOptions,
     /// Whether reports may have colour.
@@ -145,6 +221,8 @@ pub struct DaemonConfig {
     pub min_size_bytes: u64,
     /// The most processes at a time, 1 to [`MAX_SLOTS`].
     pub max_processes: u32,
+    /// Which single allocations are told.
+    pub slow: SlowOptions,
     /// How probes are put.
     pub probe: ProbeOptions,
 }
@@ -237,6 +315,7 @@ impl TryFrom<Cli> for Config {
             CommandArgs::Attach(args) => Command::Attach(attach(args, color)),
             CommandArgs::Run(args) => Command::Run(run(args, color)?),
             CommandArgs::Daemon(args) => Command::Daemon(DaemonConfig::try_from(args)?),
+            CommandArgs::Record(args) => Command::Record(record(args, color)?),
             CommandArgs::Inspect(args) => Command::Inspect(inspect(args, color)?),
             CommandArgs::Doctor(args) => Command::Doctor(DoctorConfig { format: args.format.into(), color }),
             CommandArgs::Workload(workload) => Command::Workload(workload),
@@ -261,8 +340,8 @@ impl TryFrom<DaemonArgs> for DaemonConfig {
                 pids.len()
             )));
         }
-        let probe = args.probe.into();
-        Ok(Self { selection, listen: args.listen, min_size_bytes: args.min_size, max_processes, probe })
+        let (probe, slow) = (args.probe.into(), SlowOptions::from(args.slow));
+        Ok(Self { selection, listen: args.listen, min_size_bytes: args.min_size, max_processes, slow, probe })
     }
 }
 
@@ -313,6 +392,35 @@ fn with_system_dir(mut dirs: Vec<PathBuf>) -> Vec<PathBuf> {
     dirs
 }
 
+impl From<SlowArgs> for SlowOptions {
+    fn from(args: SlowArgs) -> Self {
+        Self { slow: args.slow, stack_depth: args.stack_depth }
+    }
+}
+
+impl From<ProfileFormatArg> for ProfileFormat {
+    fn from(format: ProfileFormatArg) -> Self {
+        match format {
+            ProfileFormatArg::Pprof => Self::Pprof,
+            ProfileFormatArg::Folded => Self::Folded,
+            ProfileFormatArg::Svg => Self::Svg,
+        }
+    }
+}
+
+impl From<WeightArg> for Weight {
+    fn from(weight: WeightArg) -> Self {
+        match weight {
+            WeightArg::Bytes => Self::Bytes,
+            WeightArg::Call => Self::Call,
+            WeightArg::Touch => Self::Touch,
+            WeightArg::Release => Self::Release,
+            WeightArg::Faults => Self::Faults,
+            WeightArg::Count => Self::Count,
+        }
+    }
+}
+
 impl From<ColorArg> for Color {
     fn from(color: ColorArg) -> Self {
         match color {
@@ -350,6 +458,33 @@ fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
     Ok(RunConfig { program, arguments: words.collect(), environment: args.env, trace })
 }
 
+fn record(args: RecordArgs, color: Color) -> Result<RecordConfig, Failure> {
+    let mut words = args.command.into_iter();
+    let subject = match (args.pid, words.next().filter(|program| !program.is_empty())) {
+        (Some(pid), _) => Recorded::Pid(pid),
+        (None, Some(program)) => Recorded::Command { program, arguments: words.collect() },
+        (None, None) => return Err(usage("`record` needs --pid, or a command after `--`".to_owned())),
+    };
+    let follow_children = args.follow_children;
+    Ok(RecordConfig {
+        subject,
+        duration: args.duration,
+        output: (args.output.as_os_str() != "-").then_some(args.output),
+        format: args.format.into(),
+        weight: args.weight.into(),
+        trace: TraceOptions {
+            min_size_bytes: args.min_size,
+            interval: None,
+            format: Format::Table,
+            listen: None,
+            follow_children,
+            slow: SlowOptions { slow: None, stack_depth: false },
+            probe: args.probe.into(),
+            color,
+        },
+    })
+}
+
 fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {
     TraceOptions {
         min_size_bytes: args.min_size,
@@ -357,6 +492,7 @@ fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {
         format: args.format.into(),
         listen: args.listen,
         follow_children,
+        slow: SlowOptions { slow: args.slow.slow.or(Some(DEFAULT_SLOW)), stack_depth: args.slow.stack_depth },
         probe: args.probe.into(),
         color,
     }
@@ -419,6 +555,7 @@ mod tests {
             format: Format::Table,
             listen: None,
             follow_children: false,
+            slow: SlowOptions { slow: Some(DEFAULT_SLOW), stack_depth: false },
             probe: ProbeOptions {
                 attach_via: None,
                 debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],

@@ -1,12 +1,16 @@
 //! A snapshot into bytes, one file a format; [`http`] is the only socket.
 
+pub mod costs;
+pub mod flame;
+pub mod folded;
 pub mod http;
 pub mod json;
 pub mod metrics;
 pub mod names;
 mod page;
+pub mod pprof;
 pub mod quantile;
-mod rows;
+pub mod rows;
 #[cfg(test)]
 mod sample;
 pub mod table;

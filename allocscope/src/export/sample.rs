@@ -17,6 +17,7 @@ pub fn snapshot() -> Snapshot {
         sequence: 7,
         elapsed: Duration::from_secs(10),
         processes: vec![server(), batch()],
+        slowest: Vec::new(),
         lost: LossReason::ALL.iter().map(|&reason| (reason, 0)).collect(),
         retired_unscraped: 0,
         tool: ToolSnapshot {
@@ -82,6 +83,7 @@ fn server() -> ProcessSnapshot {
             odd_results: 0,
             stall_ns: stall_ns(),
         },
+        depths: BTreeMap::new(),
         series: BTreeMap::from([
             (stage(Stage::Call), series(&[16_000, 18_000], SIZE)),
             (stage(Stage::Touch), series(&[24_000_000], SIZE)),
@@ -118,6 +120,7 @@ fn batch() -> ProcessSnapshot {
         },
         alive: false,
         counters: ProcessCounters::default(),
+        depths: BTreeMap::new(),
         series: BTreeMap::from([(
             Series::Stage { allocator: Allocator::Mmap, stage: Stage::Call, size_class: 20 },
             series(&[2_500_000_000], 1 << 20),

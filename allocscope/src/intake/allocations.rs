@@ -182,7 +182,10 @@ mod tests {
         let told = decode_told(&record(size_of::<StackRecord>())).unwrap();
         let Some(Stack::Copy(copy)) = told.stack else { panic!("no copy") };
         assert_eq!((copy.ip, copy.sp, copy.fp, copy.bytes.len()), (30, 40, 50, 20));
-        assert_eq!((copy.word(40), copy.word(48), copy.word(53), copy.word(39)), (Some(60), Some(70), None, None));
+        assert_eq!(
+            (copy.word(40), copy.word(48), copy.word(53), copy.word(39)),
+            (Some(60), Some(70), None, None)
+        );
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
-use super::{Reading, SlotReading};
+use super::{Name, Reading, SlotReading};
 use crate::probe::data_of;
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::event::ProcessEvent;
-use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space, space};
+use allocscope_common::key::{Allocator, BucketKey, RangeKey, SeriesKey, slot_of_space, space};
+use allocscope_common::object::{Object, slot_of_home};
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
@@ -27,8 +29,21 @@ pub struct Maps {
     granules_sweep_at: u64,
     granules_capacity: u64,
     lost: PerCpuArray<MapData, u64>,
+    objects: Array<MapData, Object>,
+    depths: PerCpuHashMap<MapData, DepthKey, DepthCounts>,
     /// Kernel memory that the maps hold, in bytes, as the kernel tells it.
     pub held_bytes: u64,
+}
+
+/// First touch so far of an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Which one.
+    pub name: Name,
+    /// Time of its page faults, in nanoseconds.
+    pub touch_ns: u64,
+    /// Page faults.
+    pub faults: u64,
 }
 
 /// The ring of process events.
@@ -57,6 +72,8 @@ impl Maps {
             granules_sweep_at: granules_capacity / 2,
             granules_capacity,
             lost: PerCpuArray::try_from(map(ebpf, "LOST")?)?,
+            objects: Array::try_from(map(ebpf, "OBJECTS")?)?,
+            depths: PerCpuHashMap::try_from(map(ebpf, "DEPTHS")?)?,
             held_bytes,
         };
         for slot in 0..max_processes {
@@ -120,6 +137,10 @@ impl Maps {
             self.buckets.keys().flatten().filter(|key| slots.contains(&key.series.slot)).collect();
         for key in buckets {
             let _ = self.buckets.remove(&key);
+        }
+        let depths: Vec<_> = self.depths.keys().flatten().filter(|key| slots.contains(&key.slot)).collect();
+        for key in depths {
+            let _ = self.depths.remove(&key);
         }
         self.forget_ranges(|key| slots.contains(&slot_of_space(key.space)));
         for &slot in slots {
@@ -207,10 +228,32 @@ impl Maps {
             };
             slot.series.entry(series).or_default().totals = sum_totals(&totals);
         }
+        for (key, counts) in self.depths.iter().flatten() {
+            let allocator = u8::try_from(key.allocator).ok().and_then(Allocator::from_number);
+            if let (Some(slot), Some(allocator)) = (reading.slots.get_mut(&key.slot), allocator) {
+                let sum = slot.depths.entry(allocator).or_default();
+                counts.iter().for_each(|count| sum.add(count));
+            }
+        }
         for reason in 0..LOSS_REASONS {
             reading.lost[reason] = self.lost.get(&(reason as u32), 0).map_or(0, |counts| counts.iter().sum());
         }
         reading
+    }
+
+    /// The first touch so far of what is allocated still.
+    pub fn live(&self) -> Vec<Live> {
+        let mut live = Vec::new();
+        for (key, range) in self.ranges.iter().flatten() {
+            let name = Name { slot: slot_of_space(key.space), filed_ns: range.filed_ns };
+            live.push(Live { name, touch_ns: range.touch_ns, faults: range.faults });
+        }
+        for object in self.objects.iter().flatten().filter(|object| object.home != 0) {
+            let name = Name { slot: slot_of_home(object.home), filed_ns: object.filed_ns };
+            live.push(Live { name, touch_ns: object.touch_ns, faults: object.faults });
+        }
+        live.retain(|one| one.faults > 0);
+        live
     }
 
     /// What was counted so far for the process in `slot`, beside its series.

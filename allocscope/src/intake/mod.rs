@@ -4,5 +4,5 @@ mod allocations;
 mod maps;
 mod reading;
 pub use allocations::{Allocations, Name, Stack, StackCopy, Told, decode_told};
-pub use maps::{Events, Maps, decode_event};
+pub use maps::{Events, Live, Maps, decode_event};
 pub use reading::{Reading, SeriesReading, SlotReading};

@@ -1,7 +1,8 @@
 //! What the kernel side has counted since tracing began, summed over CPUs and decoded.
 
 use allocscope_common::counter::{LOSS_REASONS, ProcessCounters, Totals};
-use allocscope_common::key::Series;
+use allocscope_common::depth::DepthCounts;
+use allocscope_common::key::{Allocator, Series};
 use std::collections::BTreeMap;
 
 /// One reading of all maps. Counts only grow, except that a slot given to a new process starts at 0.
@@ -20,6 +21,8 @@ pub struct SlotReading {
     pub counters: ProcessCounters,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
+    /// Calls by frames on the stack, where that is counted.
+    pub depths: BTreeMap<Allocator, DepthCounts>,
 }
 
 /// One series: totals and the whole histogram.

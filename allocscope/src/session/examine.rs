@@ -101,7 +101,7 @@ impl Examiner {
 
     /// The separate debug file with this build-id, by the layout that debuggers use:
     /// `DIR/.build-id/xx/rest.debug`.
-    fn debug_file(&self, build_id: &str) -> Option<Box<dyn ByteSource>> {
+    pub(super) fn debug_file(&self, build_id: &str) -> Option<Box<dyn ByteSource>> {
         let (first, rest) = build_id.split_at_checked(2)?;
         let name = Path::new(".build-id").join(first).join(format!("{rest}.debug"));
         let file = self.debug_dirs.iter().find_map(|dir| File::open(dir.join(&name)).ok())?;

@@ -10,7 +10,9 @@ mod file_bytes;
 mod overhead;
 mod price;
 mod price_uprobe;
+mod recorder;
 mod selfmon;
+mod spaces;
 mod taken_out;
 mod watch;
 
@@ -20,6 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
 use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
 use crate::target::{self, ProcessId, ProcessInfo};
+use allocscope_common::allocation;
 use allocscope_common::config::{FOLLOW_CHILDREN, OWN_HEAP, Target};
 use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
@@ -31,6 +34,8 @@ pub use file_bytes::FileBytes;
 use overhead::Overhead;
 use price::Prices;
 pub use price_uprobe::{UprobePrices, uprobe_prices};
+use recorder::Recorder;
+pub use recorder::{Recording, Sink};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
@@ -56,6 +61,10 @@ pub struct SessionOptions {
     pub selection: Option<Selection>,
     /// The most that tracing may cost a process, in percent of one CPU.
     pub max_overhead_percent: Option<f64>,
+    /// What is made of single allocations; `None` where they are not told.
+    pub sink: Option<Sink>,
+    /// Whether stack depths are counted.
+    pub stack_depth: bool,
     /// Whether the kernel side's diagnostics are read.
     pub log: bool,
 }
@@ -81,6 +90,7 @@ pub struct Session {
     loaded: Loaded,
     maps: Maps,
     events: AsyncFd<Events>,
+    recorder: Option<Recorder>,
     _kernel_log: Option<watch::KernelLog>,
     watches: Watches,
     aggregator: Aggregator,
@@ -127,17 +137,23 @@ impl Session {
             report_every_exec: by_name || follow_all,
             log: options.log,
             attach_via: options.attach_via,
-            recording: allocscope_common::allocation::Recording::All,
-            stack_depth: true,
+            recording: recording_of(options.sink.as_ref()),
+            stack_depth: options.stack_depth,
         })?;
         let kernel_log = if options.log { watch::KernelLog::start(loaded.ebpf_mut()) } else { None };
         let (mut maps, events) = Maps::take(loaded.ebpf_mut(), options.max_processes)?;
+        let looks_early = options.selection.is_none();
+        let recorder = match &options.sink {
+            Some(sink) => Some(Recorder::take(loaded.ebpf_mut(), sink, looks_early)?),
+            None => None,
+        };
         let system = SystemProbes::attach(&mut loaded)?;
         prices.measure_shared(&mut maps);
         Ok(Self {
             started: Instant::now(),
             binaries: Binaries::new(reach, options.examiner.clone()),
             system,
+            recorder,
             loaded,
             maps,
             // SAFETY: the ring owns its descriptor, never changes it and closes it only when it is dropped.
@@ -218,6 +234,7 @@ impl Session {
                         None => guard.clear_ready(),
                     }
                 }
+                () = due(&mut self.recorder) => self.drain(),
                 pid = self.watches.ended() => return Ok(Wakeup::Ended(pid)),
             }
         }
@@ -284,9 +301,39 @@ impl Session {
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });
-        let snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        snapshot.slowest = self.recorder.as_ref().map(Recorder::slowest).unwrap_or_default();
         self.free_retired();
         snapshot
+    }
+
+    /// The last snapshot of a run, with the names of the functions that allocated slowly.
+    pub fn last_snapshot(&mut self) -> Snapshot {
+        self.drain();
+        let mut snapshot = self.snapshot();
+        if let Some(recorder) = &mut self.recorder {
+            let pids: Vec<u32> = snapshot.processes.iter().map(|process| process.info.id.pid).collect();
+            snapshot.slowest = recorder.named_slowest(&self.maps.live(), &pids, &self.options.examiner);
+        }
+        snapshot
+    }
+
+    /// Ends the recording of a profile; `None` where none was recorded.
+    pub fn finish_recording(&mut self) -> Option<Recording> {
+        self.recorder.take()?.finish(&self.maps.live(), &self.options.examiner)
+    }
+
+    fn drain(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.drain();
+        }
+    }
+
+    /// The process has code that may be new.
+    fn look(&mut self, pid: u32) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.look(pid);
+        }
     }
 
     /// What is due every few seconds, whether anyone reads the maps or not.
@@ -349,6 +396,7 @@ impl Session {
     /// Attaches to the allocators' libraries that process `pid` has mapped since it was looked at: what a
     /// dynamic executable does after its exec.
     pub fn attach_libraries(&mut self, pid: u32) {
+        self.look(pid);
         let Some(known) = self.tracked.get_mut(&pid) else { return };
         if known.coverage.own_heap
             || !self.binaries.attach_libraries(&mut self.loaded, pid, &mut known.used, &mut known.coverage)
@@ -365,6 +413,7 @@ impl Session {
         let Attached { used, coverage, return_safe } = attached;
         self.aggregator.admit(slot, info.clone(), coverage.clone());
         self.watches.watch(info.id);
+        self.look(pid);
         self.tracked
             .insert(pid, Tracked { slot, id: info.id, used, is_filtered: !return_safe, info, coverage });
     }
@@ -483,6 +532,22 @@ impl Session {
     /// Time since tracing began.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// Waits until records are to be read; for ever where there are none.
+async fn due(recorder: &mut Option<Recorder>) {
+    match recorder {
+        Some(recorder) => recorder.due().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn recording_of(sink: Option<&Sink>) -> allocation::Recording {
+    match sink {
+        None => allocation::Recording::Off,
+        Some(Sink::Slowest(_)) => allocation::Recording::Slow,
+        Some(Sink::Profile) => allocation::Recording::All,
     }
 }
 

@@ -29,6 +29,7 @@ const ALIGNMENT: u64 = 8;
 const MAX_FUNCTIONS: u64 = 1 << 22;
 const MAX_SCAN_BYTES: u64 = 256 << 20;
 const MAX_CANDIDATES: u64 = 64;
+const MAX_NAME_BYTES: u64 = 4096;
 
 /// A line table whose header has been checked.
 pub struct LineTable<'s> {
@@ -61,6 +62,38 @@ impl<'s> LineTable<'s> {
         let start = text.checked_add(pairs.word(index * 8)?.into())?;
         let end = text.checked_add(pairs.word(index * 8 + 8)?.into())?;
         (start < end).then_some(start..end)
+    }
+
+    /// The name of the function that holds a code address; `text` is [`Self::text_start`].
+    pub fn name_at(&self, text: u64, address: u64) -> Option<String> {
+        let offset = u32::try_from(address.checked_sub(text)?).ok()?;
+        let start_of = |index: u64| self.pair(index).map(|pair| pair[0]);
+        let (mut low, mut high) = (0, self.functions);
+        if start_of(0)? > offset || self.end()? <= offset {
+            return None;
+        }
+        // The last function that begins at or before the address.
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if start_of(middle)? <= offset { low = middle } else { high = middle }
+        }
+        let record = u64::from(self.pair(low)?[1]);
+        let name = u32::from_le_bytes(self.records.array(record.checked_add(4)?)?);
+        let bytes = self.names.tail(name.into())?.prefix(MAX_NAME_BYTES)?;
+        let name = bytes.split(|&byte| byte == 0).next()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Code offset and record offset of a function.
+    fn pair(&self, index: u64) -> Option<[u32; 2]> {
+        let bytes: [u8; 8] = self.records.array(index.checked_mul(8)?)?;
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Some([u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])])
+    }
+
+    /// Where the last function ends.
+    fn end(&self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.records.array(self.functions.checked_mul(8)?)?))
     }
 
     /// The table's number for a name: its offset among the names. The linker writes each name once.
@@ -193,6 +226,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_address_has_the_name_of_its_function() {
+        let data = &table(0x40_0078)[..];
+        let lines = LineTable::parse(Part::whole(&data), 0, &HEADS).unwrap();
+        let name = |address| lines.name_at(0x40_0078, address);
+        assert_eq!((name(0x40_0087), name(0x40_00a0), name(0x10)), (None, None, None));
+        assert_eq!(name(0x40_0088).as_deref(), Some("main.f"));
+        assert_eq!(name(0x40_0097).as_deref(), Some("main.f"));
+        assert_eq!(name(0x40_009f).as_deref(), Some("main.g"));
+    }
+
+    #[test]
     fn a_text_start_outside_the_code_finds_nothing() {
         let file = tiny_image(&[0xcc; 0x28]);
         let image = Image::parse(&file).unwrap();
@@ -215,6 +259,8 @@ pub(crate) mod tests {
                 if let Some(lines) = LineTable::parse(Part::whole(&data), value, &HEADS) {
                     let _ = lines.function(value, "main.g");
                     let _ = lines.text_start(&image);
+                    let _ = lines.name_at(0x40_0078, value);
+                    let _ = lines.name_at(0x40_0078, 0x40_0090);
                 }
             }
         }
