@@ -34,6 +34,10 @@ pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static RECORDING: Global<u32> = Global::new(0);
 
+/// allocscope's own process. Set at load time.
+#[unsafe(no_mangle)]
+pub static OWN_TGID: Global<u32> = Global::new(0);
+
 /// 1 where stack depths are counted. Set at load time.
 #[unsafe(no_mangle)]
 pub static STACK_DEPTH: Global<u32> = Global::new(0);

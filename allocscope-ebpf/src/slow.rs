@@ -5,7 +5,7 @@
 //! constant by the time the verifier looks, nothing of this is in the programs.
 
 use crate::atomic::add;
-use crate::maps::{ALLOCATIONS, DEPTHS, FRAMES, RECORDING, SAMPLING, SLOW_NS, STACK_DEPTH};
+use crate::maps::{ALLOCATIONS, DEPTHS, FRAMES, OWN_TGID, RECORDING, SAMPLING, SLOW_NS, STACK_DEPTH};
 use crate::record::lost;
 use allocscope_common::allocation::{
     AllocationEvent, AllocationRecord, FramesRecord, MARKED, MAX_FRAMES, MAX_STACK_BYTES, Recording,
@@ -111,9 +111,18 @@ fn log2_above(value: u32) -> u32 {
     if bits > MAX_THINNING { MAX_THINNING } else { bits }
 }
 
+/// Whether allocscope itself is at work here, to learn its own price.
+#[inline(always)]
+fn is_own() -> bool {
+    (bpf_get_current_pid_tgid() >> 32) as u32 == OWN_TGID.load()
+}
+
 /// How many calls a record of this one stands for; 0 where none is to be made.
 #[inline(always)]
 pub fn weight(size: u64, ns: u64, now_ns: u64) -> u32 {
+    if is_own() {
+        return 0;
+    }
     let Some(sampling) = sampling(now_ns) else { return 0 };
     // SAFETY: a checked map value of this CPU.
     let (calls, before) = unsafe { ((*sampling).calls, (*sampling).thinning) };
@@ -338,7 +347,7 @@ pub fn moved(slot: u32, allocator: u64, size: u64, filed_ns: u64, before_ns: u64
 fn tell(event: AllocationEvent, slot_allocator: u64, size: u64, filed_ns: u64, ns: u64, faults: u64) {
     let all = !tells_slow_only();
     let is_told = if all { slot_allocator & MARKED != 0 } else { is_slow(ns) };
-    if !is_told {
+    if !is_told || is_own() {
         return;
     }
     // SAFETY: a helper without arguments.

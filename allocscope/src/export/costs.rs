@@ -2,8 +2,8 @@
 
 use crate::aggregate::{Profile, Site, Values};
 use crate::config::Weight;
-use crate::symbol::{NO_MODULE, Place, Stacks};
-use std::collections::{BTreeMap, HashMap};
+use crate::symbol::{Place, PlaceNames, Stacks, callers};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Costs<'a> {
     /// The stacks.
     pub stacks: &'a Stacks,
     /// Names of functions by place, the innermost first.
-    pub names: &'a HashMap<Place, Vec<String>>,
+    pub names: &'a PlaceNames,
     /// Files by the number of their module.
     pub modules: &'a [PathBuf],
     /// Names of processes.
@@ -42,23 +42,24 @@ impl<'a> Costs<'a> {
 
     fn line(&self, site: &Site) -> Vec<&'a str> {
         let mut line = vec![self.comms.get(&site.pid).map_or("?", String::as_str)];
-        let places = self.stacks.get(site.stack);
-        let names = places.iter().rev().flat_map(|place| self.names_at(place).iter().rev());
-        line.extend(names.map(String::as_str));
+        let places = self.callers(site);
+        for (place, skipped) in places.iter().rev() {
+            line.extend(self.names_at(place).iter().skip(*skipped).rev().map(String::as_str));
+        }
         if places.is_empty() {
             line.push(NO_STACK);
         }
         line
     }
 
+    /// The places on a site's stack, the innermost first, without the allocator's; see [`callers`].
+    pub fn callers(&self, site: &Site) -> Vec<(Place, usize)> {
+        callers(self.stacks.get(site.stack), self.names)
+    }
+
     /// The functions at a place, the innermost first.
     pub fn names_at(&self, place: &Place) -> &'a [String] {
         self.names.get(place).map_or(&[], Vec::as_slice)
-    }
-
-    /// The file of a module.
-    pub fn path(&self, module: u32) -> Option<&'a PathBuf> {
-        if module == NO_MODULE { None } else { self.modules.get(module as usize) }
     }
 }
 

@@ -138,7 +138,7 @@ struct Builder<'a> {
     document: Document,
     strings: HashMap<String, i64>,
     functions: HashMap<String, u64>,
-    locations: HashMap<Place, u64>,
+    locations: HashMap<(Place, usize), u64>,
 }
 
 impl<'a> Builder<'a> {
@@ -186,8 +186,8 @@ impl<'a> Builder<'a> {
     fn samples(&mut self) {
         let (pid, comm) = (self.string("pid"), self.string("comm"));
         for (site, values) in self.costs.profile.sites() {
-            let places = self.costs.stacks.get(site.stack);
-            let location_id = places.iter().map(|place| self.location(place)).collect();
+            let places = self.costs.callers(site);
+            let location_id = places.iter().map(|&(place, skipped)| self.location(place, skipped)).collect();
             let name = self.costs.comms.get(&site.pid).map_or("?", String::as_str);
             let text = self.string(name);
             let label = vec![
@@ -198,16 +198,16 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn location(&mut self, place: &Place) -> u64 {
-        if let Some(&id) = self.locations.get(place) {
+    fn location(&mut self, place: Place, skipped: usize) -> u64 {
+        if let Some(&id) = self.locations.get(&(place, skipped)) {
             return id;
         }
         let id = self.document.location.len() as u64 + 1;
-        let names = self.costs.names_at(place);
-        let line = names.iter().map(|name| Line { function_id: self.function(name) }).collect();
+        let names = self.costs.names_at(&place);
+        let line = names.iter().skip(skipped).map(|name| Line { function_id: self.function(name) }).collect();
         let mapping_id = if place.module == NO_MODULE { 0 } else { u64::from(place.module) + 1 };
         self.document.location.push(Location { id, mapping_id, address: place.address, line });
-        self.locations.insert(*place, id);
+        self.locations.insert((place, skipped), id);
         id
     }
 

@@ -102,8 +102,10 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let log_level: u8 = if options.log { 4 } else { 0 };
     let stack_depth = u32::from(options.stack_depth);
     let recording = options.recording as u32;
+    let own = std::process::id();
     loader
         .override_global("RECORDING", &recording, true)
+        .override_global("OWN_TGID", &own, true)
         .override_global("STACK_DEPTH", &stack_depth, true)
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)

@@ -4,11 +4,11 @@ use super::examine::Examiner;
 use super::spaces::Spaces;
 use crate::aggregate::{Profile, SlowAllocation, Slowest};
 use crate::intake::{Allocations, Live, Told, decode_told};
-use crate::symbol::{Place, Stacks};
-use anyhow::{Context, Result, anyhow};
+use crate::symbol::{Place, PlaceNames, Stacks, callers};
+use anyhow::{Context as _, Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -58,7 +58,7 @@ pub struct Recording {
     /// Stacks.
     pub stacks: Stacks,
     /// Names of functions by place, the innermost first.
-    pub names: HashMap<Place, Vec<String>>,
+    pub names: PlaceNames,
     /// Files by the number of their module.
     pub modules: Vec<PathBuf>,
     /// Whether all names were looked for.
@@ -175,8 +175,10 @@ impl Recorder {
         let wanted = found.iter().flat_map(|one| self.stacks.get(one.stack)).copied().collect();
         let (names, _) = self.spaces.names(&wanted, examiner);
         for one in &mut found {
-            let places = self.stacks.get(one.stack).iter();
-            one.frames = places.filter_map(|place| names.get(place)).flatten().cloned().collect();
+            let places = callers(self.stacks.get(one.stack), &names);
+            let at =
+                |&(place, skipped): &(Place, usize)| names.get(&place).into_iter().flatten().skip(skipped);
+            one.frames = places.iter().flat_map(at).cloned().collect();
         }
         found
     }

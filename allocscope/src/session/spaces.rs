@@ -5,7 +5,9 @@ use super::examine::Examiner;
 use super::file_bytes::FileBytes;
 use crate::allocator::elf::Image;
 use crate::intake::Stack;
-use crate::symbol::{Mapped, Module, ModuleId, NO_MODULE, Names, Place, UnwindTables, Unwinder, places};
+use crate::symbol::{
+    Mapped, Module, ModuleId, NO_MODULE, Names, Place, PlaceNames, UnwindTables, Unwinder, places,
+};
 use crate::target::{self, MappedFile};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -109,13 +111,9 @@ impl Spaces {
 
     /// The names of functions at places, the innermost first. What has none is told as `module+0xoffset`. The
     /// second value is false where there was no time for all.
-    pub fn names(
-        &self,
-        wanted: &BTreeSet<Place>,
-        examiner: &Examiner,
-    ) -> (HashMap<Place, Vec<String>>, bool) {
+    pub fn names(&self, wanted: &BTreeSet<Place>, examiner: &Examiner) -> (PlaceNames, bool) {
         let deadline = Instant::now() + NAMING;
-        let mut named = HashMap::new();
+        let mut named = PlaceNames::new();
         let mut by_module: BTreeMap<ModuleId, Vec<u64>> = BTreeMap::new();
         for place in wanted {
             by_module.entry(place.module).or_default().push(place.address);

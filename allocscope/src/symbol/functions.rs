@@ -5,6 +5,9 @@ use crate::allocator::elf::Image;
 /// Functions of a symbol table that are kept: the largest programs known have about two million.
 const MAX_FUNCTIONS: usize = 1 << 21;
 
+/// Names of one function that are looked at.
+const MAX_ALIASES: usize = 16;
+
 /// Where functions lie, and where their names do.
 pub struct Functions {
     /// By first address: (first, size, offset of the name).
@@ -22,19 +25,20 @@ impl Functions {
             places.push((range.start, range.end - range.start, name));
             places.len() < MAX_FUNCTIONS
         });
-        // Of several names of one function the first counts; it is the last among equals after the sort.
-        places.reverse();
-        places.sort_by_key(|place| place.0);
+        places.sort_unstable();
         Self { places, dynamic }
     }
 
     /// The name of the function that holds an address.
     pub fn name(&self, image: &Image<'_>, address: u64) -> Option<String> {
         let next = self.places.partition_point(|place| place.0 <= address);
-        let &(start, size, name) = self.places.get(next.checked_sub(1)?)?;
-        if address - start >= size {
-            return None;
-        }
-        image.symbol_name(self.dynamic, name).filter(|name| !name.is_empty())
+        let found = self.places.get(..next)?;
+        let start = found.last()?.0;
+        let same = found.iter().rev().take_while(|place| place.0 == start).take(MAX_ALIASES);
+        let names = same
+            .filter(|place| address - start < place.1)
+            .filter_map(|place| image.symbol_name(self.dynamic, place.2).filter(|name| !name.is_empty()));
+        // The one that people write: libraries have others for their own use, with underscores in front.
+        names.min_by_key(|name| (name.len() - name.trim_start_matches('_').len(), name.len(), name.clone()))
     }
 }
