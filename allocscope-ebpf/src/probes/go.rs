@@ -138,7 +138,7 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
         (*call).zeroing_ns = now_ns;
         (*call).size
     };
-    let weight = if slow::is_on() { slow::weight(size, 0, now_ns) } else { 0 };
+    let weight = if slow::is_on() { slow::weight(size, 0, now_ns, slow::FRAMED) } else { 0 };
     // SAFETY: as above.
     unsafe { (*call).weight = u64::from(weight) };
     let allocator = Allocator::Go as u64 | if weight == 0 { 0 } else { MARKED };
@@ -179,7 +179,7 @@ fn told(ctx: &ProbeContext, traced: &Traced, call: &GoCall, allocator: Allocator
     let weight = if call.weight != 0 {
         call.weight as u32
     } else if call.zeroing_ns == 0 || slow::tells_slow_only() {
-        slow::weight(call.size, ns, at_ns)
+        slow::weight(call.size, ns, at_ns, slow::FRAMED)
     } else {
         0
     };

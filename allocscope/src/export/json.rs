@@ -7,10 +7,11 @@
 use super::names::size_label;
 use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
-use crate::aggregate::{Coverage, ProcessSnapshot, Snapshot, ToolSnapshot};
+use crate::aggregate::{Coverage, ProcessSnapshot, SlowAllocation, Snapshot, ToolSnapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
+use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
 use allocscope_common::key::FaultKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -77,8 +78,53 @@ pub struct Process<'a> {
     pub partial_release_seconds: f64,
     /// Time in large allocations' calls, by cause.
     pub stall_seconds: BTreeMap<&'static str, f64>,
+    /// The slowest allocations, the slowest first.
+    pub slow_allocations: Vec<SlowView>,
+    /// Calls by frames on the stack, by allocator; empty unless asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub stack_frames: BTreeMap<&'static str, StackFrames>,
     /// What tracing has cost the process.
     pub cost: Cost,
+}
+
+/// A slow allocation. Times that are not known are null.
+#[derive(Debug, Serialize)]
+pub struct SlowView {
+    /// The allocator.
+    pub allocator: &'static str,
+    /// Bytes asked for.
+    pub size_bytes: u64,
+    /// When its call was over, or its memory filed, in seconds since boot.
+    pub at_seconds: f64,
+    /// The thread.
+    pub tid: u32,
+    /// The goroutine's `g`, as an address; absent outside of Go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goroutine: Option<String>,
+    /// Time of the call.
+    pub call_seconds: Option<f64>,
+    /// Time of first touch so far.
+    pub touch_seconds: Option<f64>,
+    /// Time of the release.
+    pub release_seconds: Option<f64>,
+    /// Page faults so far.
+    pub faults: u64,
+    /// Where its time went; absent where that is not known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub cause_seconds: BTreeMap<&'static str, f64>,
+    /// The functions that asked for it, the innermost first; in the last report only.
+    pub frames: Vec<String>,
+}
+
+/// Calls by frames on the stack.
+#[derive(Debug, Serialize)]
+pub struct StackFrames {
+    /// Calls.
+    pub count: u64,
+    /// Frames, summed.
+    pub frames: u64,
+    /// Calls with at most so many frames.
+    pub at_most: BTreeMap<u64, u64>,
 }
 
 /// Which of a process' allocations are seen.
@@ -195,11 +241,7 @@ impl<'a> Document<'a> {
             schema: SCHEMA,
             is_final,
             elapsed_seconds: snapshot.elapsed.as_secs_f64(),
-            processes: snapshot
-                .processes
-                .iter()
-                .map(|process| Process::new(process, &snapshot.tool))
-                .collect(),
+            processes: snapshot.processes.iter().map(|process| Process::new(process, snapshot)).collect(),
             lost: snapshot.lost.iter().map(|(reason, &count)| (reason.name(), count)).collect(),
             tool: Tool::new(&snapshot.tool),
         }
@@ -207,8 +249,9 @@ impl<'a> Document<'a> {
 }
 
 impl<'a> Process<'a> {
-    fn new(process: &'a ProcessSnapshot, tool: &ToolSnapshot) -> Self {
+    fn new(process: &'a ProcessSnapshot, snapshot: &Snapshot) -> Self {
         let ProcessSnapshot { info, counters, .. } = process;
+        let slow = snapshot.slowest.iter().filter(|slow| slow.pid == info.id.pid);
         let untimed = |&kind: &FaultKind| (kind.name(), counters.untimed_faults[kind as usize]);
         Self {
             pid: info.id.pid,
@@ -235,8 +278,48 @@ impl<'a> Process<'a> {
                 .iter()
                 .map(|&cause| (cause.name(), seconds(counters.stall_ns[cause as usize] as f64)))
                 .collect(),
-            cost: Cost::new(process, tool),
+            slow_allocations: slow.map(SlowView::new).collect(),
+            stack_frames: process
+                .depths
+                .iter()
+                .map(|(allocator, counts)| (allocator.name(), StackFrames::new(counts)))
+                .collect(),
+            cost: Cost::new(process, &snapshot.tool),
         }
+    }
+}
+
+impl SlowView {
+    fn new(slow: &SlowAllocation) -> Self {
+        let time = |ns: Option<u64>| ns.map(|ns| seconds(ns as f64));
+        let causes = Cause::ALL.iter().map(|&cause| (cause.name(), slow.causes[cause as usize]));
+        Self {
+            allocator: slow.allocator.name(),
+            size_bytes: slow.size,
+            at_seconds: seconds(slow.filed_ns as f64),
+            tid: slow.tid,
+            goroutine: (slow.goroutine != 0).then(|| format!("0x{:x}", slow.goroutine)),
+            call_seconds: time(slow.call_ns),
+            touch_seconds: time(slow.touch_ns),
+            release_seconds: time(slow.release_ns),
+            faults: slow.faults,
+            cause_seconds: causes
+                .filter(|&(_, ns)| ns > 0)
+                .map(|(name, ns)| (name, seconds(ns as f64)))
+                .collect(),
+            frames: slow.frames.clone(),
+        }
+    }
+}
+
+impl StackFrames {
+    fn new(counts: &DepthCounts) -> Self {
+        let mut below = 0;
+        let at_most = DEPTH_BOUNDS.iter().zip(counts.buckets).map(|(&bound, count)| {
+            below += count;
+            (bound, below)
+        });
+        Self { at_most: at_most.collect(), count: counts.calls(), frames: counts.frames }
     }
 }
 

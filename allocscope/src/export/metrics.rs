@@ -1,12 +1,14 @@
 //! A [`Snapshot`] into what Prometheus scrapes: text, or protobuf with native histograms beside classic ones.
 
+use super::exemplars::{add_exemplars, slow_in};
 use super::names::{self, Family, label_value, size_label};
 use super::quantile::timed;
-use crate::aggregate::{ProcessSnapshot, Snapshot};
+use crate::aggregate::{ProcessSnapshot, SlowAllocation, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
+use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -112,7 +114,10 @@ impl<'a> Process<'a> {
         self.tell_counters(snapshot, families);
         self.tell_faults(families);
         for (series, reading) in &self.process.series {
-            self.tell_series(series, reading, families);
+            self.tell_series(series, reading, snapshot, families);
+        }
+        for (allocator, counts) in &self.process.depths {
+            families.add_depths(&self.labels(&[allocator.name()]), counts);
         }
     }
 
@@ -182,13 +187,20 @@ impl<'a> Process<'a> {
         families.add(&names::STALL, &self.labels(&["page_fault"]), time_ns as f64 / 1e9);
     }
 
-    fn tell_series(&self, series: &Series, reading: &SeriesReading, families: &mut Families) {
+    fn tell_series(
+        &self,
+        series: &Series,
+        reading: &SeriesReading,
+        snapshot: &Snapshot,
+        families: &mut Families,
+    ) {
+        let slow = slow_in(self.process, series, snapshot);
         let (count, bytes) = (reading.totals.count as f64, reading.totals.bytes as f64);
         match *series {
             Series::Stage { allocator, stage, size_class } => {
                 let size = size_label(size_class);
                 let labels = self.labels(&[allocator.name(), stage.name(), &size]);
-                families.add_histogram(&names::ALLOCATION_DURATION, &labels, reading);
+                families.add_histogram(&names::ALLOCATION_DURATION, &labels, reading, &slow);
                 let labels = self.labels(&[allocator.name(), &size]);
                 match stage {
                     Stage::Call => {
@@ -201,7 +213,7 @@ impl<'a> Process<'a> {
             }
             Series::Fault { kind, scope } => {
                 let labels = self.labels(&[kind.name(), scope.name()]);
-                families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading);
+                families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading, &slow);
             }
         }
     }
@@ -246,10 +258,35 @@ impl Families {
         self.push(family, metric);
     }
 
-    fn add_histogram(&mut self, family: &'static Family, labels: &[&str], reading: &SeriesReading) {
+    /// A histogram of frames: classic buckets in every format.
+    fn add_depths(&mut self, labels: &[&str], counts: &DepthCounts) {
+        let mut histogram = Histogram::default();
+        histogram.set_sample_count(counts.calls());
+        histogram.set_sample_sum(counts.frames as f64);
+        let mut cumulative = 0;
+        for (bound, count) in DEPTH_BOUNDS.iter().zip(counts.buckets) {
+            cumulative += count;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound as f64);
+            bucket.set_cumulative_count(cumulative);
+            histogram.bucket.push(bucket);
+        }
+        let mut metric = labelled(&names::STACK_FRAMES, labels);
+        metric.set_histogram(histogram);
+        self.push(&names::STACK_FRAMES, metric);
+    }
+
+    fn add_histogram(
+        &mut self,
+        family: &'static Family,
+        labels: &[&str],
+        reading: &SeriesReading,
+        slow: &[(SlowAllocation, u64)],
+    ) {
         let mut histogram = classic_histogram(reading);
         if self.format == Format::Protobuf {
             add_native_fields(&mut histogram, &reading.buckets);
+            add_exemplars(&mut histogram, slow);
         }
         let mut metric = labelled(family, labels);
         metric.set_histogram(histogram);

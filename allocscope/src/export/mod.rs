@@ -1,6 +1,7 @@
 //! A snapshot into bytes, one file a format; [`http`] is the only socket.
 
 pub mod costs;
+pub mod exemplars;
 pub mod flame;
 pub mod folded;
 pub mod http;

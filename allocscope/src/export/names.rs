@@ -59,6 +59,8 @@ families! {
         "Bytes asked for by large allocations.";
     RELEASED_BYTES = COUNTER Bytes "allocscope_released_bytes_total" ["pid", "comm", "allocator", "size"]
         "Bytes of large allocations that were given back.";
+    STACK_FRAMES = HISTOGRAM None "allocscope_allocation_stack_frames" ["pid", "comm", "allocator"]
+        "Frames on the stack at the calls of large allocations, by frame pointers; with --stack-depth only.";
     PAGE_FAULTS = COUNTER None "allocscope_page_faults_total" ["pid", "comm", "kind", "scope"]
         "Page faults; scope is large inside of a live large range, other elsewhere.";
     PAGE_FAULT_DURATION = HISTOGRAM Seconds "allocscope_page_fault_duration_seconds"

@@ -6,15 +6,21 @@
 use super::names::size_label;
 use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
-use crate::aggregate::{ProcessSnapshot, Snapshot};
+use crate::aggregate::{ProcessSnapshot, SlowAllocation, Snapshot};
 use crate::intake::SeriesReading;
+use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
+use allocscope_common::depth::DEPTH_BOUNDS;
 use allocscope_common::key::{FaultKind, Stage};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write;
 
 /// Columns that a table fits into.
 pub const WIDTH: usize = 120;
+
+/// Slow allocations in a report, and functions that are told of each.
+const SLOW_LISTED: usize = 5;
+const FRAMES_LISTED: usize = 8;
 
 /// All processes as they are now, for a screen that is redrawn: allocations, and in a line each the
 /// page faults, what was lost and what tracing costs.
@@ -38,6 +44,8 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += "\n\nLarge allocations (touch: all page faults of a released range)\n";
     text += &allocations(process);
     text += &stage_totals(process);
+    text += &slowest(process, snapshot);
+    text += &stack_frames(process);
     text += "\nPage faults\n";
     text += &fault_table(process);
     text += "\nCoverage\n";
@@ -138,6 +146,58 @@ fn stage_totals(process: &ProcessSnapshot) -> String {
     };
     let parts: Vec<_> = Stage::ALL.iter().map(part).collect();
     format!("total {}: {}\n", duration(all_ns as f64), parts.join(", "))
+}
+
+/// The slowest allocations with the functions that asked for them; nothing where none was slow.
+fn slowest(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    let slow = snapshot.slowest.iter().filter(|slow| slow.pid == process.info.id.pid);
+    for slow in slow.take(SLOW_LISTED) {
+        if text.is_empty() {
+            text += "\nSlowest allocations\n";
+        }
+        let stage = |name: &str, ns: Option<u64>| Some(format!("{name} {}", duration(ns? as f64)));
+        let stages =
+            [stage("call", slow.call_ns), stage("touch", slow.touch_ns), stage("release", slow.release_ns)];
+        let stages: Vec<_> = stages.into_iter().flatten().collect();
+        let at = slow.filed_ns as f64 / 1e9;
+        let _ = writeln!(
+            text,
+            "{} of {}: {}; {} faults, thread {}, {at:.3} s after boot",
+            bytes(slow.size),
+            slow.allocator,
+            stages.join(", "),
+            slow.faults,
+            slow.tid,
+        );
+        text += &slow_causes(slow);
+        for frame in slow.frames.iter().take(FRAMES_LISTED) {
+            let _ = writeln!(text, "    {}", plain(frame));
+        }
+    }
+    text
+}
+
+fn slow_causes(slow: &SlowAllocation) -> String {
+    let told = Cause::ALL.iter().map(|&cause| (cause, slow.causes[cause as usize])).filter(|&(_, ns)| ns > 0);
+    let parts: Vec<_> = told.map(|(cause, ns)| format!("{cause} {}", duration(ns as f64))).collect();
+    if parts.is_empty() { String::new() } else { format!("    where it went: {}\n", parts.join(", ")) }
+}
+
+/// Calls by frames on the stack; nothing where that is not counted.
+fn stack_frames(process: &ProcessSnapshot) -> String {
+    let mut text = String::new();
+    for (allocator, counts) in &process.depths {
+        if text.is_empty() {
+            text += "\nStack frames at large allocations (by frame pointers)\n";
+        }
+        let mut parts: Vec<_> = DEPTH_BOUNDS.iter().map(|bound| format!("<={bound}")).collect();
+        parts.push("more".to_owned());
+        let parts = parts.iter().zip(counts.buckets).filter(|&(_, count)| count > 0);
+        let parts: Vec<_> = parts.map(|(bound, count)| format!("{bound}: {count}")).collect();
+        let _ = writeln!(text, "{allocator}: {}", parts.join(", "));
+    }
+    text
 }
 
 fn total_ns(rows: &[Row<'_>]) -> u64 {

@@ -159,7 +159,7 @@ impl Recorder {
     /// The slowest allocations, without the names of functions.
     pub fn slowest(&self) -> Vec<SlowAllocation> {
         match &self.made {
-            Made::Slowest(slowest) => slowest.slowest(LISTED, |_| true),
+            Made::Slowest(slowest) => slowest.slowest(usize::MAX, |_| true),
             Made::Profile(_) => Vec::new(),
         }
     }
