@@ -50,7 +50,10 @@ impl Phases {
     /// Opens a window.
     #[inline(always)]
     pub fn open(&mut self, start_ns: u64) {
-        *self = Self { start_ns, since_ns: start_ns, stack: 0, depth: 0, beyond: 0, ns: [0; CAUSES] };
+        self.start_ns = start_ns;
+        self.since_ns = start_ns;
+        (self.stack, self.depth, self.beyond) = (0, 0, 0);
+        self.ns = [0; CAUSES];
     }
 
     /// Begins a phase; `false` where there is no room for it.
@@ -157,11 +160,10 @@ impl Phases {
     /// Of a closed fault that read its page from swap: what it did not spend otherwise is that.
     #[inline(always)]
     pub fn name_swap_in(&mut self) {
-        for cause in [Cause::Blocked, Cause::PageFault] {
-            let ns = self.ns[cause as usize];
-            self.ns[cause as usize] = 0;
-            self.ns[Cause::SwapIn as usize] += ns;
-        }
+        self.ns[Cause::SwapIn as usize] +=
+            self.ns[Cause::Blocked as usize] + self.ns[Cause::PageFault as usize];
+        self.ns[Cause::Blocked as usize] = 0;
+        self.ns[Cause::PageFault as usize] = 0;
     }
 
     #[inline(always)]
