@@ -16,6 +16,7 @@ mod probes;
 mod ranges;
 mod record;
 mod slow;
+mod window;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -7,11 +7,12 @@
 use crate::atomic::add;
 use crate::maps::{ALLOCATIONS, DEPTHS, FRAMES, OWN_TGID, RECORDING, SAMPLING, SLOW_NS, STACK_DEPTH};
 use crate::record::lost;
+use crate::window::ClosedCall;
 use allocscope_common::allocation::{
     AllocationEvent, AllocationRecord, FramesRecord, MARKED, MAX_FRAMES, MAX_STACK_BYTES, Recording,
     STACK_BYTES, StackHead, StackRecord,
 };
-use allocscope_common::cause::{CAUSES, Cause};
+use allocscope_common::cause::CAUSES;
 use allocscope_common::counter::LossReason;
 use allocscope_common::depth::{DEPTH_BUCKETS, DepthCounts, DepthKey, depth_bucket};
 use aya_ebpf::bindings::{BPF_F_USER_STACK, BPF_NOEXIST, BPF_RB_NO_WAKEUP, pt_regs};
@@ -69,9 +70,6 @@ pub struct Call {
     /// The goroutine's `g`, or 0.
     pub goroutine: u64,
 }
-
-/// Where a call's time went: a few causes with their nanoseconds.
-pub type Causes = [(Cause, u64); 3];
 
 #[inline(always)]
 fn is_slow(ns: u64) -> bool {
@@ -161,7 +159,13 @@ fn slow_weight(sampling: *mut Sampling, size: u64, ns: u64, calls: u32) -> u32 {
 /// # Safety
 /// `place` is reserved memory.
 #[inline(always)]
-unsafe fn fill(place: *mut AllocationRecord, event: AllocationEvent, call: &Call, weight: u32, faults: u64) {
+unsafe fn fill(
+    place: *mut AllocationRecord,
+    event: AllocationEvent,
+    call: &Call,
+    (weight, faults): (u32, u64),
+    closed: Option<ClosedCall>,
+) {
     let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: by the caller's word; the indices are below the array's length.
     unsafe {
@@ -178,7 +182,8 @@ unsafe fn fill(place: *mut AllocationRecord, event: AllocationEvent, call: &Call
         (*place).allocator = u32::from(call.allocator);
         (*place).weight = weight;
         for cause in 0..CAUSES {
-            (&raw mut (*place).causes[cause]).write_volatile(0);
+            let ns = closed.map_or(0, |closed| closed.ns_of(cause));
+            (&raw mut (*place).causes[cause]).write_volatile(ns);
         }
     }
 }
@@ -186,7 +191,7 @@ unsafe fn fill(place: *mut AllocationRecord, event: AllocationEvent, call: &Call
 /// Records a call in native code with a copy of its caller's stack, where it is one of those to be recorded. Returns
 /// the mark that its range or object is to carry.
 #[inline(always)]
-pub fn native_call(call: &Call, regs: *mut pt_regs) -> u64 {
+pub fn native_call(call: &Call, closed: Option<ClosedCall>, regs: *mut pt_regs) -> u64 {
     if !is_on() {
         return 0;
     }
@@ -196,12 +201,12 @@ pub fn native_call(call: &Call, regs: *mut pt_regs) -> u64 {
     }
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (ip, sp, fp) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp) };
-    record_stack(call, weight, StackHead { bytes: 0, ip, sp, fp })
+    record_stack(call, weight, closed, StackHead { bytes: 0, ip, sp, fp })
 }
 
 /// The same for a system call, at its exit.
 #[inline(always)]
-pub fn system_call(call: &Call) -> u64 {
+pub fn system_call(call: &Call, closed: Option<ClosedCall>) -> u64 {
     if !is_on() {
         return 0;
     }
@@ -222,11 +227,11 @@ pub fn system_call(call: &Call) -> u64 {
             (ip, sp, fp) = (rip, rsp, rbp);
         }
     }
-    record_stack(call, weight, StackHead { bytes: 0, ip, sp, fp })
+    record_stack(call, weight, closed, StackHead { bytes: 0, ip, sp, fp })
 }
 
 #[inline(always)]
-fn record_stack(call: &Call, weight: u32, head: StackHead) -> u64 {
+fn record_stack(call: &Call, weight: u32, closed: Option<ClosedCall>, head: StackHead) -> u64 {
     let Some(mut entry) = ALLOCATIONS.reserve::<StackRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return 0;
@@ -234,7 +239,7 @@ fn record_stack(call: &Call, weight: u32, head: StackHead) -> u64 {
     let place = entry.as_mut_ptr();
     // SAFETY: the reserved memory is as large as the record.
     unsafe {
-        fill(&raw mut (*place).record, AllocationEvent::Call, call, weight, 0);
+        fill(&raw mut (*place).record, AllocationEvent::Call, call, (weight, 0), closed);
         let bytes = copy_stack((&raw mut (*place).stack).cast(), head.sp);
         (&raw mut (*place).head).write(StackHead { bytes, ..head });
     }
@@ -267,7 +272,7 @@ unsafe fn copy_stack(to: *mut u8, sp: u64) -> u64 {
 
 /// Records a call of `weight` in code that keeps frame pointers, with its stack. Returns the mark.
 #[inline(always)]
-pub fn framed_call(call: &Call, weight: u32, causes: &Causes, ctx: *mut c_void) -> u64 {
+pub fn framed_call(call: &Call, weight: u32, closed: Option<ClosedCall>, ctx: *mut c_void) -> u64 {
     let Some(mut entry) = ALLOCATIONS.reserve::<FramesRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return 0;
@@ -275,10 +280,7 @@ pub fn framed_call(call: &Call, weight: u32, causes: &Causes, ctx: *mut c_void) 
     let place = entry.as_mut_ptr();
     // SAFETY: the reserved memory is as large as the record; the helper takes the program's own context.
     unsafe {
-        fill(&raw mut (*place).record, AllocationEvent::Call, call, weight, 0);
-        for (cause, ns) in causes {
-            (*place).record.causes[*cause as usize] += ns;
-        }
+        fill(&raw mut (*place).record, AllocationEvent::Call, call, (weight, 0), closed);
         let bytes = frames(ctx, (&raw mut (*place).frames).cast());
         (&raw mut (*place).head).write(StackHead { bytes, ip: 0, sp: 0, fp: 0 });
     }
@@ -387,7 +389,7 @@ fn put(
         return;
     };
     // SAFETY: the reserved memory is as large as the record.
-    unsafe { fill(entry.as_mut_ptr(), event, &call, 1, faults) };
+    unsafe { fill(entry.as_mut_ptr(), event, &call, (1, faults), None) };
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 

@@ -7,12 +7,12 @@
 //! move, but the distance to the stack's upper end stays. Exits are plain probes, never return probes:
 //! a return trampoline on a goroutine's stack kills the program at the next stack scan.
 
-use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{close_go_call, find_go_call, open_go_call};
 use crate::objects;
-use crate::record::{counters, hit, lost, record};
+use crate::record::{hit, lost, record};
 use crate::slow;
+use crate::window::{self, ClosedCall, Owner};
 use allocscope_common::allocation::MARKED;
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::{LossReason, ProbeClass};
@@ -108,9 +108,11 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0, weight: 0 });
+    open_go_call(GoCall { tag, start_ns, size, thread: traced.pid_tgid, zeroing_ns: 0, weight: 0 });
+    window::open_call(traced.pid_tgid, start_ns, Owner::Go);
     if function_of(cookie) == OWN {
         close_go_call(tag);
+        window::close_call(traced.pid_tgid, start_ns, start_ns);
     }
     None
 }
@@ -128,19 +130,20 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
     // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let call = find_go_call(tag(traced, regs, cookie)?)?;
+    // SAFETY: a checked map value; the goroutine is here and nowhere else.
+    let call = unsafe { &mut *call };
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
     if role == Role::GcStart as u8 {
-        // SAFETY: a checked map value; the goroutine is here and nowhere else.
-        unsafe { (*call).gc_start_ns = now_ns };
+        window::enter_call_cause(call.thread, call.start_ns, Cause::GcStart, now_ns);
         return None;
     }
-    // SAFETY: as above.
-    let size = unsafe {
-        (*call).zeroing_ns = now_ns;
-        (*call).size
-    };
+    // What lies between the two is a few instructions.
+    window::leave_call_cause(call.thread, call.start_ns, Cause::GcStart, now_ns);
+    window::enter_call_cause(call.thread, call.start_ns, Cause::Zeroing, now_ns);
+    call.zeroing_ns = now_ns;
+    let size = call.size;
     let weight = if slow::is_on() { slow::weight(size, 0, now_ns, slow::FRAMED) } else { 0 };
-    // SAFETY: as above.
-    unsafe { (*call).weight = u64::from(weight) };
+    call.weight = u64::from(weight);
     let allocator = Allocator::Go as u64 | if weight == 0 { 0 } else { MARKED };
     file(traced, allocator, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
 }
@@ -149,13 +152,17 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
 fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let call = close_go_call(tag(traced, regs, cookie)?)?;
+    let mut call = close_go_call(tag(traced, regs, cookie)?)?;
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
+    let closed = window::close_call(call.thread, call.start_ns, now_ns);
     let class = size_class(call.size);
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    count_stalls(traced, &call, now_ns);
+    if let Some(closed) = closed {
+        closed.count(traced.slot);
+    }
     slow::count_depth(traced.slot, allocator(cookie) as u8, ctx.as_ptr());
-    let mark = told(ctx, traced, &call, allocator(cookie), now_ns);
+    let mark = told(ctx, traced, &call, allocator(cookie), (now_ns, closed));
     if call.zeroing_ns != 0 {
         // Filed then.
         return None;
@@ -171,7 +178,13 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
 /// Records a call that is to be told, and returns the mark of its object. Where that is filed already, it was decided
 /// then whether it is one of these, but for the slow ones.
 #[inline(always)]
-fn told(ctx: &ProbeContext, traced: &Traced, call: &GoCall, allocator: Allocator, at_ns: u64) -> u64 {
+fn told(
+    ctx: &ProbeContext,
+    traced: &Traced,
+    call: &GoCall,
+    allocator: Allocator,
+    (at_ns, closed): (u64, Option<ClosedCall>),
+) -> u64 {
     if !slow::is_on() {
         return 0;
     }
@@ -189,40 +202,7 @@ fn told(ctx: &ProbeContext, traced: &Traced, call: &GoCall, allocator: Allocator
     let (slot, size, goroutine) = (traced.slot, call.size, call.tag.g);
     let filed_ns = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
     let told = slow::Call { slot, allocator: allocator as u8, size, at_ns, ns, filed_ns, goroutine };
-    slow::framed_call(&told, weight, &causes(call, at_ns), ctx.as_ptr())
-}
-
-/// As in [`count_stalls`].
-#[inline(always)]
-fn causes(call: &GoCall, at_ns: u64) -> slow::Causes {
-    let zeroing = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
-    let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
-    [
-        (Cause::Alloc, gc_start.saturating_sub(call.start_ns)),
-        (Cause::GcStart, zeroing.saturating_sub(gc_start)),
-        (Cause::Zeroing, at_ns.saturating_sub(zeroing)),
-    ]
-}
-
-/// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
-/// instructions.
-#[inline(always)]
-fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
-    let zeroing = if call.zeroing_ns == 0 { now_ns } else { call.zeroing_ns };
-    let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
-    let Some(counters) = counters(traced.slot) else { return };
-    // SAFETY: a checked map value; the indices are below the array's length by their type.
-    unsafe {
-        let stall_ns = &raw mut (*counters).stall_ns;
-        let alloc_ns = gc_start.saturating_sub(call.start_ns);
-        add(&raw mut (*stall_ns)[Cause::Alloc as usize], alloc_ns);
-        if gc_start != zeroing {
-            add(&raw mut (*stall_ns)[Cause::GcStart as usize], zeroing.saturating_sub(gc_start));
-        }
-        if zeroing != now_ns {
-            add(&raw mut (*stall_ns)[Cause::Zeroing as usize], now_ns.saturating_sub(zeroing));
-        }
-    }
+    slow::framed_call(&told, weight, closed, ctx.as_ptr())
 }
 
 #[inline(always)]

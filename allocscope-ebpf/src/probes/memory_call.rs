@@ -9,8 +9,9 @@ use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, 
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, lost, lost_many, record};
+use crate::record::{self, counters, hit, lost, lost_many};
 use crate::slow;
+use crate::window::{self, ClosedCall, Owner};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
@@ -59,17 +60,51 @@ fn open(traced: &Traced, args: [u64; CALL_ARGS]) -> Option<u32> {
     // SAFETY: a helper without arguments.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     open_system_call(SystemCall { tag: traced.pid_tgid, start_ns, args });
+    window::open_call(traced.pid_tgid, start_ns, Owner::System);
     None
 }
 
-/// The call that ends here, and how long it took.
+/// A call that has ended.
+struct Ended {
+    traced: Traced,
+    call: SystemCall,
+    ns: u64,
+    window: Option<ClosedCall>,
+}
+
+/// The call that ends here.
 #[inline(always)]
-fn close() -> Option<(Traced, SystemCall, u64)> {
+fn close() -> Option<Ended> {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let traced = Traced::current()?;
     let call = close_system_call(traced.pid_tgid)?;
-    Some((traced, call, now_ns.saturating_sub(call.start_ns)))
+    let window = window::close_call(traced.pid_tgid, call.start_ns, now_ns);
+    Some(Ended { traced, call, ns: now_ns.saturating_sub(call.start_ns), window })
+}
+
+impl Ended {
+    /// Records it, and what its time went to.
+    #[inline(always)]
+    fn record(&self, key: SeriesKey, bytes: u64) {
+        record::record(key, self.ns, bytes);
+        if let Some(window) = self.window {
+            window.count(self.traced.slot);
+        }
+    }
+
+    /// Tells the call of a program that manages its memory by itself; a runtime's is part of its own allocations.
+    /// Returns the mark of what it is filed as.
+    #[inline(always)]
+    fn tell(&self, allocator: Allocator, size: u64) -> u64 {
+        if !slow::is_on() || self.traced.has(OWN_HEAP) {
+            return 0;
+        }
+        let (slot, allocator, ns) = (self.traced.slot, allocator as u8, self.ns);
+        let at_ns = self.call.start_ns + ns;
+        let call = slow::Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goroutine: 0 };
+        slow::system_call(&call, self.window)
+    }
 }
 
 #[inline(always)]
@@ -80,17 +115,6 @@ fn page_end(start: u64, len: u64) -> u64 {
 #[inline(always)]
 fn stage(traced: &Traced, allocator: Allocator, stage: Stage, bytes: u64) -> SeriesKey {
     SeriesKey::stage(traced.slot, allocator, stage, size_class(bytes))
-}
-
-/// Records the call of a program that manages its memory by itself; a runtime's is part of its own allocations.
-/// Returns the mark of what it is filed as.
-#[inline(always)]
-fn told(traced: &Traced, allocator: Allocator, size: u64, ns: u64, at_ns: u64) -> u64 {
-    if !slow::is_on() || traced.has(OWN_HEAP) {
-        return 0;
-    }
-    let (slot, allocator) = (traced.slot, allocator as u8);
-    slow::system_call(&slow::Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goroutine: 0 })
 }
 
 /// `mmap(addr, len, prot, flags, fd, off)`
@@ -118,7 +142,8 @@ fn mmap_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let start = result(ctx)?;
     let [len, prot, flags, ..] = call.args;
     if start > LAST_ADDRESS {
@@ -138,14 +163,10 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     let is_memory = allocator as u64 != Allocator::File as u64;
     if is_memory {
-        record(stage(&traced, allocator, Stage::Call, len), ns, len);
+        ended.record(stage(&traced, allocator, Stage::Call, len), len);
     }
     let filed_ns = call.start_ns + ns;
-    let mark = if allocator as u64 == Allocator::Mmap as u64 {
-        told(&traced, allocator, len, ns, filed_ns)
-    } else {
-        0
-    };
+    let mark = if allocator as u64 == Allocator::Mmap as u64 { ended.tell(allocator, len) } else { 0 };
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
         let end = page_end(start, len);
@@ -189,7 +210,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record(touch, range.touch_ns, range.size);
+        record::record(touch, range.touch_ns, range.size);
         let cost = (range.touch_ns, range.faults);
         slow::touched(traced.slot, range.allocator, range.size, range.filed_ns, cost);
     }
@@ -217,7 +238,8 @@ fn munmap_exit(ctx: TracePointContext) -> u32 {
 /// runtime's own heap.
 #[inline(always)]
 fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let [len, outcome, size, allocator, filed_ns, ..] = call.args;
     if result(ctx)? != 0 {
         if outcome != NOTHING {
@@ -230,7 +252,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     if outcome == ENDED {
         let class = size_class(size);
-        record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), ns, len);
+        ended.record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), len);
         slow::released(traced.slot, allocator, size, filed_ns, ns);
     } else if outcome == CUT {
         let counters = counters(traced.slot)?;
@@ -241,7 +263,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
         }
     } else if is_large(len) && !in_native_call(traced.pid_tgid) {
         // Not what an allocator trims off a mapping that it has just made.
-        record(stage(&traced, Allocator::Mmap, Stage::Release, len), ns, len);
+        ended.record(stage(&traced, Allocator::Mmap, Stage::Release, len), len);
     }
     None
 }
@@ -282,15 +304,16 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let [old_start, old_len, new_len, touch_ns, faults, allocator, before_ns] = call.args;
     let new_start = result(ctx)?;
     let moved = new_start <= LAST_ADDRESS;
     if moved && is_large(new_len) {
-        record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
+        ended.record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), new_len);
         // Its memory stays that of the call it came from, and so does the cost of touching and releasing it.
         if !in_native_call(traced.pid_tgid) {
-            told(&traced, Allocator::Mremap, new_len, ns, call.start_ns + ns);
+            ended.tell(Allocator::Mremap, new_len);
         }
     }
     if allocator != 0 {
@@ -327,10 +350,11 @@ fn madvise_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_madvise_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, .. } = ended;
     if result(ctx)? == 0 {
         let len = call.args[0];
-        record(stage(&traced, Allocator::Madvise, Stage::Release, len), ns, len);
+        ended.record(stage(&traced, Allocator::Madvise, Stage::Release, len), len);
     }
     None
 }
@@ -355,7 +379,8 @@ fn brk_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let traced = ended.traced;
     let new = result(ctx)?;
     // SAFETY: a checked map value; the kernel serialises the brk calls of a process.
     let old = unsafe { core::ptr::replace(&raw mut (*traced.target).brk, new) };
@@ -366,9 +391,9 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
         if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
     // As for `mmap`: growth inside of an allocator's call is part of it.
     if is_large(bytes) && !(new > old && in_native_call(traced.pid_tgid)) {
-        record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
+        ended.record(stage(&traced, Allocator::Brk, stage_of_call, bytes), bytes);
         if new > old {
-            told(&traced, Allocator::Brk, bytes, ns, call.start_ns + ns);
+            ended.tell(Allocator::Brk, bytes);
         }
     }
     None

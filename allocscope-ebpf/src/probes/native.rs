@@ -15,6 +15,7 @@ use crate::filter::{Image, Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
 use crate::record::{counters, hit, lost, record};
 use crate::slow;
+use crate::window::{self, Owner};
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -103,7 +104,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let home = traced.image()?.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })
+    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })?;
+    window::open_call(traced.pid_tgid, start_ns, Owner::Native);
+    Some(())
 }
 
 /// The bytes asked for; saturates, since `calloc` refuses a product that overflows.
@@ -149,6 +152,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, result) = unsafe { ((*regs).rsp, (*regs).rax) };
     let call = close_native_call(bpf_get_current_pid_tgid(), sp)?;
+    let closed = window::close_call(call.tag, call.start_ns, now_ns);
     let image = Image::of_home(call.home)?;
     hit(image.slot, ProbeClass::UprobeReturn);
     let memory = memory_of(result, cookie, &call)?;
@@ -157,6 +161,9 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
     let ns = now_ns.saturating_sub(call.start_ns);
     record(key, ns, call.size);
+    if let Some(closed) = closed {
+        closed.count(image.slot);
+    }
     slow::count_depth(image.slot, allocator, regs.cast());
     let told = slow::Call {
         slot: image.slot,
@@ -167,7 +174,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
         filed_ns: now_ns,
         goroutine: 0,
     };
-    let allocator = u64::from(allocator) | slow::native_call(&told, regs);
+    let allocator = u64::from(allocator) | slow::native_call(&told, closed, regs);
     let (size, touch_ns, faults, filed_ns) = (call.size, 0, 0, now_ns);
     match memory {
         Memory::Unknown => {

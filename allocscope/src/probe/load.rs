@@ -1,5 +1,6 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::kernel_types::task_pid_offset;
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::AttachVia;
@@ -96,6 +97,8 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
             "DEPTHS",
             if options.stack_depth { processes.saturating_mul(4).min(16_384) } else { 1 },
         );
+    // Where it is not known, the program that needs it is not attached.
+    let task_pid_offset = task_pid_offset().unwrap_or(0);
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
     // aya-log's levels: 0 is off, 4 is debug.
@@ -107,6 +110,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("RECORDING", &recording, true)
         .override_global("OWN_TGID", &own, true)
         .override_global("STACK_DEPTH", &stack_depth, true)
+        .override_global("TASK_PID_OFFSET", &task_pid_offset, true)
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
