@@ -141,9 +141,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub static ALLOCATIONS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// What takes as long is slow, in nanoseconds. Set by the user side, again and again.
+/// What takes as long is slow, in nanoseconds: now, and for whoever asked. Set by the user side, the first again and
+/// again.
 #[map]
-pub static SLOW_NS: Array<u64> = Array::with_max_entries(1, 0);
+pub static SLOW_NS: Array<u64> = Array::with_max_entries(2, 0);
 
 /// How much a CPU has recorded lately.
 #[map]

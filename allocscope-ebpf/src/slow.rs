@@ -28,8 +28,10 @@ const PERIOD_SHIFT: u32 = 26;
 pub const COPIES: u32 = 256;
 /// The same for frames, which take a tenth of the room: 15,000 a second.
 pub const FRAMED: u32 = 1024;
-/// The same where only slow allocations are told: 240 a second.
-const SLOW_BUDGET: u32 = 16;
+/// Stacks where only slow allocations are told: 950 a second.
+const SLOW_BUDGET: u32 = 64;
+/// Of these, stacks of calls that may become slow: 120 a second.
+const EARLY_BUDGET: u32 = 8;
 /// Events of slow allocations that a CPU tells in a period: 950 a second.
 const TOLD_BUDGET: u32 = 64;
 /// One call in 2^MAX_THINNING is taken at least.
@@ -75,6 +77,15 @@ pub struct Call {
 fn is_slow(ns: u64) -> bool {
     // SAFETY: a checked map value.
     SLOW_NS.get_ptr(0).is_some_and(|threshold| ns >= unsafe { *threshold })
+}
+
+/// Something slow cannot be told: a loss where the user asked for all that take so long.
+#[inline(always)]
+fn untold(ns: u64) {
+    // SAFETY: a checked map value.
+    if SLOW_NS.get_ptr(1).is_some_and(|asked| ns >= unsafe { *asked }) {
+        lost(LossReason::SlowUntold);
+    }
 }
 
 /// Whether single allocations are recorded at all.
@@ -142,11 +153,11 @@ pub fn weight(size: u64, ns: u64, now_ns: u64, budget: u32) -> u32 {
 #[inline(always)]
 fn slow_weight(sampling: *mut Sampling, size: u64, ns: u64, calls: u32) -> u32 {
     let slow = is_slow(ns);
-    if !slow && (size < STACK_BYTES || calls >= SLOW_BUDGET / 2) {
+    if !slow && (size < STACK_BYTES || calls >= EARLY_BUDGET) {
         return 0;
     }
     if calls >= SLOW_BUDGET {
-        lost(LossReason::SlowUntold);
+        untold(ns);
         return 0;
     }
     // SAFETY: a checked map value of this CPU.
@@ -357,7 +368,7 @@ fn tell(event: AllocationEvent, slot_allocator: u64, size: u64, filed_ns: u64, n
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     if !all && !may_tell(now_ns) {
-        lost(LossReason::SlowUntold);
+        untold(ns);
         return;
     }
     put(event, slot_allocator, size, (filed_ns, now_ns), ns, faults);

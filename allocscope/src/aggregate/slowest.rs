@@ -98,6 +98,11 @@ impl Slowest {
         self.threshold_ns
     }
 
+    /// What takes as long is always to be told, in nanoseconds.
+    pub fn asked_ns(&self) -> u64 {
+        self.asked_ns
+    }
+
     /// Takes in what was told, with the stack of a call.
     pub fn take(&mut self, told: &Told, stack: StackId) {
         if told.event == AllocationEvent::Move {

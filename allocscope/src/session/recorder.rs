@@ -97,6 +97,7 @@ impl Recorder {
     fn set_threshold(&mut self) -> Result<()> {
         if let Made::Slowest(slowest) = &self.made {
             self.slow_ns.set(0, slowest.threshold_ns(), 0)?;
+            self.slow_ns.set(1, slowest.asked_ns(), 0)?;
         }
         Ok(())
     }

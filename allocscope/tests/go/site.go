@@ -1,0 +1,47 @@
+// site allocates blocks of 4 MiB in one function and of 1 MiB in another, writes to each page, and prints how many.
+//
+// Usage: site BLOCKS
+package main
+
+import (
+	"os"
+	"strconv"
+)
+
+const (
+	large = 4 << 20
+	small = 1 << 20
+)
+
+var kept []byte
+
+//go:noinline
+func loadCatalogue(size int) {
+	kept = make([]byte, size)
+	for at := 0; at < size; at += 4096 {
+		kept[at] = 1
+	}
+}
+
+//go:noinline
+func readStore(blocks int) {
+	for block := 0; block < blocks; block++ {
+		loadCatalogue(large)
+	}
+}
+
+//go:noinline
+func keepIndex(blocks int) {
+	for block := 0; block < blocks; block++ {
+		kept = make([]byte, small)
+	}
+}
+
+func main() {
+	blocks, _ := strconv.Atoi(os.Args[1])
+	readStore(blocks)
+	keepIndex(blocks)
+	bytes := blocks * (large + small)
+	os.Stdout.WriteString(`{"pid":` + strconv.Itoa(os.Getpid()) + `,"large":` + strconv.Itoa(blocks) +
+		`,"small":` + strconv.Itoa(blocks) + `,"bytes":` + strconv.Itoa(bytes) + "}\n")
+}
