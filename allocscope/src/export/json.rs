@@ -76,8 +76,10 @@ pub struct Process<'a> {
     pub partial_releases: u64,
     /// Time of those.
     pub partial_release_seconds: f64,
-    /// Time in large allocations' calls, by cause.
-    pub stall_seconds: BTreeMap<&'static str, f64>,
+    /// Time of large allocations' calls, of releases and of all page faults, each nanosecond once.
+    pub window_seconds: f64,
+    /// Where it went: these sum to it.
+    pub causes: BTreeMap<&'static str, f64>,
     /// The slowest allocations, the slowest first.
     pub slow_allocations: Vec<SlowView>,
     /// Calls by frames on the stack, by allocator; empty unless asked for.
@@ -274,10 +276,8 @@ impl<'a> Process<'a> {
             live_ranges: counters.ranges_filed.saturating_sub(counters.ranges_ended),
             partial_releases: counters.partial_releases,
             partial_release_seconds: seconds(counters.partial_release_ns as f64),
-            stall_seconds: Cause::ALL
-                .iter()
-                .map(|&cause| (cause.name(), seconds(counters.stall_ns[cause as usize] as f64)))
-                .collect(),
+            window_seconds: seconds(process.windows_ns() as f64),
+            causes: causes(process),
             slow_allocations: slow.map(SlowView::new).collect(),
             stack_frames: process
                 .depths
@@ -321,6 +321,12 @@ impl StackFrames {
         });
         Self { at_most: at_most.collect(), count: counts.calls(), frames: counts.frames }
     }
+}
+
+fn causes(process: &ProcessSnapshot) -> BTreeMap<&'static str, f64> {
+    let causes_ns = process.causes_ns();
+    let told = |&cause: &Cause| (cause.name(), seconds(causes_ns[cause as usize] as f64));
+    Cause::ALL.iter().map(told).collect()
 }
 
 impl<'a> CoverageView<'a> {
