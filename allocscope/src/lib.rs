@@ -21,6 +21,7 @@
 //! | [`site`] | disassembly: where exactly to put each probe, at what price, or why not | pure over code bytes |
 //! | [`probe`] | a plan into live links; what could not be attached is data, not an error | kernel |
 //! | [`intake`] | maps and ring buffer into a `Reading`; decoding is pure and checked | kernel |
+//! | [`symbol`] | addresses of code into names, copies of stacks into such addresses | pure over ELF bytes |
 //! | [`aggregate`] | readings into a `Snapshot`: totals, histograms, retirement of dead processes | pure, cannot fail |
 //! | [`export`] | a snapshot into bytes, one file a format; `http` is the only socket | pure, but for http |
 //! | [`session`] | owns one tracing run: what is traced, attached and read | wiring |
@@ -30,7 +31,7 @@
 //! # Invariants, and what guards them
 //!
 //! 1. Stages import only leftwards. (`cargo xtask tidy`)
-//! 2. `site`, `allocator`, `aggregate` and `export` do no I/O and cannot fail on data: what reads a file
+//! 2. `site`, `allocator`, `symbol`, `aggregate` and `export` do no I/O and cannot fail on data: what reads a file
 //!    for `allocator` is in [`session`], and what cannot be read is absent. (`cargo xtask tidy`;
 //!    `tests/hostile.rs` on mutated binaries, with bounds on time and memory; `allocscope/fuzz`)
 //! 3. A small allocation costs nothing, unless the user asked for it and was told the price: no probe sits on a

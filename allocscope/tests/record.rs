@@ -5,10 +5,14 @@
 
 mod support;
 
+use allocscope::allocator::elf::Image;
+use allocscope::intake::StackCopy;
+use allocscope::symbol::{Module, UnwindTables, Unwinder};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use support::{Ended, Report, Running, TempDir, allocscope, program};
 
 const LARGE: u64 = 4 << 20;
@@ -20,7 +24,8 @@ const BLOCKS: u64 = 20;
 fn native_code_without_frame_pointers_is_named_and_counted_exactly() {
     let site = native();
     for (path, caller) in [(&site, true), (&stripped(&site), false)] {
-        let ended = record(&format!("-o - --format folded --weight bytes -- {} {BLOCKS}", path.display()));
+        let ended =
+            record(&format!("-o - --format folded --weight bytes -s 1MiB -- {} {BLOCKS}", path.display()));
         assert!(ended.stderr.contains("each with its stack"), "{ended}");
         let stacks = stacks(&ended);
         if caller {
@@ -40,7 +45,7 @@ fn native_code_without_frame_pointers_is_named_and_counted_exactly() {
 fn every_weight_is_of_the_code_that_pays() {
     let site = native();
     let of = |by: &str| {
-        let ended = record(&format!("-o - -f folded -w {by} -- {} {BLOCKS}", site.display()));
+        let ended = record(&format!("-o - -f folded -w {by} -s 1MiB -- {} {BLOCKS}", site.display()));
         (weight(&stacks(&ended), "read_catalogue;load_pages"), weight(&stacks(&ended), "main;keep_small"))
     };
     assert_eq!(of("count"), (BLOCKS, BLOCKS));
@@ -106,7 +111,7 @@ fn a_slow_allocation_is_listed_with_its_size_and_stack() {
 fn a_running_process_is_recorded_until_it_ends() {
     let mut target = Running::start(Command::new(native()).arg("20").arg("wait"));
     target.until_waiting_for_input();
-    let line = format!("record --pid {} -o - -f folded", target.pid());
+    let line = format!("record --pid {} -o - -f folded -s 1MiB", target.pid());
     let tracer = Running::start(&mut program(&line));
     tracer.until_stderr("recording process");
     target.tell("");
@@ -142,6 +147,55 @@ fn what_cannot_be_written_is_told_in_one_sentence() {
     let nothing = record_any("-o - -f svg --min-size 1GiB -- true");
     assert_eq!(nothing.code, Some(6), "{nothing}");
     assert_eq!(record_any("-o - -- /nonexistent/program").code, Some(127));
+}
+
+/// Files that were damaged are looked at in bounded time, and nothing panics.
+#[test]
+fn mutants_of_a_program_are_named_and_unwound() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/native/site.c");
+    let path = build("site-debug", |output| {
+        let mut command = Command::new("cc");
+        command.args(["-g", "-O2", "-fomit-frame-pointer"]).arg(&source).arg("-o").arg(output);
+        command
+    });
+    let bytes = std::fs::read(path).unwrap();
+    let whole = look_into(&bytes);
+    assert!(whole.contains(&"main".to_owned()) && whole.contains(&"touch".to_owned()), "{whole:?}");
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for mutant in 0..400 {
+        let mut bytes = bytes.clone();
+        for _ in 0..1 + mutant % 24 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let at = random as usize % bytes.len();
+            bytes[at] = (random >> 40) as u8;
+        }
+        let began = Instant::now();
+        look_into(&bytes);
+        assert!(began.elapsed() < Duration::from_secs(20), "mutant {mutant}");
+    }
+}
+
+/// Names at every sixteenth address of an image's code, and a stack unwound from each.
+fn look_into(bytes: &[u8]) -> Vec<String> {
+    let Ok(image) = Image::parse(bytes) else { return Vec::new() };
+    let ranges: Vec<_> = image.executable_ranges().collect();
+    let addresses: Vec<u64> =
+        ranges.iter().flat_map(|range| range.clone().take(1 << 14).step_by(16)).collect();
+    let mut unwinder = Unwinder::default();
+    let tables = UnwindTables::of(&image);
+    ranges.iter().for_each(|range| unwinder.add(range.clone(), 0, &tables));
+    for &ip in &addresses {
+        let stack = StackCopy {
+            ip,
+            sp: 0x7000,
+            fp: 0x7100,
+            bytes: addresses.iter().flat_map(|at| at.to_ne_bytes()).collect(),
+        };
+        assert!(unwinder.frames(&stack).len() <= 127);
+    }
+    Module::new(&image, None).names(&addresses, || true).into_values().flatten().collect()
 }
 
 fn record(line: &str) -> Ended {

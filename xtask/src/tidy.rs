@@ -7,12 +7,23 @@ use std::path::{Path, PathBuf};
 
 /// allocscope's stages: each imports only what is before it. What is not named here, such as
 /// `failure`, may be imported by all.
-const STAGES: [&str; 10] =
-    ["cli", "config", "target", "site", "allocator", "probe", "intake", "aggregate", "advice", "export"];
+const STAGES: [&str; 11] = [
+    "cli",
+    "config",
+    "target",
+    "site",
+    "allocator",
+    "probe",
+    "intake",
+    "symbol",
+    "aggregate",
+    "advice",
+    "export",
+];
 /// What wires the stages, and so comes after all.
 const WIRING: [&str; 4] = ["command", "session", "selfmon", "shutdown"];
 /// Stages without I/O, and the one file among them that has a socket.
-const PURE: [&str; 5] = ["site", "allocator", "aggregate", "advice", "export"];
+const PURE: [&str; 6] = ["site", "allocator", "symbol", "aggregate", "advice", "export"];
 const SOCKET: &str = "export/http.rs";
 const WORLD: [&str; 3] = ["fs", "net", "process"];
 

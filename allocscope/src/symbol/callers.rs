@@ -8,7 +8,7 @@ pub type PlaceNames = HashMap<Place, Vec<String>>;
 
 /// How the names of functions begin that allocate for others: of Go's runtime, C libraries, jemalloc, mimalloc,
 /// tcmalloc, C++ and Rust.
-const PREFIXES: [&str; 43] = [
+const PREFIXES: [&str; 46] = [
     "runtime.",
     "malloc",
     "calloc",
@@ -28,6 +28,9 @@ const PREFIXES: [&str; 43] = [
     "__posix_memalign",
     "_int_",
     "sysmalloc",
+    "tcache_",
+    "ptmalloc_init",
+    "__glibc_morecore",
     "_mid_memalign",
     "alloc_mmap",
     "__malloc",

@@ -45,7 +45,6 @@ impl Lines {
         names
     }
 
-    /// Whether the code at an address is of a language whose names its symbol table has as they are written.
     fn frames(&self, address: u64) -> Option<addr2line::FrameIter<'_, Bytes>> {
         let mut lookup = self.0.find_frames(address);
         loop {
