@@ -50,8 +50,9 @@
 //!    buckets; `export::quantile` is used by viewers only)
 //! 9. The tool knows its own price: measured at start-up, counted per process, exported.
 //!    (`session::price`)
-//! 10. Nothing stays attached: every link is owned by a descriptor of this process. Privileges are
-//!     given up after start. (`tests/lifecycle.rs`, `tests/go.rs` kill it and look at the target's code)
+//! 10. Nothing stays attached: every link is owned by a descriptor of this process, most by one of a file system
+//!     that nobody else can reach and whose end does not wait (`probe`'s `held`). Privileges are given up after
+//!     start. (`tests/lifecycle.rs`, `tests/go.rs` kill it and look at the target's code)
 //! 11. A bound on everything: processes, series, map entries, live ranges; past it, the overflow is
 //!     counted. (`probe::load` sets every size)
 //! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)

@@ -100,22 +100,24 @@ fn a_running_program_can_be_attached_to() {
     }
 }
 
-/// Killed, allocscope detaches nothing itself; the kernel does. The bytes of the program's code tell, and a
-/// program that runs on over left-over probes would be another way to notice.
+/// Killed, allocscope detaches nothing itself; the kernel does, as it does behind one that is stopped. The bytes
+/// of the program's code tell, and a program that runs on over left-over probes would be another way to notice.
 #[test]
-fn a_killed_tracer_leaves_the_code_as_it_was_and_another_one_works() {
+fn a_tracer_that_goes_leaves_the_code_as_it_was_and_another_one_works() {
     // A file of its own: tracers of other tests probe all processes of theirs.
     let go = build("1.27.3", "large", &["-o", "killed"]);
     let mut target = start_waiting(&go, 4);
     let sites = sites_of(&go);
     let original = code_at(target.pid(), &go, &sites);
-    let tracer = attach(target.pid(), "");
-    let probed = code_at(target.pid(), &go, &sites);
-    assert!(original.iter().zip(&probed).all(|(before, now)| before != now), "{original:x?} {probed:x?}");
-    tracer.signal(Signal::SIGKILL);
-    assert_eq!(tracer.wait().signal, Some(9));
-    let restored = eventually(LIMIT, || code_at(target.pid(), &go, &sites) == original);
-    assert!(restored, "{original:x?} {:x?}", code_at(target.pid(), &go, &sites));
+    for (signal, code) in [(Signal::SIGKILL, None), (Signal::SIGTERM, Some(0))] {
+        let tracer = attach(target.pid(), "");
+        let probed = code_at(target.pid(), &go, &sites);
+        assert!(original.iter().zip(&probed).all(|(before, now)| before != now), "{original:x?} {probed:x?}");
+        tracer.signal(signal);
+        assert_eq!(tracer.wait().code, code);
+        let restored = eventually(LIMIT, || code_at(target.pid(), &go, &sites) == original);
+        assert!(restored, "{original:x?} {:x?}", code_at(target.pid(), &go, &sites));
+    }
 
     let (one, two) = (attach(target.pid(), ""), attach(target.pid(), ""));
     target.tell("");

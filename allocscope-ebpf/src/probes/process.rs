@@ -8,8 +8,8 @@ use allocscope_common::config::{FOLLOW_CHILDREN, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 
 /// Offsets in `task:task_newtask` (its format file: pid, comm[16], clone_flags).
 const NEWTASK_PID: usize = 8;
@@ -58,8 +58,8 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
-#[tracepoint]
-fn process_exec(_ctx: TracePointContext) -> u32 {
+#[raw_tracepoint]
+fn process_exec(_ctx: RawTracePointContext) -> u32 {
     try_exec().unwrap_or(0)
 }
 
@@ -86,8 +86,8 @@ fn try_exec() -> Option<u32> {
 }
 
 /// `sched_process_exit(struct task_struct *p)`, for each thread.
-#[tracepoint]
-fn process_exit(_ctx: TracePointContext) -> u32 {
+#[raw_tracepoint]
+fn process_exit(_ctx: RawTracePointContext) -> u32 {
     try_exit().unwrap_or(0)
 }
 

@@ -4,9 +4,9 @@ use super::perf_link::attach_tracepoint;
 use super::{Loaded, Tracefs};
 use crate::failure::{Exit, Failure};
 use anyhow::{Context, Result, anyhow};
-use aya::Btf;
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::{BtfTracePoint, PerfEvent, RawTracePoint, TracePoint};
+use aya::{Btf, Ebpf};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// How the start of a page fault is seen, cheapest first.
@@ -119,8 +119,16 @@ impl Loaded {
         <&'a mut P as TryFrom<&'a mut aya::programs::Program>>::Error:
             std::error::Error + Send + Sync + 'static,
     {
-        let program =
-            self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
-        program.try_into().with_context(|| format!("program {name} is of another type"))
+        program_of(&mut self.ebpf, name)
     }
+}
+
+/// A program by name and type.
+pub(super) fn program_of<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    <&'a mut P as TryFrom<&'a mut aya::programs::Program>>::Error: std::error::Error + Send + Sync + 'static,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    program.try_into().with_context(|| format!("program {name} is of another type"))
 }

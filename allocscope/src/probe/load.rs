@@ -1,5 +1,6 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::held::Holder;
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::AttachVia;
@@ -46,6 +47,7 @@ impl Default for LoadOptions {
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) ladder: Ladder,
+    pub(super) holder: Holder,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -100,7 +102,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let object = RawObject::bind(OBJECT, &ebpf)
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
-    Ok(Loaded { ebpf, ladder, max_processes: processes })
+    Ok(Loaded { ebpf, ladder, holder: Holder::new(), max_processes: processes })
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {

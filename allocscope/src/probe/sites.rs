@@ -1,7 +1,8 @@
 //! The plan of one binary into uprobes. What cannot be attached becomes a miss.
 
 use super::Loaded;
-use super::ladder::{UprobeLink, attach_calls, attach_calls_at_callers, attach_sites};
+use super::held::HeldLink;
+use super::ladder::{attach_calls, attach_calls_at_callers, attach_sites};
 use crate::site::{Miss, Plan};
 use std::fs::File;
 
@@ -26,7 +27,7 @@ pub enum Returns {
 /// The live probes of one binary; dropping it detaches them.
 #[derive(Default)]
 pub struct AttachedSites {
-    links: Vec<UprobeLink>,
+    links: Vec<HeldLink>,
     attached: usize,
     /// What could not be attached.
     pub misses: Vec<Miss>,
@@ -75,7 +76,7 @@ impl AttachedSites {
         self.keep(links, plan.calls.len(), &first.function);
     }
 
-    fn keep(&mut self, links: anyhow::Result<Vec<UprobeLink>>, sites: usize, function: &str) {
+    fn keep(&mut self, links: anyhow::Result<Vec<HeldLink>>, sites: usize, function: &str) {
         match links {
             Ok(links) => {
                 self.links.extend(links);
@@ -96,12 +97,5 @@ impl AttachedSites {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.attached == 0
-    }
-}
-
-impl Drop for AttachedSites {
-    /// Perf events take the kernel a grace period each, which they can wait for together.
-    fn drop(&mut self) {
-        super::close_together(std::mem::take(&mut self.links));
     }
 }

@@ -13,7 +13,6 @@ use crate::probe::{AttachedSites, Loaded, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
-use std::sync::mpsc;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +70,6 @@ pub struct Binaries {
     executables: Examined<Examination>,
     libraries: Examined<Plan>,
     known: BTreeMap<ProbedId, Binary>,
-    detacher: Option<Detacher>,
 }
 
 struct Binary {
@@ -98,7 +96,6 @@ impl Binaries {
             executables: Examined::default(),
             libraries: Examined::default(),
             known: BTreeMap::new(),
-            detacher: None,
         }
     }
 
@@ -220,8 +217,7 @@ impl Binaries {
             };
             any = true;
             binary.part.attached = 0;
-            let sites = std::mem::take(&mut binary.sites);
-            self.detacher.get_or_insert_with(Detacher::start).detach(sites);
+            drop(std::mem::take(&mut binary.sites));
         }
         any
     }
@@ -231,31 +227,10 @@ impl Binaries {
         for id in used.ids {
             let Some(binary) = self.known.get_mut(&id) else { continue };
             binary.users -= 1;
-            if binary.users == 0
-                && let Some(binary) = self.known.remove(&id)
-                && !binary.sites.is_empty()
-            {
-                // Started when first needed: by then privileges were given up, and the thread has none.
-                self.detacher.get_or_insert_with(Detacher::start).detach(binary.sites);
+            if binary.users == 0 {
+                self.known.remove(&id);
             }
         }
-    }
-}
-
-/// A thread that detaches the probes of binaries that nobody runs any more: that can take the kernel a tenth
-/// of a second, in which events and scrapes would wait.
-struct Detacher(mpsc::Sender<AttachedSites>);
-
-impl Detacher {
-    fn start() -> Self {
-        let (sender, sites) = mpsc::channel::<AttachedSites>();
-        std::thread::spawn(move || sites.into_iter().for_each(drop));
-        Self(sender)
-    }
-
-    fn detach(&self, sites: AttachedSites) {
-        // Where the thread is gone, the probes are dropped here.
-        let _ = self.0.send(sites);
     }
 }
 

@@ -71,7 +71,7 @@ impl SessionOptions {
     }
 }
 
-/// A tracing run. Dropping it detaches everything.
+/// A tracing run. Dropping it detaches everything, without a wait.
 pub struct Session {
     options: SessionOptions,
     started: Instant,
