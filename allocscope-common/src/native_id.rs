@@ -24,6 +24,25 @@ pub enum NativeResult {
     GlibcNewChunk = 5,
     /// 0, with the address stored where the first argument points (`posix_memalign`).
     Status = 4,
+    /// Nothing: the argument in the size's place is the address of what is given back.
+    FreedPointer = 6,
+    /// Nothing: that argument is a jemalloc `edata_t *` (`extent_t *` before 5.3), whose second word is the address.
+    FreedExtent = 7,
+    /// Nothing: that argument is a gperftools `Span *`.
+    FreedSpan = 8,
+}
+
+impl NativeResult {
+    /// Whether the function gives memory back.
+    pub const fn is_release(self) -> bool {
+        releases(self as u8)
+    }
+}
+
+/// Whether a function with this kind of result gives memory back.
+#[inline(always)]
+pub const fn releases(result: u8) -> bool {
+    result >= NativeResult::FreedPointer as u8
 }
 
 /// The identity of a probe at a native allocator's function.
@@ -135,6 +154,7 @@ mod tests {
         assert_eq!((size_of(cookie), times_of(cookie), shift_of(cookie)), (1, NO_ARGUMENT, 13));
         assert_eq!(result_of(cookie), NativeResult::TcmallocSpan as u8);
         assert_eq!(min_bytes_of(cookie), 0xab_cdef * 1024);
+        assert!(!id.result.is_release() && NativeResult::FreedExtent.is_release());
         assert!(!is_at_callers(cookie) && is_at_callers(id.to_cookie_at_callers()));
         assert_eq!(result_of(id.to_cookie_at_callers()), NativeResult::TcmallocSpan as u8);
     }

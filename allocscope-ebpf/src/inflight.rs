@@ -52,6 +52,9 @@ pub struct NativeCall {
     pub home: u64,
 }
 
+/// In place of the first argument: the call gives memory back.
+pub const FREEING: u64 = u64::MAX;
+
 /// No allocator's call takes so long: what is older was left without returning (`longjmp`).
 const ABANDONED_NS: u64 = 60_000_000_000;
 
@@ -209,5 +212,14 @@ pub fn in_native_call(pid_tgid: u64) -> bool {
     NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid)).is_some_and(|slot| {
         // SAFETY: as in `open_system_call`.
         unsafe { (*slot).tag == pid_tgid }
+    })
+}
+
+/// Whether the thread is inside of a native call that gives memory back, and whose time is its release.
+#[inline(always)]
+pub fn in_free_call(pid_tgid: u64) -> bool {
+    NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid)).is_some_and(|slot| {
+        // SAFETY: as in `open_system_call`.
+        unsafe { (*slot).tag == pid_tgid && (*slot).first == FREEING }
     })
 }

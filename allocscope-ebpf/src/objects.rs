@@ -355,3 +355,16 @@ pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     end_object(slot);
     Some(LiveRange { end: last, size, touch_ns, faults, filed_ns, allocator })
 }
+
+/// Ends the object that begins at `start`, which its allocator takes back, and returns its size.
+#[inline(always)]
+pub fn free(image: &Image, start: u64) -> Option<u64> {
+    let (slot, object) = find(image, start)?;
+    // SAFETY: a checked map value.
+    let (first, size) = unsafe { ((*object).start, (*object).size) };
+    if first != start {
+        return None;
+    }
+    end_object(slot);
+    Some(size)
+}

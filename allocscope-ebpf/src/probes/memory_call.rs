@@ -5,7 +5,9 @@
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
-use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, open_system_call};
+use crate::inflight::{
+    CALL_ARGS, SystemCall, close_system_call, in_free_call, in_native_call, open_system_call,
+};
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
@@ -288,7 +290,9 @@ fn madvise_enter(ctx: TracePointContext) -> u32 {
 fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
     let traced = enter()?;
     let (len, behavior) = (argument(ctx, 1)?, argument(ctx, 2)? & 0xffff_ffff);
-    if !is_large(len) || (behavior != MADV_DONTNEED && behavior != MADV_FREE) {
+    let releases = behavior == MADV_DONTNEED || behavior == MADV_FREE;
+    // Inside of an allocator's release it is part of that.
+    if !is_large(len) || !releases || in_free_call(traced.pid_tgid) {
         return None;
     }
     open(&traced, [len, 0, 0, 0, 0, 0])
@@ -339,8 +343,9 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     let (stage_of_call, bytes) =
         if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
-    // As for `mmap`: growth inside of an allocator's call is part of it.
-    if is_large(bytes) && !(new > old && in_native_call(traced.pid_tgid)) {
+    // As for `mmap`: growth inside of an allocator's call is part of it, and shrinking part of a release.
+    let is_part = if new > old { in_native_call(traced.pid_tgid) } else { in_free_call(traced.pid_tgid) };
+    if is_large(bytes) && !is_part {
         record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
     }
     None

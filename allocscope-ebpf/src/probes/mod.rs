@@ -1,6 +1,7 @@
 //! One file for each thing probed. Each program is a thin entry and a `try_` function.
 
 mod fault;
+mod free;
 mod go;
 mod memory_call;
 mod native;

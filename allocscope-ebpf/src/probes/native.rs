@@ -13,6 +13,7 @@
 use crate::atomic::add;
 use crate::filter::{Image, Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
+use crate::probes::free;
 use crate::record::{counters, hit, lost, record};
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
@@ -40,7 +41,7 @@ const PAGE_MASK: u64 = 4095;
 /// The two words in front of a glibc chunk's memory.
 const CHUNK_HEADER_BYTES: u64 = 16;
 /// gperftools' kPageShift as Linux distributions build it.
-const TCMALLOC_PAGE_SHIFT: u64 = 13;
+pub const TCMALLOC_PAGE_SHIFT: u64 = 13;
 
 /// Both ends of a call. Not by aya's macro, which returns 0 whatever the function does; a session needs the
 /// result. Loaded as a session only (`probe/raw.rs`).
@@ -91,6 +92,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let traced = Traced::current()?;
     let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
     hit(traced.slot, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
+    if native_id::releases(native_id::result_of(cookie)) {
+        return free::enter(&traced, regs, cookie);
+    }
     let size = size(regs, cookie);
     // Where both kinds of probes are, each process has one of them.
     let wrong_kind = native_id::is_at_callers(cookie) == traced.is_return_safe();
@@ -120,7 +124,7 @@ fn size(regs: *mut pt_regs, cookie: u64) -> u64 {
 
 /// Every register is read and then one is chosen: the verifier refuses a context pointer that was computed.
 #[inline(always)]
-fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
+pub fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let [rdi, rsi, rdx, rcx, r8] = unsafe {
         [
@@ -150,6 +154,9 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let call = close_native_call(bpf_get_current_pid_tgid(), sp)?;
     let image = Image::of_home(call.home)?;
     hit(image.slot, ProbeClass::UprobeReturn);
+    if native_id::releases(native_id::result_of(cookie)) {
+        return free::leave(&image, &call, now_ns, cookie);
+    }
     let memory = memory_of(result, cookie, &call)?;
     let class = size_class(call.size);
     let allocator = native_id::allocator_of(cookie);
@@ -248,7 +255,7 @@ fn tcmalloc_span([page, pages]: [u64; 2], asked: u64) -> Memory {
 }
 
 #[inline(always)]
-fn read<const WORDS: usize>(address: u64) -> Option<[u64; WORDS]> {
+pub fn read<const WORDS: usize>(address: u64) -> Option<[u64; WORDS]> {
     // SAFETY: the helper checks the address itself.
     unsafe { bpf_probe_read_user(address as *const [u64; WORDS]) }.ok()
 }

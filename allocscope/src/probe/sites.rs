@@ -3,7 +3,7 @@
 use super::Loaded;
 use super::held::HeldLink;
 use super::ladder::{attach_calls, attach_calls_at_callers, attach_sites};
-use crate::site::{Miss, Plan};
+use crate::site::{CallSite, Miss, Plan};
 use std::fs::File;
 
 /// Which processes of a binary are probed.
@@ -57,11 +57,19 @@ impl AttachedSites {
         scope: Scope,
         returns: Returns,
     ) {
-        let [first, ..] = plan.calls.as_slice() else { return };
+        let calls = match returns {
+            Returns::ByProbe => plan.calls.clone(),
+            // A release that cannot be seen to end is left out; an allocation is not.
+            Returns::AtCallers => {
+                let ends_seen = |call: &&CallSite| !call.id.result.is_release() || !call.exits.is_empty();
+                plan.calls.iter().filter(ends_seen).cloned().collect()
+            }
+        };
+        let [first, ..] = calls.as_slice() else { return };
         let links = match returns {
-            Returns::ByProbe => attach_calls(loaded, binary, &plan.calls, scope),
-            Returns::AtCallers if plan.calls.iter().all(|call| !call.exits.is_empty()) => {
-                attach_calls_at_callers(loaded, binary, &plan.calls, scope)
+            Returns::ByProbe => attach_calls(loaded, binary, &calls, scope),
+            Returns::AtCallers if calls.iter().all(|call| !call.exits.is_empty()) => {
+                attach_calls_at_callers(loaded, binary, &calls, scope)
             }
             Returns::AtCallers => {
                 let detail = format!(
@@ -73,7 +81,7 @@ impl AttachedSites {
                 return;
             }
         };
-        self.keep(links, plan.calls.len(), &first.function);
+        self.keep(links, calls.len(), &first.function);
     }
 
     fn keep(&mut self, links: anyhow::Result<Vec<HeldLink>>, sites: usize, function: &str) {
