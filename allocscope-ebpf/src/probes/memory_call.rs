@@ -247,8 +247,7 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
         let range = unsafe { *range };
         // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
         if range_start == start && range.end == page_end(start, old_len) {
-            ranges::end(&image, range_start, range);
-            kept = range;
+            kept = ranges::end(&image, range_start, range);
         }
     }
     open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator])

@@ -1,5 +1,6 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::kernel_enum;
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::AttachVia;
@@ -81,17 +82,25 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("RETURN_SAFE", processes)
         .map_max_entries("IMAGES", processes)
         .map_max_entries("SERIES", series)
+        .map_max_entries("TOTALS", series)
+        .map_max_entries("TOTALS_OWNERS", series)
+        .map_max_entries("FREE_TOTALS", series)
         .map_max_entries("BUCKETS", buckets)
+        .map_max_entries("COUNTS", buckets)
+        .map_max_entries("COUNT_OWNERS", buckets)
+        .map_max_entries("FREE_COUNTS", buckets)
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
+    let page_fault_event = kernel_enum::value("vm_event_item", "PGFAULT").unwrap_or(-1);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
+        .override_global("PAGE_FAULT_EVENT", &page_fault_event, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };

@@ -4,6 +4,7 @@
 //! kernel when the process is killed.
 
 mod faults;
+mod kernel_enum;
 mod ladder;
 mod load;
 mod perf_link;
