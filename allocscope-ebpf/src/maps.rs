@@ -109,6 +109,10 @@ pub static GRANULES: HashMap<RangeKey, Granule> = HashMap::with_max_entries(3276
 #[map]
 pub static GRANULES_ADDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// Page faults that the kernel counted during the trial of one way to see their end.
+#[map]
+pub static FAULT_TRIALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// The faults of live ranges since they were filed, by a hash of where they begin: adding to them needs no look-up
 /// in [`RANGES`]. Where two ranges have the same place, the later one counts its faults in its own entry there.
 #[map]
@@ -137,6 +141,10 @@ pub static FAULTS: Array<FaultSlot> = Array::with_max_entries(INFLIGHT_SLOTS, 0)
 /// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]
 pub static GO_CALLS: Array<GoCallSet> = Array::with_max_entries(GO_CALL_SETS, 0);
+
+/// Small calls that this CPU has seen where a probe is on their path.
+#[map]
+pub static SMALL_HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Open calls of native allocators by thread, tag-checked.
 #[map]

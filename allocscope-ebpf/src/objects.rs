@@ -10,7 +10,7 @@ use crate::faulting::IN_OBJECT;
 use crate::filter::Image;
 use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
-use crate::record::{counters, lost, record};
+use crate::record::{counters, lost, record_touch};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
@@ -277,7 +277,7 @@ pub extern "C" fn tell_touch(slot: u64) -> u64 {
     let object = unsafe { *object };
     let (slot, class) = (slot_of_home(object.home), size_class(object.size));
     let key = SeriesKey::stage_numbered(slot, object.allocator as u8, Stage::Touch, class);
-    record(key, object.touch_ns, object.end.wrapping_sub(object.start));
+    record_touch(key, object.faults, object.touch_ns, object.end.wrapping_sub(object.start));
     0
 }
 

@@ -44,9 +44,15 @@ pub fn counters(slot: u32) -> Option<*mut ProcessCounters> {
 /// Counts a probe's hit in the process in `slot`.
 #[inline(always)]
 pub fn hit(slot: u32, class: ProbeClass) {
+    hits(slot, class, 1);
+}
+
+/// Counts `many` hits.
+#[inline(always)]
+pub fn hits(slot: u32, class: ProbeClass, many: u64) {
     if let Some(counters) = counters(slot) {
         // SAFETY: a checked map value; the index is below the array's length by its type.
-        unsafe { add(&raw mut (*counters).hits[class as usize], 1) };
+        unsafe { add(&raw mut (*counters).hits[class as usize], many) };
     }
 }
 
@@ -73,23 +79,61 @@ pub extern "C" fn record_word(series: u64, ns: u64, bytes: u64) -> u64 {
         unsafe { add(counter, 1) };
         return 0;
     }
-    let totals = total(series, ns, bytes);
-    let count = count_bucket(key, 1);
-    // SAFETY: as above. Another program may write it in between: then it leads to two that are not each other's.
-    unsafe { *recent = Recent { totals, count } };
-    0
-}
-
-/// Records an event without a duration, or with one that the histogram shall not have: in the totals only. Returns
-/// their index.
-#[inline(always)]
-pub fn total(key: SeriesKey, ns: u64, bytes: u64) -> u32 {
-    let index = index(&SERIES, &FREE_TOTALS, &TOTALS_OWNERS, key, series_word(key));
-    match index.and_then(|index| totals_at(index, key)) {
+    let totals = index_of_series(series);
+    match totals.and_then(|index| totals_at(index, series)) {
         Some(cell) => add_event(cell, ns, bytes),
         None => lost(LossReason::SeriesFull),
     }
-    index.unwrap_or(0)
+    let count = count_bucket(key, 1);
+    // SAFETY: as above. Another program may write it in between: then it leads to two that are not each other's.
+    unsafe { *recent = Recent { totals: totals.unwrap_or(0), count } };
+    0
+}
+
+/// Records the touch of a range that is over: all its page faults. Faults that took no time were counted only.
+#[inline(always)]
+pub fn record_touch(key: SeriesKey, faults: u64, ns: u64, bytes: u64) {
+    if faults != 0 && ns == 0 {
+        total(key, 1, bytes);
+    } else {
+        record(key, ns, bytes);
+    }
+}
+
+/// Records `events` without a duration: in the totals, not in the histogram.
+#[inline(always)]
+pub fn total(key: SeriesKey, events: u64, bytes: u64) {
+    total_word(key.word(), events, bytes);
+}
+
+/// The same, see [`record_word`]. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn total_word(series: u64, events: u64, bytes: u64) -> u64 {
+    let key = SeriesKey::from_word(series);
+    let Some(recent) = RECENT.get_ptr_mut(recent_slot(series_word(key))) else { return 0 };
+    // SAFETY: a checked map value of this CPU.
+    let known = totals_at(unsafe { (*recent).totals }, key);
+    let cell = known.or_else(|| {
+        let index = index_of_series(key)?;
+        // SAFETY: as above.
+        unsafe { (*recent).totals = index };
+        totals_at(index, key)
+    });
+    match cell {
+        // SAFETY: a checked map value.
+        Some(cell) => unsafe {
+            add(&raw mut (*cell).totals.count, events);
+            add(&raw mut (*cell).totals.bytes, bytes);
+        },
+        None => lost(LossReason::SeriesFull),
+    }
+    0
+}
+
+#[inline(always)]
+fn index_of_series(key: SeriesKey) -> Option<u32> {
+    index(&SERIES, &FREE_TOTALS, &TOTALS_OWNERS, key, series_word(key))
 }
 
 #[inline(always)]
@@ -106,8 +150,7 @@ fn count_bucket(key: BucketKey, amount: u64) -> u32 {
 /// Takes back an event of `ns` nanoseconds that was recorded last.
 #[inline(always)]
 pub fn unrecord(key: SeriesKey, ns: u64) {
-    let Some(index) = index(&SERIES, &FREE_TOTALS, &TOTALS_OWNERS, key, series_word(key)) else { return };
-    let Some(cell) = totals_at(index, key) else { return };
+    let Some(cell) = index_of_series(key).and_then(|index| totals_at(index, key)) else { return };
     // SAFETY: a checked map value.
     unsafe {
         add(&raw mut (*cell).totals.count, 1u64.wrapping_neg());

@@ -9,12 +9,14 @@
 //!   (`mlock`, direct I/O) come by here too; they have no open fault.
 //! - the software events PAGE_FAULTS_MIN and PAGE_FAULTS_MAJ with period 1. These leave out faults that fail.
 //!
+//! Where faults are only counted, that is done at the start, and so is one that fails or is tried again.
+//!
 //! What lies outside the pair is the exception's entry and exit and what the programs do after reading the clock:
 //! some third of a traced 4 KiB fault in a virtual machine (tests/truth.rs measures it), little of a 2 MiB one.
 
 use crate::atomic::add;
 use crate::faulting::{Faulting, INDEX, IN_OBJECT, NOT_LARGE, Place};
-use crate::maps::PAGE_FAULT_EVENT;
+use crate::maps::{FAULT_TRIALS, PAGE_FAULT_EVENT};
 use crate::record::{counters, record, total, unrecord};
 use crate::objects::{self, Fell};
 use crate::{ranges, touches};
@@ -64,6 +66,27 @@ fn begin(address: u64, by_user: bool) -> i32 {
     0
 }
 
+/// Where faults are counted and not timed: nothing more is done for one, so that it costs half.
+#[btf_tracepoint(function = "page_fault_user")]
+fn fault_user_count(ctx: BtfTracePointContext) -> i32 {
+    count(ctx.arg(0))
+}
+
+/// The same in a system call.
+#[btf_tracepoint(function = "page_fault_kernel")]
+fn fault_kernel_count(ctx: BtfTracePointContext) -> i32 {
+    count(ctx.arg(0))
+}
+
+#[inline(always)]
+fn count(address: u64) -> i32 {
+    if let Some(faulting) = Faulting::current() {
+        let scope = attribute(&faulting, address, 0, 1);
+        untimed(faulting.image.slot, FaultKind::Minor, scope, 1);
+    }
+    0
+}
+
 /// `trace_count_memcg_events(struct mem_cgroup *memcg, int item, unsigned long val)`
 #[btf_tracepoint(function = "count_memcg_events")]
 fn fault_counted(ctx: BtfTracePointContext) -> i32 {
@@ -98,7 +121,19 @@ fn is_in_system_call() -> bool {
     call as i64 >= 0
 }
 
-/// PERF_COUNT_SW_PAGE_FAULTS_MAJ, right after [`fault_counted`] has taken the fault for a minor one.
+/// The same, to see whether this kernel calls it: it can be built without memory cgroups, or started without them.
+#[btf_tracepoint(function = "count_memcg_events")]
+fn fault_trial(ctx: BtfTracePointContext) -> i32 {
+    if ctx.arg::<i32>(1) == PAGE_FAULT_EVENT.load()
+        && let Some(count) = FAULT_TRIALS.get_ptr_mut(0)
+    {
+        // SAFETY: a checked map value.
+        unsafe { add(count, 1) };
+    }
+    0
+}
+
+/// PERF_COUNT_SW_PAGE_FAULTS_MAJ, where the fault has been counted already, as a minor one.
 #[perf_event]
 fn fault_turned_major(ctx: PerfEventContext) -> u32 {
     try_turn_major(&ctx).unwrap_or(0)
@@ -111,8 +146,14 @@ fn try_turn_major(ctx: &PerfEventContext) -> Option<u32> {
     let faulting = Faulting::current()?;
     let scope = attribute(&faulting, address, 0, 0);
     let (slot, ns) = (faulting.image.slot, faulting.last_ns());
-    unrecord(SeriesKey::fault(slot, FaultKind::Minor, scope), ns);
-    record(SeriesKey::fault(slot, FaultKind::Major, scope), ns, 0);
+    if ns == 0 {
+        // Counted only: no fault takes no time.
+        untimed(slot, FaultKind::Minor, scope, 1u64.wrapping_neg());
+        untimed(slot, FaultKind::Major, scope, 1);
+    } else {
+        unrecord(SeriesKey::fault(slot, FaultKind::Minor, scope), ns);
+        record(SeriesKey::fault(slot, FaultKind::Major, scope), ns, 0);
+    }
     None
 }
 
@@ -137,13 +178,18 @@ fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
     }
     // SAFETY: the verifier allows reading the fields of the program's context.
     let scope = attribute(&faulting, unsafe { (*ctx.ctx).addr }, 0, 1);
-    let slot = faulting.image.slot;
-    total(SeriesKey::fault(slot, kind, scope), 0, 0);
+    untimed(faulting.image.slot, kind, scope, 1);
+    None
+}
+
+/// Counts faults without a duration.
+#[inline(always)]
+fn untimed(slot: u32, kind: FaultKind, scope: FaultScope, faults: u64) {
+    total(SeriesKey::fault(slot, kind, scope), faults, 0);
     if let Some(counters) = counters(slot) {
         // SAFETY: a checked map value; the index is below the array's length by its type.
-        unsafe { add(&raw mut (*counters).untimed_faults[kind as usize], 1) };
+        unsafe { add(&raw mut (*counters).untimed_faults[kind as usize], faults) };
     }
-    None
 }
 
 /// The end of the open fault, which took `ns`.

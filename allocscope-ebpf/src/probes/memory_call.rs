@@ -9,7 +9,7 @@ use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, 
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, lost, lost_many, record};
+use crate::record::{counters, hit, lost, lost_many, record, record_touch};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
@@ -172,7 +172,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record(touch, range.touch_ns, range.size);
+        record_touch(touch, range.faults, range.touch_ns, range.size);
     }
     open(&traced, [len, outcome, range.size, range.allocator, 0, 0])
 }

@@ -4,6 +4,10 @@
 //! this machine's byte order.
 
 use std::fs;
+use std::sync::LazyLock;
+
+/// `PGFAULT` of `enum vm_event_item`; `None` where the kernel does not tell.
+pub(super) static PAGE_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm_event_item", "PGFAULT"));
 
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u32 = 0xeb9f;
@@ -24,7 +28,7 @@ const ENUM64: u32 = 19;
 const LAST: u32 = ENUM64;
 
 /// The number of `enumerator` in `enum name`; `None` where the kernel does not tell.
-pub(super) fn value(name: &str, enumerator: &str) -> Option<i32> {
+fn value(name: &str, enumerator: &str) -> Option<i32> {
     value_in(&fs::read(KERNEL_TYPES).ok()?, name, enumerator)
 }
 

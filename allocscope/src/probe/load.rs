@@ -1,13 +1,14 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
-use super::kernel_enum;
+use super::kernel_enum::PAGE_FAULT;
 use super::ladder::Ladder;
 use super::raw::RawObject;
-use crate::config::AttachVia;
+use crate::config::{AttachVia, PageFaults};
 use crate::failure::{Exit, Failure};
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use std::rc::Rc;
 
 /// The kernel side, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allocscope-ebpf"));
@@ -27,6 +28,8 @@ pub struct LoadOptions {
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
 }
 
 impl Default for LoadOptions {
@@ -39,6 +42,7 @@ impl Default for LoadOptions {
             report_every_exec: false,
             log: false,
             attach_via: None,
+            page_faults: PageFaults::Timed,
         }
     }
 }
@@ -47,6 +51,8 @@ impl Default for LoadOptions {
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) ladder: Ladder,
+    pub(super) kernel_types: Option<Rc<Btf>>,
+    pub(super) page_faults: PageFaults,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -93,7 +99,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("GRANULES", ranges * 2);
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
-    let page_fault_event = kernel_enum::value("vm_event_item", "PGFAULT").unwrap_or(-1);
+    let page_fault_event = PAGE_FAULT.unwrap_or(-1);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
@@ -109,7 +115,13 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let object = RawObject::bind(OBJECT, &ebpf)
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
-    Ok(Loaded { ebpf, ladder, max_processes: processes })
+    Ok(Loaded {
+        ebpf,
+        ladder,
+        kernel_types: None,
+        page_faults: options.page_faults,
+        max_processes: processes,
+    })
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {

@@ -51,7 +51,7 @@ impl SystemProbes {
         Ok(Self { tracepoints, faults })
     }
 
-    /// How the start of a page fault is seen.
+    /// How page faults are seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.faults.rung
     }
