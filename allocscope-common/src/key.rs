@@ -187,6 +187,27 @@ impl SeriesKey {
         }
     }
 
+    /// The key as one word, for functions that take nothing else.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.slot as u64
+            | (self.stage as u64) << 32
+            | (self.allocator_or_kind as u64) << 40
+            | (self.size_class_or_scope as u64) << 48
+    }
+
+    /// The key of a [`SeriesKey::word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            slot: word as u32,
+            stage: (word >> 32) as u8,
+            allocator_or_kind: (word >> 40) as u8,
+            size_class_or_scope: (word >> 48) as u8,
+            reserved: 0,
+        }
+    }
+
     /// What the key names; `None` where a field holds no known value.
     pub fn decode(&self) -> Option<Series> {
         if self.stage == FAULT {
@@ -252,6 +273,7 @@ mod tests {
             for &stage in Stage::ALL {
                 let key = SeriesKey::stage(7, allocator, stage, 26);
                 assert_eq!(key.decode(), Some(Series::Stage { allocator, stage, size_class: 26 }));
+                assert_eq!(SeriesKey::from_word(key.word()), key);
             }
         }
         for &kind in FaultKind::ALL {

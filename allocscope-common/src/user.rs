@@ -1,7 +1,8 @@
 //! `aya::Pod` for every type that crosses the boundary.
 
+use crate::cell::TotalsCell;
 use crate::config::{Image, Target};
-use crate::counter::{LiveRange, ProcessCounters, Totals};
+use crate::counter::{LiveRange, ProcessCounters};
 use crate::event::ProcessEvent;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
 use crate::range::Granule;
@@ -24,5 +25,5 @@ pod!(
     RangeKey,
     SeriesKey,
     Target,
-    Totals
+    TotalsCell
 );

@@ -3,7 +3,7 @@
 //! A slot is 1.5 ns where inserting into and deleting from a hash is 200 ns. Two threads whose ids
 //! are equal modulo the number of slots share a slot; the tag tells, and the loss is counted.
 
-use crate::maps::{FAULTS, GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
+use crate::maps::{GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
 use crate::record::{lost, lost_many};
 use allocscope_common::config::INFLIGHT_SLOTS;
 use allocscope_common::counter::LossReason;
@@ -22,16 +22,6 @@ pub struct SystemCall {
     pub start_ns: u64,
     /// What its exit needs.
     pub args: [u64; CALL_ARGS],
-}
-
-/// An open page fault of a thread.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct FaultStart {
-    /// The thread, 0 in a free slot.
-    pub tag: u64,
-    /// When it began.
-    pub start_ns: u64,
 }
 
 /// An open call of a native allocator.
@@ -58,8 +48,9 @@ pub const FREEING: u64 = u64::MAX;
 /// No allocator's call takes so long: what is older was left without returning (`longjmp`).
 const ABANDONED_NS: u64 = 60_000_000_000;
 
+/// Where what a thread has open is.
 #[inline(always)]
-fn thread_slot(pid_tgid: u64) -> u32 {
+pub fn thread_slot(pid_tgid: u64) -> u32 {
     pid_tgid as u32 & (INFLIGHT_SLOTS - 1)
 }
 
@@ -88,33 +79,6 @@ pub fn close_system_call(pid_tgid: u64) -> Option<SystemCall> {
         let call = *slot;
         (*slot).tag = 0;
         Some(call)
-    }
-}
-
-/// Opens a page fault. A fault that never ends (a signal, a retry) is overwritten by the next.
-#[inline(always)]
-pub fn open_fault(fault: FaultStart) {
-    let Some(slot) = FAULTS.get_ptr_mut(thread_slot(fault.tag)) else { return };
-    // SAFETY: as in `open_system_call`.
-    unsafe {
-        if (*slot).tag != 0 && (*slot).tag != fault.tag {
-            lost(LossReason::FaultOverwritten);
-        }
-        *slot = fault;
-    }
-}
-
-/// Closes the thread's page fault and returns when it began; `None` where that was not seen.
-#[inline(always)]
-pub fn close_fault(pid_tgid: u64) -> Option<u64> {
-    let slot = FAULTS.get_ptr_mut(thread_slot(pid_tgid))?;
-    // SAFETY: as in `open_system_call`.
-    unsafe {
-        if (*slot).tag != pid_tgid {
-            return None;
-        }
-        (*slot).tag = 0;
-        Some((*slot).start_ns)
     }
 }
 

@@ -8,6 +8,7 @@
 #![expect(internal_features, reason = "atomic.rs: this target has no other way to an atomic addition")]
 
 mod atomic;
+mod faulting;
 mod filter;
 mod inflight;
 mod maps;
@@ -15,6 +16,7 @@ mod objects;
 mod probes;
 mod ranges;
 mod record;
+mod touches;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

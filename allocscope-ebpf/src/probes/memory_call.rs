@@ -11,7 +11,7 @@ use crate::inflight::{
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, lost, lost_many, record};
+use crate::record::{counters, hit, lost, lost_many, record, record_touch};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
@@ -174,7 +174,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record(touch, range.touch_ns, range.size);
+        record_touch(touch, range.faults, range.touch_ns, range.size);
     }
     open(&traced, [len, outcome, range.size, range.allocator, 0, 0])
 }
@@ -249,8 +249,7 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
         let range = unsafe { *range };
         // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
         if range_start == start && range.end == page_end(start, old_len) {
-            ranges::end(&image, range_start, range);
-            kept = range;
+            kept = ranges::end(&image, range_start, range);
         }
     }
     open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator])

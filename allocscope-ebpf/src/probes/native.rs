@@ -13,8 +13,9 @@
 use crate::atomic::add;
 use crate::filter::{Image, Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
+use crate::maps::SMALL_HITS;
 use crate::probes::free;
-use crate::record::{counters, hit, lost, record};
+use crate::record::{counters, hit, hits, lost, record};
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -33,6 +34,9 @@ use core::ptr::read_volatile;
 /// What a session's entry returns for a call whose return is not to be seen (kernel/trace/bpf_trace.c,
 /// `uprobe_multi_link_handler`).
 const NO_RETURN: u32 = 1;
+
+/// How many hits of small calls are counted at once; a power of two.
+const SMALL_CALLS: u64 = 64;
 
 /// Bits of a glibc chunk's size (malloc.c): mapped by itself, and all three flags.
 const IS_MMAPPED: u64 = 2;
@@ -89,16 +93,19 @@ fn native_exit(ctx: ProbeContext) -> u32 {
 /// Opens a call; `None` where its return is of no interest.
 #[inline(always)]
 fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
-    let traced = Traced::current()?;
-    let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
-    hit(traced.slot, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
     if native_id::releases(native_id::result_of(cookie)) {
+        let traced = Traced::current()?;
+        hit(traced.slot, class_of(cookie));
         return free::enter(&traced, regs, cookie);
     }
     let size = size(regs, cookie);
+    if !is_large(size) || size < native_id::min_bytes_of(cookie) {
+        return small(cookie);
+    }
+    let traced = Traced::current()?;
+    hit(traced.slot, class_of(cookie));
     // Where both kinds of probes are, each process has one of them.
-    let wrong_kind = native_id::is_at_callers(cookie) == traced.is_return_safe();
-    if !is_large(size) || size < native_id::min_bytes_of(cookie) || wrong_kind {
+    if native_id::is_at_callers(cookie) == traced.is_return_safe() {
         return None;
     }
     // SAFETY: the verifier allows reading the fields of the program's context.
@@ -107,6 +114,28 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })
+}
+
+/// Counts the hit of a small call, which is all there is to do: each [`SMALL_CALLS`]th of a CPU counts for so many,
+/// so that the others need no look-up of their process.
+#[inline(always)]
+fn small(cookie: u64) -> Option<()> {
+    let calls = SMALL_HITS.get_ptr_mut(0)?;
+    // SAFETY: a checked map value of this CPU. A program that preempts this one may cost the count one call.
+    let count = unsafe {
+        *calls = (*calls).wrapping_add(1);
+        *calls
+    };
+    if count & (SMALL_CALLS - 1) == 0 {
+        hits(Traced::current()?.slot, class_of(cookie), SMALL_CALLS);
+    }
+    None
+}
+
+#[inline(always)]
+fn class_of(cookie: u64) -> ProbeClass {
+    let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
+    if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated }
 }
 
 /// The bytes asked for; saturates, since `calloc` refuses a product that overflows.

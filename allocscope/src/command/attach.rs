@@ -61,6 +61,7 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         one_process: !trace.follow_children,
         selection: None,
         attach_via: trace.probe.attach_via,
+        page_faults: trace.probe.page_faults,
         examiner: examiner(&trace.probe),
         max_overhead_percent: trace.probe.max_overhead_percent,
         log: log::log_enabled!(log::Level::Info),

@@ -26,6 +26,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         follow_children: !by_pid,
         one_process: false,
         attach_via: config.probe.attach_via,
+        page_faults: config.probe.page_faults,
         examiner: super::attach::examiner(&config.probe),
         max_overhead_percent: config.probe.max_overhead_percent,
         selection: (!by_pid).then(|| config.selection.clone()),

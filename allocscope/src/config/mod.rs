@@ -11,7 +11,7 @@ use regex::Regex;
 
 use crate::cli::{
     AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
-    InspectArgs, ManArgs, ProbeArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
+    InspectArgs, ManArgs, PageFaultsArg, ProbeArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
 };
 use crate::failure::{Exit, Failure};
 
@@ -82,6 +82,17 @@ pub struct ProbeOptions {
     pub allow_small_cost: bool,
     /// The most that tracing may cost a process, in percent of one CPU; above 0.
     pub max_overhead_percent: Option<f64>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
+}
+
+/// What is done for each page fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFaults {
+    /// Counted, attributed to the allocation it is in, and timed.
+    Timed,
+    /// Counted and attributed.
+    Counted,
 }
 
 /// A way to attach uprobes, best first.
@@ -304,6 +315,10 @@ impl From<ProbeArgs> for ProbeOptions {
             debug_dirs,
             allow_small_cost: args.allow_small_cost,
             max_overhead_percent: args.max_overhead,
+            page_faults: match args.page_faults {
+                PageFaultsArg::Timed => PageFaults::Timed,
+                PageFaultsArg::Counted => PageFaults::Counted,
+            },
         }
     }
 }
@@ -424,6 +439,7 @@ mod tests {
                 debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],
                 allow_small_cost: false,
                 max_overhead_percent: None,
+                page_faults: PageFaults::Timed,
             },
             color: Color::Auto,
         };

@@ -1,15 +1,19 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
+use super::indexed::Indexed;
 use super::{Reading, SlotReading};
 use crate::probe::data_of;
 use allocscope_common::config::{Image, Target};
-use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::cell::TotalsCell;
+use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
-use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space, space};
+use allocscope_common::key::{
+    BucketKey, FaultKind, FaultScope, RangeKey, SeriesKey, slot_of_space, space,
+};
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
-use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
+use aya::{Ebpf, Pod};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, Queue, RingBuf};
 use std::collections::BTreeSet;
 
 /// The maps of one tracing run.
@@ -19,8 +23,8 @@ pub struct Maps {
     processes: PerCpuArray<MapData, ProcessCounters>,
     return_safe: Array<MapData, u32>,
     images: Array<MapData, Image>,
-    series: PerCpuHashMap<MapData, SeriesKey, Totals>,
-    buckets: PerCpuHashMap<MapData, BucketKey, u64>,
+    series: Indexed<SeriesKey, TotalsCell>,
+    buckets: Indexed<BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
     granules: HashMap<MapData, RangeKey, Granule>,
     granules_added: PerCpuArray<MapData, u64>,
@@ -49,8 +53,8 @@ impl Maps {
             processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
             return_safe: Array::try_from(map(ebpf, "RETURN_SAFE")?)?,
             images: Array::try_from(map(ebpf, "IMAGES")?)?,
-            series: PerCpuHashMap::try_from(map(ebpf, "SERIES")?)?,
-            buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
+            series: Indexed::take(ebpf, ["SERIES", "TOTALS", "TOTALS_OWNERS", "FREE_TOTALS"])?,
+            buckets: Indexed::take(ebpf, ["BUCKETS", "COUNTS", "COUNT_OWNERS", "FREE_COUNTS"])?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
             granules: HashMap::try_from(map(ebpf, "GRANULES")?)?,
             granules_added: PerCpuArray::try_from(map(ebpf, "GRANULES_ADDED")?)?,
@@ -101,6 +105,10 @@ impl Maps {
         if self.target(tgid).is_some_and(|target| target.slot == slot) {
             // It may have gone in between; then it is gone as it should be.
             let _ = self.targets.remove(&tgid);
+            // The kernel side remembers which slot a thread's process has, while the image stays the same.
+            if let Err(error) = self.start_image(slot) {
+                log::warn!("process {tgid} may still be traced: {error:#}");
+            }
         }
     }
 
@@ -112,22 +120,11 @@ impl Maps {
         if slots.is_empty() {
             return Ok(());
         }
-        let series: Vec<_> = self.series.keys().flatten().filter(|key| slots.contains(&key.slot)).collect();
-        for key in series {
-            let _ = self.series.remove(&key);
-        }
-        let buckets: Vec<_> =
-            self.buckets.keys().flatten().filter(|key| slots.contains(&key.series.slot)).collect();
-        for key in buckets {
-            let _ = self.buckets.remove(&key);
-        }
+        self.buckets.remove(|key| slots.contains(&key.series.slot))?;
+        self.series.remove(|key| slots.contains(&key.slot))?;
         self.forget_ranges(|key| slots.contains(&slot_of_space(key.space)));
         for &slot in slots {
-            let zero = vec![
-                ProcessCounters::default();
-                aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?
-            ];
-            self.processes.set(slot, PerCpuValues::try_from(zero)?, 0)?;
+            self.processes.set(slot, on_each_cpu(ProcessCounters::default())?, 0)?;
             self.start_image(slot)?;
             self.free_slots.push(slot, 0)?;
         }
@@ -194,14 +191,14 @@ impl Maps {
         }
         // Histograms first: an event in between is then in the totals and not yet in the histogram,
         // never the other way round.
-        for (key, counts) in self.buckets.iter().flatten() {
+        for (key, counts) in self.buckets.iter() {
             let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.series.slot), key.series.decode())
             else {
                 continue;
             };
-            slot.series.entry(series).or_default().buckets.insert(key.bucket, counts.iter().sum());
+            slot.series.entry(series).or_default().buckets.insert(key.bucket, wrapping_sum(&counts));
         }
-        for (key, totals) in self.series.iter().flatten() {
+        for (key, totals) in self.series.iter() {
             let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else {
                 continue;
             };
@@ -215,9 +212,17 @@ impl Maps {
 
     /// What was counted so far for the process in `slot`, beside its series.
     pub fn counters(&self, slot: u32) -> ProcessCounters {
-        self.processes
-            .get(&slot, 0)
-            .map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))
+        let counted = self.processes.get(&slot, 0);
+        let mut counters = counted.map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values));
+        counters.hits[ProbeClass::PageFault as usize] = self.faults(slot);
+        counters
+    }
+
+    /// Page faults, which the kernel side counts in their series only.
+    fn faults(&self, slot: u32) -> u64 {
+        let scopes = |&kind| FaultScope::ALL.iter().map(move |&scope| SeriesKey::fault(slot, kind, scope));
+        let totals = FaultKind::ALL.iter().flat_map(scopes).filter_map(|key| self.series.get(&key));
+        totals.map(|totals| sum_totals(&totals).count).sum()
     }
 }
 
@@ -233,7 +238,13 @@ pub fn decode_event(record: &[u8]) -> Option<ProcessEvent> {
     Some(ProcessEvent { kind: word(0)?, tgid: word(1)?, parent_tgid: word(2)?, slot: word(3)?, comm })
 }
 
-fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+/// The same value for every CPU.
+pub(super) fn on_each_cpu<V: Pod>(value: V) -> Result<PerCpuValues<V>> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?;
+    Ok(PerCpuValues::try_from(vec![value; cpus])?)
+}
+
+pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"))
 }
 
@@ -250,13 +261,18 @@ fn held_bytes(map: &Map) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
 
-fn sum_totals(values: &PerCpuValues<Totals>) -> Totals {
-    values.iter().fold(Totals::default(), |sum, value| Totals {
-        count: sum.count + value.count,
-        bytes: sum.bytes + value.bytes,
-        time_ns: sum.time_ns + value.time_ns,
+/// What was counted on one CPU may have been taken back on another one.
+fn sum_totals(values: &PerCpuValues<TotalsCell>) -> Totals {
+    values.iter().map(|cell| cell.totals).fold(Totals::default(), |sum, value| Totals {
+        count: sum.count.wrapping_add(value.count),
+        bytes: sum.bytes.wrapping_add(value.bytes),
+        time_ns: sum.time_ns.wrapping_add(value.time_ns),
         max_ns: sum.max_ns.max(value.max_ns),
     })
+}
+
+fn wrapping_sum(values: &PerCpuValues<u64>) -> u64 {
+    values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
 }
 
 fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {

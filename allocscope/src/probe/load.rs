@@ -1,13 +1,15 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
 use super::held::Holder;
+use super::kernel_enum::PAGE_FAULT;
 use super::ladder::Ladder;
 use super::raw::RawObject;
-use crate::config::AttachVia;
+use crate::config::{AttachVia, PageFaults};
 use crate::failure::{Exit, Failure};
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use std::rc::Rc;
 
 /// The kernel side, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allocscope-ebpf"));
@@ -27,6 +29,8 @@ pub struct LoadOptions {
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
 }
 
 impl Default for LoadOptions {
@@ -39,6 +43,7 @@ impl Default for LoadOptions {
             report_every_exec: false,
             log: false,
             attach_via: None,
+            page_faults: PageFaults::Timed,
         }
     }
 }
@@ -48,6 +53,8 @@ pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) ladder: Ladder,
     pub(super) holder: Holder,
+    pub(super) kernel_types: Option<Rc<Btf>>,
+    pub(super) page_faults: PageFaults,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -83,17 +90,25 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("RETURN_SAFE", processes)
         .map_max_entries("IMAGES", processes)
         .map_max_entries("SERIES", series)
+        .map_max_entries("TOTALS", series)
+        .map_max_entries("TOTALS_OWNERS", series)
+        .map_max_entries("FREE_TOTALS", series)
         .map_max_entries("BUCKETS", buckets)
+        .map_max_entries("COUNTS", buckets)
+        .map_max_entries("COUNT_OWNERS", buckets)
+        .map_max_entries("FREE_COUNTS", buckets)
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
+    let page_fault_event = PAGE_FAULT.unwrap_or(-1);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
+        .override_global("PAGE_FAULT_EVENT", &page_fault_event, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
@@ -102,7 +117,14 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let object = RawObject::bind(OBJECT, &ebpf)
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
-    Ok(Loaded { ebpf, ladder, holder: Holder::new(), max_processes: processes })
+    Ok(Loaded {
+        ebpf,
+        ladder,
+        holder: Holder::new(),
+        kernel_types: None,
+        page_faults: options.page_faults,
+        max_processes: processes,
+    })
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {

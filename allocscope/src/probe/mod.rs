@@ -6,6 +6,7 @@
 mod detached;
 mod faults;
 mod held;
+mod kernel_enum;
 mod ladder;
 mod load;
 mod perf_link;

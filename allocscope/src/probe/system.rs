@@ -55,7 +55,7 @@ impl SystemProbes {
         Ok(Self { _tracepoints: tracepoints, faults })
     }
 
-    /// How the start of a page fault is seen.
+    /// How page faults are seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.faults.rung
     }

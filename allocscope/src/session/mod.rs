@@ -15,7 +15,7 @@ mod taken_out;
 mod watch;
 
 use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
-use crate::config::{AttachVia, Selection};
+use crate::config::{AttachVia, PageFaults, Selection};
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
 use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
@@ -50,6 +50,8 @@ pub struct SessionOptions {
     pub one_process: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
     /// How files are examined.
     pub examiner: Examiner,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
@@ -127,6 +129,7 @@ impl Session {
             report_every_exec: by_name || follow_all,
             log: options.log,
             attach_via: options.attach_via,
+            page_faults: options.page_faults,
         })?;
         let kernel_log = if options.log { watch::KernelLog::start(loaded.ebpf_mut()) } else { None };
         let (mut maps, events) = Maps::take(loaded.ebpf_mut(), options.max_processes)?;
@@ -152,7 +155,7 @@ impl Session {
         })
     }
 
-    /// How the start of page faults is seen.
+    /// How page faults are seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.system.fault_rung()
     }
