@@ -14,7 +14,7 @@ use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
-use allocscope_common::touch::touched_bytes;
+use allocscope_common::touch::{PAGE_SHIFT, touched_bytes};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
@@ -29,6 +29,8 @@ const PAGE_MASK: u64 = 4095;
 const PROT_NONE: u64 = 0;
 const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
+/// MAP_LOCKED and MAP_POPULATE: all pages are made real by the call, without a page fault.
+const MAP_REAL: u64 = 0x2000 | 0x8000;
 const MAP_STACK: u64 = 0x20000;
 const MADV_DONTNEED: u64 = 4;
 const MADV_FREE: u64 = 8;
@@ -133,11 +135,13 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     if !is_memory || !traced.has(OWN_HEAP) {
         let end = page_end(start, len);
         let filed_ns = call.start_ns + ns;
+        let more_pages =
+            if flags & MAP_REAL == 0 { 0 } else { (end.wrapping_sub(start) >> PAGE_SHIFT) as u32 };
         let allocator = allocator as u64;
         ranges::file(
             &traced.image()?,
             start,
-            LiveRange { end, size: len, filed_ns, allocator, ..LiveRange::default() },
+            LiveRange { end, size: len, filed_ns, allocator, more_pages, ..LiveRange::default() },
         );
     }
     None
