@@ -5,7 +5,9 @@ use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters};
 use crate::event::ProcessEvent;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
+use crate::object::Object;
 use crate::range::Granule;
+use crate::touch::Touch;
 
 macro_rules! pod {
     ($($type:ty),* $(,)?) => {
@@ -20,10 +22,12 @@ pod!(
     Granule,
     Image,
     LiveRange,
+    Object,
     ProcessCounters,
     ProcessEvent,
     RangeKey,
     SeriesKey,
     Target,
-    TotalsCell
+    TotalsCell,
+    Touch
 );

@@ -18,7 +18,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 pub struct FaultSlot {
     /// The thread (see `bpf_get_current_pid_tgid`), 0 in a free slot.
     tag: u64,
-    /// When the open fault began, with [`BY_USER`]; where none is open, how long the last one took.
+    /// When the open fault began, with [`BY_USER`] and [`HUGE`]; where none is open, how long the last one took.
     ns: u64,
     /// Where the open fault is; 0 where none is open. (No memory is mapped at 0.)
     address: u64,
@@ -46,6 +46,10 @@ pub struct Place {
 
 /// The open fault is of the program itself and not of a system call: the lowest bit of its nanoseconds.
 const BY_USER: u64 = 1;
+/// It is served with a huge page: the next bit.
+const HUGE: u64 = 2;
+/// Nanoseconds are kept without these bits.
+const FLAGS: u64 = BY_USER | HUGE;
 
 /// The place is an object's slot, and not a range's.
 pub const IN_OBJECT: u32 = 1 << 31;
@@ -116,7 +120,14 @@ impl Faulting {
                 lost(LossReason::FaultOverwritten);
             }
             let number = (*image.filed).number;
-            *kept = FaultSlot { tag: traced.pid_tgid, ns: 0, address: 0, slot: traced.slot, image: number, place };
+            *kept = FaultSlot {
+                tag: traced.pid_tgid,
+                ns: 0,
+                address: 0,
+                slot: traced.slot,
+                image: number,
+                place,
+            };
         }
         Some(Self { image, kept })
     }
@@ -127,7 +138,7 @@ impl Faulting {
         // SAFETY: as in `open`; a helper without arguments.
         unsafe {
             (*self.kept).address = address;
-            (*self.kept).ns = bpf_ktime_get_ns() & !BY_USER | u64::from(by_user);
+            (*self.kept).ns = bpf_ktime_get_ns() & !FLAGS | u64::from(by_user);
         }
     }
 
@@ -136,6 +147,20 @@ impl Faulting {
     pub fn is_by_user(&self) -> bool {
         // SAFETY: as in `open`.
         unsafe { (*self.kept).ns & BY_USER != 0 }
+    }
+
+    /// Notes that the open fault is served with a huge page.
+    #[inline(always)]
+    pub fn turn_huge(&self) {
+        // SAFETY: as in `open`.
+        unsafe { (*self.kept).ns |= HUGE };
+    }
+
+    /// Whether the open fault is served with a huge page.
+    #[inline(always)]
+    pub fn is_huge(&self) -> bool {
+        // SAFETY: as in `open`.
+        unsafe { (*self.kept).ns & HUGE != 0 }
     }
 
     /// Gives the open fault up.

@@ -13,6 +13,7 @@ mod filter;
 mod inflight;
 mod maps;
 mod objects;
+mod page_size;
 mod probes;
 mod ranges;
 mod record;

@@ -6,14 +6,14 @@ use crate::faulting::FaultSlot;
 use crate::inflight::{NativeCall, SystemCall};
 use crate::objects::SlotCursor;
 use crate::record::Recent;
-use crate::touches::{TOUCH_SLOTS, Touch};
-use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
+use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
 use allocscope_common::range::Granule;
+use allocscope_common::touch::{TOUCH_SLOTS, Touch};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue, RingBuf};
@@ -26,6 +26,11 @@ pub static MIN_SIZE: Global<u64> = Global::new(DEFAULT_MIN_SIZE);
 #[unsafe(no_mangle)]
 pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 
+/// Where in `struct perf_sample_data` the size of the faulting page is; 0 where the kernel does not tell it. Set at
+/// load time.
+#[unsafe(no_mangle)]
+pub static PAGE_SIZE_AT: Global<u64> = Global::new(0);
+
 /// 1 where exec events of untraced processes are wanted too. Set at load time.
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
@@ -34,6 +39,10 @@ pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
 /// it is not known. Set at load time.
 #[unsafe(no_mangle)]
 pub static PAGE_FAULT_EVENT: Global<i32> = Global::new(-1);
+
+/// The number of `THP_FAULT_ALLOC`, of the same kind.
+#[unsafe(no_mangle)]
+pub static THP_FAULT_EVENT: Global<i32> = Global::new(-1);
 
 /// Traced processes by tgid. Written by the user side and, for forks, by the kernel side.
 #[map]
@@ -117,6 +126,10 @@ pub static FAULT_TRIALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// in [`RANGES`]. Where two ranges have the same place, the later one counts its faults in its own entry there.
 #[map]
 pub static TOUCHES: Array<Touch> = Array::with_max_entries(TOUCH_SLOTS, 0);
+
+/// The range and the 2 MiB of it that the last fault on this CPU fell into, as one word, see `touch`.
+#[map]
+pub static LAST_BLOCK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Live objects of heaps, see [`allocscope_common::object`]: filed at every large call, so in an array.
 #[map]

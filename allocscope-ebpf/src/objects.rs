@@ -5,18 +5,20 @@
 //! the last address of a new object is over, and where two hold an address the one filed later is live. Two
 //! threads that take the same slot at once spoil each other's entry; CPUs look for free ones far from each other.
 
-use crate::atomic::{add, set_bits};
+use crate::atomic::{add, add_half, set_bits};
 use crate::faulting::IN_OBJECT;
 use crate::filter::Image;
 use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
 use crate::record::{counters, lost, record_touch};
+use crate::touches::Faults;
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
     EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
 };
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
+use allocscope_common::touch::{more_pages, touched_bytes};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -277,7 +279,7 @@ pub extern "C" fn tell_touch(slot: u64) -> u64 {
     let object = unsafe { *object };
     let (slot, class) = (slot_of_home(object.home), size_class(object.size));
     let key = SeriesKey::stage_numbered(slot, object.allocator as u8, Stage::Touch, class);
-    record_touch(key, object.faults, object.touch_ns, object.end.wrapping_sub(object.start));
+    record_touch(key, object.faults, object.touch_ns, touched_bytes(object.faults, object.more_pages));
     0
 }
 
@@ -351,7 +353,7 @@ const NEAR: Fell = Fell { into: 0, span: Span { start: 0, end: 0 } };
 
 /// Adds faults to the live object that holds `address`. One where memory was mapped since is over.
 #[inline(always)]
-pub fn add_faults(image: &Image, address: u64, ns: u64, faults: u64) -> Fell {
+pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Fell {
     // SAFETY: a checked map value.
     let classes = unsafe { (*image.filed).object_classes };
     if classes == 0 {
@@ -366,12 +368,13 @@ pub fn add_faults(image: &Image, address: u64, ns: u64, faults: u64) -> Fell {
         end_object(slot.into());
         return NEAR;
     }
+    count(object, faults);
     // SAFETY: a checked map value.
-    unsafe {
-        add(&raw mut (*object).faults, faults);
-        add(&raw mut (*object).touch_ns, ns);
-        Fell { into: slot | IN_OBJECT, span: (*object).span() }
-    }
+    let span = unsafe { (*object).span() };
+    let more_pages = more_pages(address, span, faults.page_bytes);
+    // SAFETY: as above.
+    unsafe { add_half(&raw mut (*object).more_pages, more_pages) };
+    Fell { into: slot | IN_OBJECT, span }
 }
 
 /// Whether memory was mapped where an object is, after it was filed.
@@ -386,17 +389,23 @@ fn is_over(image: &Image, object: *mut Object, address: u64) -> bool {
 
 /// Adds faults to the object in slot `index`; `None` where that does not hold their address any more.
 #[inline(always)]
-pub fn add_faults_at(index: u32, home: u64, address: u64, ns: u64, faults: u64) -> Option<()> {
+pub fn add_faults_at(index: u32, home: u64, address: u64, faults: Faults) -> Option<()> {
     let object = OBJECTS.get_ptr_mut(index)?;
     // SAFETY: a checked map value.
-    unsafe {
-        if (*object).home != home || !(*object).span().holds(address) {
-            return None;
-        }
-        add(&raw mut (*object).faults, faults);
-        add(&raw mut (*object).touch_ns, ns);
+    if unsafe { (*object).home != home || !(*object).span().holds(address) } {
+        return None;
     }
+    count(object, faults);
     Some(())
+}
+
+#[inline(always)]
+fn count(object: *mut Object, faults: Faults) {
+    // SAFETY: a checked map value.
+    unsafe {
+        add_half(&raw mut (*object).faults, faults.count);
+        add(&raw mut (*object).touch_ns, faults.ns);
+    }
 }
 
 /// Ends the object that `start..end` is unmapped with, if it lies in there with its first or last byte; an allocator
@@ -405,8 +414,8 @@ pub fn add_faults_at(index: u32, home: u64, address: u64, ns: u64, faults: u64) 
 pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     let (slot, object) = find(image, start).or_else(|| find(image, end.wrapping_sub(1)))?;
     // SAFETY: a checked map value.
-    let Object { start: first, end: last, size, touch_ns, faults, filed_ns, allocator, .. } =
-        unsafe { *object };
+    let now = unsafe { *object };
+    let Object { start: first, end: last, size, touch_ns, faults, more_pages, filed_ns, allocator, .. } = now;
     if first < start || last > end {
         return None;
     }
@@ -414,7 +423,7 @@ pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     // SAFETY: a checked map value.
     unsafe { (*object).faults = 0 };
     end_object(slot);
-    Some(LiveRange { end: last, size, touch_ns, faults, filed_ns, allocator })
+    Some(LiveRange { end: last, size, touch_ns, faults, more_pages, filed_ns, allocator })
 }
 
 /// Ends the object that begins at `start`, which its allocator takes back, and returns its size.

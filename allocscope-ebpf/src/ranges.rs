@@ -1,14 +1,15 @@
 //! Live large ranges that are mappings: filed when the call returns, found by any address, ended at release.
 
-use crate::atomic::{add, increment, set_bits};
+use crate::atomic::{add, add_half, increment, set_bits};
 use crate::faulting::NOT_LARGE;
 use crate::filter::Image;
 use crate::maps::{GRANULES, GRANULES_ADDED, RANGES};
 use crate::record::{counters, lost, lost_many};
-use crate::touches;
+use crate::touches::{self, Faults};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
+use allocscope_common::touch::{index_of, more_pages};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -160,7 +161,7 @@ pub fn find(image: &Image, address: u64) -> Option<(u64, *mut LiveRange)> {
 /// Adds faults to the live range that holds `address`; returns its addresses and its index as a [`Place`] keeps it.
 /// There are no addresses where that is not to be kept.
 #[inline(always)]
-pub fn add_faults(image: &Image, address: u64, ns: u64, faults: u64) -> Option<(Span, u32)> {
+pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Option<(Span, u32)> {
     let (start, range) = find(image, address)?;
     let space = image.space();
     // SAFETY: a checked map value.
@@ -168,14 +169,16 @@ pub fn add_faults(image: &Image, address: u64, ns: u64, faults: u64) -> Option<(
     let flag = if is_allocation(allocator) { 0 } else { NOT_LARGE };
     // SAFETY: a checked map value.
     let is_kept = allocator != Allocator::File as u64 && unsafe { (*image.filed).has_nested_ranges } == 0;
-    let index = touches::index_of(space, start);
-    if touches::add_faults(index, space, start, ns, faults).is_some() {
+    let more_pages = more_pages(address, Span { start, end }, faults.page_bytes);
+    let index = index_of(space, start);
+    if touches::add_faults(index, space, start, faults, more_pages).is_some() {
         return Some((Span { start, end: if is_kept { end } else { 0 } }, index | flag));
     }
     // SAFETY: a checked map value.
     unsafe {
-        add(&raw mut (*range).faults, faults);
-        add(&raw mut (*range).touch_ns, ns);
+        add_half(&raw mut (*range).faults, faults.count);
+        add_half(&raw mut (*range).more_pages, more_pages);
+        add(&raw mut (*range).touch_ns, faults.ns);
     }
     Some((Span { start: 0, end: 0 }, flag))
 }
@@ -216,6 +219,16 @@ pub extern "C" fn search_granules(space: u64, mut classes: u64, address: u64) ->
 #[inline(always)]
 fn get(space: u32, start: u64) -> Option<(u64, *mut LiveRange)> {
     RANGES.get_ptr_mut(RangeKey { space, class: 0, index: start }).map(|range| (start, range))
+}
+
+/// Takes out the range that was filed at `start` at `since_ns` or later: by a part of the call that is about to
+/// file it anew.
+#[inline(always)]
+pub fn end_filed_since(image: &Image, start: u64, since_ns: u64) -> Option<LiveRange> {
+    let (_, range) = get(image.space(), start)?;
+    // SAFETY: a checked map value; copied, because the entry is about to go.
+    let range = unsafe { *range };
+    if range.filed_ns < since_ns { None } else { Some(end(image, start, range)) }
 }
 
 /// Takes a range out of the maps, and returns it with all its faults.

@@ -92,7 +92,7 @@ pub extern "C" fn record_word(series: u64, ns: u64, bytes: u64) -> u64 {
 
 /// Records the touch of a range that is over: all its page faults. Faults that took no time were counted only.
 #[inline(always)]
-pub fn record_touch(key: SeriesKey, faults: u64, ns: u64, bytes: u64) {
+pub fn record_touch(key: SeriesKey, faults: u32, ns: u64, bytes: u64) {
     if faults != 0 && ns == 0 {
         total(key, 1, bytes);
     } else {

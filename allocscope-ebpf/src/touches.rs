@@ -1,36 +1,21 @@
 //! The faults of live ranges that are mappings: counted in an array, found by where the range begins.
 
-use crate::atomic::add;
+use crate::atomic::{add, add_half};
 use crate::filter::Image;
 use crate::maps::TOUCHES;
 use allocscope_common::counter::LiveRange;
 use allocscope_common::key::slot_of_space;
+use allocscope_common::touch::{Touch, index_of};
 
-/// Places; a power of two. A range that finds its place taken counts its faults in the map of ranges.
-pub const TOUCH_SLOTS: u32 = 16_384;
-
-/// 2^64 divided by the golden ratio, odd.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The faults of one live range.
-#[repr(C)]
+/// Faults that are told to what they fell into.
 #[derive(Clone, Copy)]
-pub struct Touch {
-    /// Where the range begins; 0 in a free place.
-    start: u64,
-    /// The address space it is of.
-    space: u64,
-    /// Time of its page faults, in nanoseconds.
-    ns: u64,
-    /// Its page faults.
-    faults: u64,
-}
-
-/// The index of a range's place, which may be another one's.
-#[inline(always)]
-pub fn index_of(space: u32, start: u64) -> u32 {
-    let word = (start >> 12).wrapping_add(u64::from(space) << 40);
-    (word.wrapping_mul(SPREAD) >> 40) as u32 & (TOUCH_SLOTS - 1)
+pub struct Faults {
+    /// How many.
+    pub count: u32,
+    /// Their time, in nanoseconds.
+    pub ns: u64,
+    /// The size of the page that served them, in bytes; 0 where that is the smallest or not known.
+    pub page_bytes: u64,
 }
 
 /// Takes the place of a range that is being filed, unless that of a live one is there.
@@ -44,7 +29,7 @@ pub fn take(space: u32, start: u64) {
         if (*touch).start != 0 && is_other && is_live((*touch).space as u32) {
             return;
         }
-        *touch = Touch { start, space: u64::from(space), ns: 0, faults: 0 };
+        *touch = Touch { start, space: u64::from(space), ..Touch::default() };
     }
 }
 
@@ -57,37 +42,40 @@ fn is_live(space: u32) -> bool {
 #[inline(always)]
 fn of(index: u32, space: u32, start: u64) -> Option<*mut Touch> {
     // SAFETY: a checked map value.
-    TOUCHES.get_ptr_mut(index).filter(|touch| unsafe {
-        (**touch).start == start && (**touch).space == u64::from(space)
-    })
+    TOUCHES
+        .get_ptr_mut(index)
+        .filter(|touch| unsafe { (**touch).start == start && (**touch).space == u64::from(space) })
 }
 
 /// Adds faults to the range that begins at `start`; `None` where its place is another one's by now.
 #[inline(always)]
-pub fn add_faults(index: u32, space: u32, start: u64, ns: u64, faults: u64) -> Option<()> {
-    count(of(index, space, start)?, ns, faults);
+pub fn add_faults(index: u32, space: u32, start: u64, faults: Faults, more_pages: u32) -> Option<()> {
+    let touch = of(index, space, start)?;
+    count(touch, faults);
+    // SAFETY: a checked map value.
+    unsafe { add_half(&raw mut (*touch).more_pages, more_pages) };
     Some(())
 }
 
 /// The same where the range is known by an address of it.
 #[inline(always)]
-pub fn add_faults_at(index: u32, space: u32, address: u64, ns: u64, faults: u64) -> Option<()> {
+pub fn add_faults_at(index: u32, space: u32, address: u64, faults: Faults) -> Option<()> {
     let touch = TOUCHES.get_ptr_mut(index)?;
     // SAFETY: a checked map value.
     let (start, its_space) = unsafe { ((*touch).start, (*touch).space) };
     if start == 0 || start > address || its_space != u64::from(space) {
         return None;
     }
-    count(touch, ns, faults);
+    count(touch, faults);
     Some(())
 }
 
 #[inline(always)]
-fn count(touch: *mut Touch, ns: u64, faults: u64) {
+fn count(touch: *mut Touch, faults: Faults) {
     // SAFETY: a checked map value.
     unsafe {
-        add(&raw mut (*touch).ns, ns);
-        add(&raw mut (*touch).faults, faults);
+        add(&raw mut (*touch).ns, faults.ns);
+        add_half(&raw mut (*touch).faults, faults.count);
     }
 }
 
@@ -99,6 +87,7 @@ pub fn settled(space: u32, start: u64, mut range: LiveRange) -> LiveRange {
         unsafe {
             range.touch_ns += (*touch).ns;
             range.faults += (*touch).faults;
+            range.more_pages += (*touch).more_pages;
             (*touch).start = 0;
         }
     }

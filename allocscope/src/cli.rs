@@ -307,6 +307,8 @@ Examples:
 pub enum Workload {
     /// Large, middle and small allocations of the C library at a steady, moderate rate
     Churn(ChurnArgs),
+    /// Blocks of the C library: allocate, touch each page once, free, each stage timed
+    Blocks(BlocksArgs),
     /// Anonymous mappings of known sizes: map, touch each page once, unmap
     Map(MapArgs),
     /// Nothing but first touches, as fast as they go
@@ -351,6 +353,38 @@ pub struct ChurnArgs {
     pub start: StartArgs,
 }
 
+/// `workload blocks`.
+#[derive(Clone, Debug, Args)]
+pub struct BlocksArgs {
+    /// Sizes to allocate, in turn
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', default_value = "64MiB", value_parser = positive_size)]
+    pub sizes: Vec<u64>,
+    /// Blocks of each size
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// Fix glibc's thresholds at 128 KiB: each block is a mapping of its own
+    #[arg(long)]
+    pub pin: bool,
+    /// Whether to ask for transparent huge pages
+    #[arg(long, value_enum, default_value_t = HugePages::Never)]
+    pub huge_pages: HugePages,
+    /// Enlarge each block to twice its size by realloc, and touch what is new
+    #[arg(long)]
+    pub grow: bool,
+    /// Let another thread touch the blocks
+    #[arg(long)]
+    pub other_thread: bool,
+    /// Fork while a block is live, and touch it again
+    #[arg(long)]
+    pub fork: bool,
+    /// Free nothing
+    #[arg(long)]
+    pub keep: bool,
+    /// When to start.
+    #[command(flatten)]
+    pub start: StartArgs,
+}
+
 /// `workload map`.
 #[derive(Clone, Debug, Args)]
 pub struct MapArgs {
@@ -372,6 +406,9 @@ pub struct MapArgs {
     /// Do not touch the pages
     #[arg(long)]
     pub no_touch: bool,
+    /// Let the kernel make all pages real while it maps
+    #[arg(long)]
+    pub populate: bool,
     /// When to start.
     #[command(flatten)]
     pub start: StartArgs,

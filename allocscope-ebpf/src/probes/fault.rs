@@ -5,7 +5,8 @@
 //! see that:
 //!
 //! - `memcg:count_memcg_events` (kernel 6.15) with `PGFAULT`, the cheapest by far. It tells no address, which is kept
-//!   from the start, and not minor from major: a software event, rare, corrects that. Faults without an exception
+//!   from the start, and not minor from major: a software event, rare, corrects that. The same tracepoint tells of
+//!   transparent huge pages of 2 MiB, and of no others. Faults without an exception
 //!   (`mlock`, direct I/O) come by here too; they have no open fault.
 //! - the software events PAGE_FAULTS_MIN and PAGE_FAULTS_MAJ with period 1. These leave out faults that fail.
 //!
@@ -15,13 +16,16 @@
 //! some third of a traced 4 KiB fault in a virtual machine (tests/truth.rs measures it), little of a 2 MiB one.
 
 use crate::atomic::add;
-use crate::faulting::{Faulting, INDEX, IN_OBJECT, NOT_LARGE, Place};
-use crate::maps::{FAULT_TRIALS, PAGE_FAULT_EVENT};
-use crate::record::{counters, record, total, unrecord};
+use crate::faulting::{Faulting, IN_OBJECT, INDEX, NOT_LARGE, Place};
+use crate::maps::{FAULT_TRIALS, PAGE_FAULT_EVENT, THP_FAULT_EVENT};
 use crate::objects::{self, Fell};
+use crate::page_size::page_bytes;
+use crate::record::{counters, record, total, unrecord};
+use crate::touches::Faults;
 use crate::{ranges, touches};
 use allocscope_common::key::{FaultKind, FaultScope, SeriesKey};
 use allocscope_common::range::Span;
+use allocscope_common::touch::HUGE_SHIFT;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint, tracepoint};
@@ -81,7 +85,7 @@ fn fault_kernel_count(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn count(address: u64) -> i32 {
     if let Some(faulting) = Faulting::current() {
-        let scope = attribute(&faulting, address, 0, 1);
+        let scope = attribute(&faulting, address, Faults { count: 1, ns: 0, page_bytes: 0 });
         untimed(faulting.image.slot, FaultKind::Minor, scope, 1);
     }
     0
@@ -90,8 +94,13 @@ fn count(address: u64) -> i32 {
 /// `trace_count_memcg_events(struct mem_cgroup *memcg, int item, unsigned long val)`
 #[btf_tracepoint(function = "count_memcg_events")]
 fn fault_counted(ctx: BtfTracePointContext) -> i32 {
-    if ctx.arg::<i32>(1) == PAGE_FAULT_EVENT.load() {
+    let item = ctx.arg::<i32>(1);
+    if item == PAGE_FAULT_EVENT.load() {
         try_counted();
+    } else if item == THP_FAULT_EVENT.load()
+        && let Some(faulting) = Faulting::open()
+    {
+        faulting.turn_huge();
     }
     0
 }
@@ -104,7 +113,8 @@ fn try_counted() -> Option<()> {
         faulting.abandon();
         return None;
     }
-    end(&faulting, FaultKind::Minor, ns);
+    let page_bytes = if faulting.is_huge() { 1 << HUGE_SHIFT } else { 0 };
+    end(&faulting, FaultKind::Minor, ns, page_bytes);
     None
 }
 
@@ -144,7 +154,7 @@ fn try_turn_major(ctx: &PerfEventContext) -> Option<u32> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let address = unsafe { (*ctx.ctx).addr };
     let faulting = Faulting::current()?;
-    let scope = attribute(&faulting, address, 0, 0);
+    let scope = attribute(&faulting, address, Faults { count: 0, ns: 0, page_bytes: 0 });
     let (slot, ns) = (faulting.image.slot, faulting.last_ns());
     if ns == 0 {
         // Counted only: no fault takes no time.
@@ -172,12 +182,14 @@ fn fault_major(ctx: PerfEventContext) -> u32 {
 #[inline(always)]
 fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
     let faulting = Faulting::current()?;
+    // SAFETY: the verifier allows reading the fields of the program's context.
+    let address = unsafe { (*ctx.ctx).addr };
+    let page_bytes = page_bytes(ctx, &faulting.image, address);
     if faulting.is_open() {
-        end(&faulting, kind, faulting.elapsed_ns());
+        end(&faulting, kind, faulting.elapsed_ns(), page_bytes);
         return None;
     }
-    // SAFETY: the verifier allows reading the fields of the program's context.
-    let scope = attribute(&faulting, unsafe { (*ctx.ctx).addr }, 0, 1);
+    let scope = attribute(&faulting, address, Faults { count: 1, ns: 0, page_bytes });
     untimed(faulting.image.slot, kind, scope, 1);
     None
 }
@@ -192,18 +204,18 @@ fn untimed(slot: u32, kind: FaultKind, scope: FaultScope, faults: u64) {
     }
 }
 
-/// The end of the open fault, which took `ns`.
+/// The end of the open fault, which took `ns` and was served with a page of that size.
 #[inline(always)]
-fn end(faulting: &Faulting, kind: FaultKind, ns: u64) {
+fn end(faulting: &Faulting, kind: FaultKind, ns: u64, page_bytes: u64) {
     let address = faulting.close(ns);
-    let scope = attribute(faulting, address, ns, 1);
+    let scope = attribute(faulting, address, Faults { count: 1, ns, page_bytes });
     record(SeriesKey::fault(faulting.image.slot, kind, scope), ns, 0);
 }
 
 /// Adds faults to the object that holds their address, or else to the live range.
 #[inline(always)]
-fn attribute(faulting: &Faulting, address: u64, ns: u64, faults: u64) -> FaultScope {
-    if let Some(index) = add_where_the_last_fell(faulting, address, ns, faults) {
+fn attribute(faulting: &Faulting, address: u64, faults: Faults) -> FaultScope {
+    if let Some(index) = add_where_the_last_fell(faulting, address, faults) {
         return scope_of(index);
     }
     let image = &faulting.image;
@@ -211,11 +223,11 @@ fn attribute(faulting: &Faulting, address: u64, ns: u64, faults: u64) -> FaultSc
     // SAFETY: a checked map value.
     let (range_generation, object_filed_ns) =
         unsafe { ((*image.filed).range_generation, (*image.filed).object_filed_ns) };
-    let Fell { into, span } = objects::add_faults(image, address, ns, faults);
+    let Fell { into, span } = objects::add_faults(image, address, faults);
     let (index, span) = if into != 0 {
         (into, span)
     } else {
-        let Some((range, index)) = ranges::add_faults(image, address, ns, faults) else {
+        let Some((range, index)) = ranges::add_faults(image, address, faults) else {
             return FaultScope::Other;
         };
         // Of a range the part that is known to hold no object.
@@ -226,22 +238,22 @@ fn attribute(faulting: &Faulting, address: u64, ns: u64, faults: u64) -> FaultSc
     scope_of(index)
 }
 
+/// Not for a huge page, of which it matters where the range or object begins and ends.
 #[inline(always)]
-fn add_where_the_last_fell(faulting: &Faulting, address: u64, ns: u64, faults: u64) -> Option<u32> {
+fn add_where_the_last_fell(faulting: &Faulting, address: u64, faults: Faults) -> Option<u32> {
     let image = &faulting.image;
     // SAFETY: checked map values.
-    let (place, range_generation, object_filed_ns) = unsafe {
-        ((*faulting.kept).place, (*image.filed).range_generation, (*image.filed).object_filed_ns)
-    };
+    let (place, range_generation, object_filed_ns) =
+        unsafe { ((*faulting.kept).place, (*image.filed).range_generation, (*image.filed).object_filed_ns) };
     let is_good = place.range_generation == range_generation && place.object_filed_ns == object_filed_ns;
-    if !is_good || !place.span.holds(address) {
+    if !is_good || faults.page_bytes != 0 || !place.span.holds(address) {
         return None;
     }
     let index = place.index & INDEX;
     if place.index & IN_OBJECT != 0 {
-        objects::add_faults_at(index, image.home(), address, ns, faults)?;
+        objects::add_faults_at(index, image.home(), address, faults)?;
     } else {
-        touches::add_faults_at(index, image.space(), address, ns, faults)?;
+        touches::add_faults_at(index, image.space(), address, faults)?;
     }
     Some(place.index)
 }

@@ -1,6 +1,6 @@
 //! What every exporter gets.
 
-use crate::intake::SeriesReading;
+use crate::intake::{LiveReading, SeriesReading};
 use crate::site::Miss;
 use crate::target::ProcessInfo;
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
@@ -36,6 +36,8 @@ pub struct ProcessSnapshot {
     pub alive: bool,
     /// Its counters.
     pub counters: ProcessCounters,
+    /// Its live ranges.
+    pub live: LiveReading,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
 }

@@ -10,3 +10,4 @@ mod rows;
 #[cfg(test)]
 mod sample;
 pub mod table;
+mod touched;

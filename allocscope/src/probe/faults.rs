@@ -1,13 +1,13 @@
 //! Page faults: the start by the best rung that loads, the end where the kernel counts them.
 
-use super::kernel_enum::PAGE_FAULT;
-use super::perf_link::attach_tracepoint;
+use super::kernel_types::{PAGE_FAULT, member_at};
+use super::perf_link::{attach_software, attach_tracepoint};
 use super::{Loaded, Tracefs};
 use crate::config::PageFaults;
 use crate::failure::{Exit, Failure};
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::PerCpuArray;
-use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::perf_event::SoftwareEvent;
 use aya::programs::{BtfTracePoint, PerfEvent, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,7 +46,7 @@ impl FaultRung {
 
 pub(super) struct FaultLinks {
     pub(super) rung: FaultRung,
-    _tracepoints: Vec<OwnedFd>,
+    _links: Vec<OwnedFd>,
 }
 
 /// What is told of a kernel that cannot do better.
@@ -56,60 +56,68 @@ impl FaultLinks {
     pub(super) fn attach(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<Self> {
         let mut refusals = Refusals::new();
         if loaded.page_faults == PageFaults::Counted
-            && is_done(attach_counting(loaded), &mut refusals)
+            && let Some(links) = done(attach_counting(loaded), &mut refusals)
         {
-            return Ok(Self::of(FaultRung::Counted));
+            return Ok(Self { rung: FaultRung::Counted, _links: links });
         }
         if let Some(refusal) = refusals.first() {
             log::warn!("page faults are timed, not only counted: {refusal}");
         }
-        if is_done(attach_memcg(loaded), &mut refusals) {
-            return Ok(Self::of(FaultRung::Memcg));
+        if let Some(links) = done(attach_memcg(loaded), &mut refusals) {
+            return Ok(Self { rung: FaultRung::Memcg, _links: links });
         }
-        attach_end(loaded, "fault_minor", SoftwareEvent::PageFaultsMin)?;
-        attach_end(loaded, "fault_major", SoftwareEvent::PageFaultsMaj)?;
-        if is_done(attach_starts(loaded, START), &mut refusals) {
-            return Ok(Self::of(FaultRung::BtfTracepoint));
-        }
-        if is_done(attach_raw(loaded), &mut refusals) {
-            return Ok(Self::of(FaultRung::RawTracepoint));
-        }
-        match attach_perf(loaded, tracefs) {
-            Ok(links) => return Ok(Self { rung: FaultRung::PerfTracepoint, _tracepoints: links }),
-            Err(error) => refusals.push(format!("{error:#}")),
-        }
-        log::warn!("page faults are counted but not timed: {}", refusals.join("; "));
-        Ok(Self::of(FaultRung::Untimed))
-    }
-
-    const fn of(rung: FaultRung) -> Self {
-        Self { rung, _tracepoints: Vec::new() }
+        let mut links = attach_end(loaded, "fault_minor", SoftwareEvent::PageFaultsMin)?;
+        links.extend(attach_end(loaded, "fault_major", SoftwareEvent::PageFaultsMaj)?);
+        let rung = attach_start(loaded, tracefs, &mut refusals, &mut links);
+        Ok(Self { rung, _links: links })
     }
 }
 
-fn is_done(attached: Result<()>, refusals: &mut Refusals) -> bool {
-    attached.inspect_err(|error| refusals.push(format!("{error:#}"))).is_ok()
+fn attach_start(
+    loaded: &mut Loaded,
+    tracefs: &Tracefs,
+    refusals: &mut Refusals,
+    links: &mut Vec<OwnedFd>,
+) -> FaultRung {
+    if done(attach_starts(loaded, START), refusals).is_some() {
+        return FaultRung::BtfTracepoint;
+    }
+    if done(attach_raw(loaded), refusals).is_some() {
+        return FaultRung::RawTracepoint;
+    }
+    if let Some(starts) = done(attach_perf(loaded, tracefs), refusals) {
+        links.extend(starts);
+        return FaultRung::PerfTracepoint;
+    }
+    log::warn!("page faults are counted but not timed: {}", refusals.join("; "));
+    FaultRung::Untimed
+}
+
+fn done<T>(attached: Result<T>, refusals: &mut Refusals) -> Option<T> {
+    attached.inspect_err(|error| refusals.push(format!("{error:#}"))).ok()
 }
 
 /// A program for each of `page_fault_user` and `page_fault_kernel`.
 const START: [&str; 2] = ["fault_user_btf", "fault_kernel_btf"];
 const COUNT: [&str; 2] = ["fault_user_count", "fault_kernel_count"];
 
-fn attach_counting(loaded: &mut Loaded) -> Result<()> {
+fn attach_counting(loaded: &mut Loaded) -> Result<Vec<OwnedFd>> {
     load_starts(loaded, COUNT)?;
-    attach_end(loaded, "fault_turned_major", SoftwareEvent::PageFaultsMaj)?;
-    attach_starts(loaded, COUNT)
+    let links = attach_end(loaded, "fault_turned_major", SoftwareEvent::PageFaultsMaj)?;
+    attach_starts(loaded, COUNT)?;
+    Ok(links)
 }
 
 /// All is loaded before anything is attached: a part of it would count wrongly. The end is attached first, so that no
 /// fault is begun whose end is not seen.
-fn attach_memcg(loaded: &mut Loaded) -> Result<()> {
+fn attach_memcg(loaded: &mut Loaded) -> Result<Vec<OwnedFd>> {
     load_starts(loaded, START)?;
     load_btf(loaded, "fault_counted", "count_memcg_events")?;
     try_memcg(loaded)?;
-    attach_end(loaded, "fault_turned_major", SoftwareEvent::PageFaultsMaj)?;
+    let links = attach_end(loaded, "fault_turned_major", SoftwareEvent::PageFaultsMaj)?;
     attach_btf(loaded, "fault_counted", "count_memcg_events")?;
-    attach_starts(loaded, START)
+    attach_starts(loaded, START)?;
+    Ok(links)
 }
 
 /// Pages that are touched to see whether the kernel counts faults for memory cgroups.
@@ -202,23 +210,41 @@ fn attach_perf(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<Vec<OwnedFd>> {
 }
 
 /// The end: one event for each CPU, all processes; the program filters.
-fn attach_end(loaded: &mut Loaded, program: &str, event: SoftwareEvent) -> Result<()> {
-    let cpus = aya::util::online_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?;
+fn attach_end(loaded: &mut Loaded, program: &str, event: SoftwareEvent) -> Result<Vec<OwnedFd>> {
+    let tells_page_size = loaded.page_size_at != 0;
     let program: &mut PerfEvent = loaded.program(program)?;
-    let attach = |program: &mut PerfEvent| -> Result<()> {
-        program.load()?;
-        for cpu in cpus {
-            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
-            program.attach(PerfEventConfig::Software(event), scope, SamplePolicy::Period(1), false)?;
-        }
-        Ok(())
-    };
-    attach(program).map_err(|error| {
+    attach_on_each_cpu(program, event, tells_page_size).map_err(|error| {
         Failure::error(
             Exit::Kernel,
             format!("page faults cannot be counted ({error:#}); run `allocscope doctor`"),
         )
     })
+}
+
+fn attach_on_each_cpu(
+    program: &mut PerfEvent,
+    event: SoftwareEvent,
+    tells_page_size: bool,
+) -> Result<Vec<OwnedFd>> {
+    program.load()?;
+    let fd = program.fd()?.as_fd();
+    let cpus = aya::util::online_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?;
+    Ok(cpus
+        .iter()
+        .map(|&cpu| attach_software(fd, event as u64, cpu, tells_page_size))
+        .collect::<Result<_, _>>()?)
+}
+
+/// Where the size of the page is in a sample that the kernel hands to a program; `None` where it does not tell: before
+/// 6.3, which prepares no sample before the program runs, and without type information.
+pub(super) fn page_size_at() -> Option<u64> {
+    let release = nix::sys::utsname::uname().ok()?.release().to_str()?.to_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    if version < (6, 3) {
+        return None;
+    }
+    member_at("perf_sample_data", "data_page_size").map(u64::from)
 }
 
 impl Loaded {

@@ -1,7 +1,8 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::faults::page_size_at;
 use super::held::Holder;
-use super::kernel_enum::PAGE_FAULT;
+use super::kernel_types::{PAGE_FAULT, THP_FAULT};
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::{AttachVia, PageFaults};
@@ -55,6 +56,8 @@ pub struct Loaded {
     pub(super) holder: Holder,
     pub(super) kernel_types: Option<Rc<Btf>>,
     pub(super) page_faults: PageFaults,
+    /// Where a fault's sample tells the size of its page; 0 where it does not.
+    pub(super) page_size_at: u64,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -100,8 +103,9 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
     let follow_all = u32::from(options.follow_all);
+    let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
-    let page_fault_event = PAGE_FAULT.unwrap_or(-1);
+    let (page_fault_event, thp_fault_event) = (PAGE_FAULT.unwrap_or(-1), THP_FAULT.unwrap_or(-1));
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
@@ -109,6 +113,8 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
         .override_global("PAGE_FAULT_EVENT", &page_fault_event, true)
+        .override_global("THP_FAULT_EVENT", &thp_fault_event, true)
+        .override_global("PAGE_SIZE_AT", &page_size_at, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
@@ -123,6 +129,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         holder: Holder::new(),
         kernel_types: None,
         page_faults: options.page_faults,
+        page_size_at,
         max_processes: processes,
     })
 }

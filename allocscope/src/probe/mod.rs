@@ -3,10 +3,11 @@
 //! Every link is owned by a file descriptor of this process, its own or that of a file system that holds it:
 //! dropping it detaches, and so does the kernel when the process is killed.
 
+mod batch;
 mod detached;
 mod faults;
 mod held;
-mod kernel_enum;
+mod kernel_types;
 mod ladder;
 mod load;
 mod perf_link;
@@ -15,6 +16,7 @@ mod sites;
 mod system;
 mod tracefs;
 
+pub use batch::WholeMap;
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
 pub use raw::data_of;

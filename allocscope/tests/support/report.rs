@@ -85,6 +85,24 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// Seconds of a stage of an allocator's size class; 0 where it has none.
+    pub fn stage_seconds(&self, allocator: &str, class_bytes: u64, stage: &str) -> f64 {
+        self.row(allocator, class_bytes)
+            .map_or(0.0, |row| row["stages"][stage]["time_seconds"].as_f64().unwrap_or(0.0))
+    }
+
+    /// A number of an allocator's size class, by where it is in the row; 0 where there is no such class.
+    pub fn of_class(&self, allocator: &str, class_bytes: u64, pointer: &str) -> u64 {
+        let number = |row: &Value| row.pointer(pointer).and_then(Value::as_u64);
+        self.row(allocator, class_bytes)
+            .map_or(0, |row| number(row).unwrap_or_else(|| panic!("{pointer} in {row}")))
+    }
+
+    fn row(&self, allocator: &str, class_bytes: u64) -> Option<&'a Value> {
+        let mut rows = self.0["allocations"].as_array().unwrap().iter();
+        rows.find(|row| row["allocator"] == allocator && row["size_bytes"] == class_bytes)
+    }
+
     /// An allocator's size classes that have any counts.
     pub fn classes(&self, allocator: &str) -> Vec<u64> {
         let rows = self.0["allocations"].as_array().unwrap().iter();

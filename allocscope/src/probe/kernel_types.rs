@@ -1,4 +1,4 @@
-//! The kernel's own type information into the number of an enumerator.
+//! The kernel's own type information into the number of an enumerator and the place of a member.
 //!
 //! The format is told in the kernel's Documentation/bpf/btf.rst; the numbers are those of the kernel that runs, so in
 //! this machine's byte order.
@@ -8,6 +8,9 @@ use std::sync::LazyLock;
 
 /// `PGFAULT` of `enum vm_event_item`; `None` where the kernel does not tell.
 pub(super) static PAGE_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm_event_item", "PGFAULT"));
+/// `THP_FAULT_ALLOC`, by a fault that is served with a huge page.
+pub(super) static THP_FAULT: LazyLock<Option<i32>> =
+    LazyLock::new(|| value("vm_event_item", "THP_FAULT_ALLOC"));
 
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u32 = 0xeb9f;
@@ -33,28 +36,67 @@ fn value(name: &str, enumerator: &str) -> Option<i32> {
 }
 
 fn value_in(bytes: &[u8], name: &str, enumerator: &str) -> Option<i32> {
-    let field = |number: usize| Some(word(bytes, number * 4)? as usize);
-    if word(bytes, 0)? & 0xffff != MAGIC {
-        return None;
-    }
-    let header = field(1)?;
-    let part = |offset: usize, len: usize| bytes.get(header.checked_add(offset)?..)?.get(..len);
-    let types = part(field(2)?, field(3)?)?;
-    let strings = part(field(4)?, field(5)?)?;
-    let mut rest = types;
-    while !rest.is_empty() {
-        let (kind, count) = kind_and_count(word(rest, 4)?);
-        let following = rest.get(TYPE_BYTES..TYPE_BYTES.checked_add(following_bytes(kind, count)?)?)?;
-        if kind == ENUM && is_text(strings, word(rest, 0)?, name) {
-            let (values, _) = following.as_chunks::<8>();
-            let value = values.iter().find(|value| {
-                word(value.as_slice(), 0).is_some_and(|offset| is_text(strings, offset, enumerator))
-            });
-            return Some(word(value?, 4)? as i32);
+    let types = Types::of(bytes)?;
+    let found = types.find(ENUM, name)?;
+    let value = types.named::<8>(found.following, enumerator)?;
+    Some(word(value, 4)? as i32)
+}
+
+/// The offset in bytes of a structure's member; `None` where the kernel does not tell.
+pub(super) fn member_at(structure: &str, member: &str) -> Option<u32> {
+    member_in(&fs::read(KERNEL_TYPES).ok()?, structure, member)
+}
+
+fn member_in(bytes: &[u8], structure: &str, member: &str) -> Option<u32> {
+    let types = Types::of(bytes)?;
+    let found = types.find(STRUCT, structure)?;
+    let bits = word(types.named::<12>(found.following, member)?, 8)?;
+    // Where bit fields are told, only the lower three bytes are the offset, and always it is in bits.
+    Some(if found.has_bit_fields { bits & 0xff_ffff } else { bits } / 8)
+}
+
+/// The two parts of type information.
+struct Types<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+}
+
+/// A type.
+struct Found<'a> {
+    has_bit_fields: bool,
+    following: &'a [u8],
+}
+
+impl<'a> Types<'a> {
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        let field = |number: usize| Some(word(bytes, number * 4)? as usize);
+        if word(bytes, 0)? & 0xffff != MAGIC {
+            return None;
         }
-        rest = rest.get(TYPE_BYTES + following.len()..)?;
+        let header = field(1)?;
+        let part = |offset: usize, len: usize| bytes.get(header.checked_add(offset)?..)?.get(..len);
+        Some(Self { types: part(field(2)?, field(3)?)?, strings: part(field(4)?, field(5)?)? })
     }
-    None
+
+    fn find(&self, wanted: u32, name: &str) -> Option<Found<'a>> {
+        let mut rest = self.types;
+        while !rest.is_empty() {
+            let information = word(rest, 4)?;
+            let (kind, count) = kind_and_count(information);
+            let following = rest.get(TYPE_BYTES..TYPE_BYTES.checked_add(following_bytes(kind, count)?)?)?;
+            if kind == wanted && is_text(self.strings, word(rest, 0)?, name) {
+                return Some(Found { has_bit_fields: information >> 31 != 0, following });
+            }
+            rest = rest.get(TYPE_BYTES + following.len()..)?;
+        }
+        None
+    }
+
+    /// The one of a type's members or enumerators, `BYTES` each, that bears the name.
+    fn named<const BYTES: usize>(&self, following: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let mut entries = following.chunks_exact(BYTES);
+        entries.find(|entry| word(entry, 0).is_some_and(|offset| is_text(self.strings, offset, name)))
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -87,7 +129,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const STRINGS: &[u8] = b"\0vm_event_item\0PGPGIN\0PGFAULT\0PGFAULTS\0other\0";
+    const STRINGS: &[u8] = b"\0vm_event_item\0PGPGIN\0PGFAULT\0PGFAULTS\0other\0s\0a\0bc\0";
 
     fn at(text: &str) -> u32 {
         let text = [b"\0", text.as_bytes(), b"\0"].concat();
@@ -97,7 +139,7 @@ mod tests {
     /// An integer, a structure of two members, an enumeration of another name, and the one asked for.
     fn kernel_types() -> Vec<u8> {
         let mut types = vec![0, INT << 24, 4, 32];
-        types.extend([0, STRUCT << 24 | 2, 8, 0, 1, 0, 0, 1, 32]);
+        types.extend([at("s"), STRUCT << 24 | 2, 8, at("a"), 1, 0, at("bc"), 1, 32]);
         types.extend([at("other"), ENUM << 24 | 1, 4, at("PGFAULT"), 3]);
         let name = at("vm_event_item");
         types.extend([name, ENUM << 24 | 3, 4, at("PGPGIN"), 0, at("PGFAULTS"), 20, at("PGFAULT"), 21]);
@@ -115,6 +157,16 @@ mod tests {
         assert_eq!(value_in(&bytes, "vm_event", "PGFAULT"), None);
     }
 
+    #[test]
+    fn members_are_found_by_their_whole_names() {
+        let bytes = kernel_types();
+        assert_eq!(member_in(&bytes, "s", "a"), Some(0));
+        assert_eq!(member_in(&bytes, "s", "bc"), Some(4));
+        for (structure, member) in [("s", "b"), ("s", "c"), ("other", "a"), ("", "a"), ("t", "a")] {
+            assert_eq!(member_in(&bytes, structure, member), None, "{structure}.{member}");
+        }
+    }
+
     proptest! {
         #[test]
         fn damaged_types_tell_nothing_or_something_but_do_no_harm(
@@ -126,6 +178,7 @@ mod tests {
                 *place = byte;
             }
             let _ = value_in(&bytes, "vm_event_item", "PGFAULT");
+            let _ = member_in(&bytes, "s", "bc");
         }
     }
 }
