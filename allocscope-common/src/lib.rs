@@ -11,6 +11,7 @@
 
 pub mod bucket;
 pub mod config;
+pub mod cookie;
 pub mod counter;
 pub mod event;
 pub mod go_call;
