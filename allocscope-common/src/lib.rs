@@ -13,6 +13,7 @@
 pub mod bucket;
 pub mod cell;
 pub mod config;
+pub mod cookie;
 pub mod counter;
 pub mod event;
 pub mod go_call;

@@ -1,5 +1,7 @@
 //! (function, role, price, where the result is) to the 64-bit BPF cookie of a probe and back.
 
+use crate::cookie::Field;
+
 /// A probed function of an allocator's large-object path.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,52 +70,60 @@ pub struct SiteId {
     pub result_offset: u16,
 }
 
+// Where a cookie has what.
+const FUNCTION: Field = Field::new(0, 8);
+const ROLE: Field = Field::new(8, 8);
+const STEP: Field = Field::new(16, 8);
+const RESULT: Field = Field::new(24, 8);
+const FRAME_BYTES: Field = Field::new(32, 16);
+const RESULT_OFFSET: Field = Field::new(48, 16);
+
 impl SiteId {
     /// The attach cookie.
     pub const fn to_cookie(self) -> u64 {
-        self.function as u64
-            | (self.role as u64) << 8
-            | (self.step as u64) << 16
-            | (self.result as u64) << 24
-            | (self.frame_bytes as u64) << 32
-            | (self.result_offset as u64) << 48
+        FUNCTION.put(self.function as u64)
+            | ROLE.put(self.role as u64)
+            | STEP.put(self.step as u64)
+            | RESULT.put(self.result as u64)
+            | FRAME_BYTES.put(self.frame_bytes as u64)
+            | RESULT_OFFSET.put(self.result_offset as u64)
     }
 }
 
 /// The function in a cookie, as a raw number.
 #[inline(always)]
 pub const fn function_of(cookie: u64) -> u8 {
-    cookie as u8
+    FUNCTION.get(cookie) as u8
 }
 
 /// The role in a cookie, as a raw number.
 #[inline(always)]
 pub const fn role_of(cookie: u64) -> u8 {
-    (cookie >> 8) as u8
+    ROLE.get(cookie) as u8
 }
 
 /// The step class in a cookie, as a raw number: 1 emulated, 2 stepped.
 #[inline(always)]
 pub const fn step_of(cookie: u64) -> u8 {
-    (cookie >> 16) as u8
+    STEP.get(cookie) as u8
 }
 
 /// The result place in a cookie, as a raw number.
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
-    (cookie >> 24) as u8
+    RESULT.get(cookie) as u8
 }
 
 /// Bytes from the stack pointer at the site to the stack pointer at function entry.
 #[inline(always)]
 pub const fn frame_bytes_of(cookie: u64) -> u64 {
-    (cookie >> 32) & 0xffff
+    FRAME_BYTES.get(cookie)
 }
 
 /// Bytes above the stack pointer where the result is kept.
 #[inline(always)]
 pub const fn result_offset_of(cookie: u64) -> u64 {
-    cookie >> 48
+    RESULT_OFFSET.get(cookie)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, ParsedEhFrameHdr, UnwindSection};
+use gimli::{
+    BaseAddresses, EhFrame, EhFrameHdr, EhFrameOffset, LittleEndian, ParsedEhFrameHdr, Pointer, UnwindSection,
+};
 
 use super::elf::Image;
 
@@ -33,8 +35,11 @@ impl Frames {
     /// function of its own here.
     pub fn function_at(&self, address: u64) -> Option<Range<u64>> {
         let table = self.header.table()?;
-        let entry =
-            table.fde_for_address(&self.entries, &self.bases, address, EhFrame::cie_from_offset).ok()?;
+        let place = direct(table.lookup(address, &self.bases).ok()?)?;
+        // Not by gimli, which subtracts without a look.
+        let offset = place.checked_sub(direct(self.header.eh_frame_ptr())?)?;
+        let offset = EhFrameOffset(usize::try_from(offset).ok()?);
+        let entry = self.entries.fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset).ok()?;
         let start = entry.initial_address();
         let range = start..start.checked_add(entry.len())?;
         range.contains(&address).then_some(range)
@@ -43,6 +48,13 @@ impl Frames {
     /// The bounds of the function that starts at `address`.
     pub fn function_from(&self, address: u64) -> Option<Range<u64>> {
         self.function_at(address).filter(|range| range.start == address)
+    }
+}
+
+fn direct(pointer: Pointer) -> Option<u64> {
+    match pointer {
+        Pointer::Direct(address) => Some(address),
+        Pointer::Indirect(_) => None,
     }
 }
 

@@ -6,6 +6,11 @@
 //! name of a link leaves that to a worker of the kernel: code is as it was and programs are off within 3 ms,
 //! and the empty events go behind that. So links are pinned, in a BPF file system that nobody else can reach
 //! and that goes with its descriptor, however this process ends.
+//!
+//! It is safer as well: where a process is killed while a thread of it closes a link, the kernel (6.18) gives up
+//! restoring the target's code, says `failed to unregister, leaking uprobe`, and leaves the breakpoint there for
+//! good. Its workers are not killed. Without a BPF file system links are closed one after the other, and never by
+//! a thread that the end of the program would interrupt.
 
 use super::detached;
 use anyhow::{Context, Result};
@@ -30,8 +35,8 @@ pub struct Holder {
 pub enum HeldLink {
     /// By its only name.
     Named(Name),
-    /// By its descriptor.
-    Open(Open),
+    /// By its descriptor: whatever detaches when it is dropped, with a wait.
+    Open(Box<dyn Any>),
 }
 
 /// The only name of a link.
@@ -39,9 +44,6 @@ pub struct Name {
     mount: Arc<OwnedFd>,
     name: String,
 }
-
-/// What detaches when it is dropped, with a wait: a thread waits.
-pub struct Open(Option<Box<dyn Any + Send>>);
 
 /// `union bpf_attr`, its part for BPF_OBJ_PIN (linux/bpf.h).
 #[repr(C)]
@@ -61,12 +63,12 @@ impl Holder {
 
     /// Keeps a link.
     pub fn hold(&mut self, link: OwnedFd) -> HeldLink {
-        let Some(name) = self.next_name() else { return HeldLink::Open(Open(Some(Box::new(link)))) };
+        let Some(name) = self.next_name() else { return HeldLink::Open(Box::new(link)) };
         match pin(&link, &name.path()) {
             Ok(()) => HeldLink::Named(name),
             Err(error) => {
                 log::info!("a link detaches with a wait: it cannot be pinned: {error}");
-                HeldLink::Open(Open(Some(Box::new(link))))
+                HeldLink::Open(Box::new(link))
             }
         }
     }
@@ -76,7 +78,7 @@ impl Holder {
     /// # Errors
     /// Where it cannot be pinned: the link is detached then.
     pub fn hold_perf(&mut self, link: UProbeLink) -> Result<HeldLink> {
-        let Some(name) = self.next_name() else { return Ok(HeldLink::Open(Open(Some(Box::new(link))))) };
+        let Some(name) = self.next_name() else { return Ok(HeldLink::Open(Box::new(link))) };
         let link = FdLink::try_from(link).context("the kernel made no link of a perf event")?;
         drop(link.pin(name.path()).context("a link cannot be pinned")?);
         Ok(HeldLink::Named(name))
@@ -100,14 +102,6 @@ impl Drop for Name {
         let Ok(name) = CString::new(self.name.as_bytes()) else { return };
         // SAFETY: the descriptor and the string are live. Where the name is not there, nothing is lost.
         unsafe { libc::unlinkat(self.mount.as_raw_fd(), name.as_ptr(), 0) };
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let link = self.0.take();
-        // Where no thread can be had, the link is dropped here.
-        let _ = std::thread::Builder::new().spawn(move || drop(link));
     }
 }
 

@@ -4,6 +4,7 @@
 //! here and lead to discovery again.
 
 mod binaries;
+mod discovery;
 pub mod examine;
 mod examined;
 mod file_bytes;
@@ -25,7 +26,7 @@ use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::slot_of_space;
 use anyhow::Result;
-use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, returns_of};
+use binaries::{Attached, Binaries, Reach, Used};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
@@ -273,8 +274,6 @@ impl Session {
 
     /// Reads the maps and tells the state.
     pub fn snapshot(&mut self) -> Snapshot {
-        let running: Vec<u32> = self.tracked.keys().copied().collect();
-        running.into_iter().for_each(|pid| self.attach_without_returns(pid));
         let reading = self.maps.read(&self.slots);
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
@@ -293,6 +292,9 @@ impl Session {
     /// What is due every few seconds, whether anyone reads the maps or not.
     pub fn housekeep(&mut self) {
         self.maps.sweep();
+        // An event may have been lost.
+        let running: Vec<u32> = self.tracked.keys().copied().collect();
+        running.into_iter().for_each(|pid| self.attach_without_returns(pid));
         self.take_out_what_is_wrong();
         self.take_out_what_costs_too_much();
     }
@@ -320,47 +322,6 @@ impl Session {
         follow | own_heap
     }
 
-    /// Examines a process' binaries and attaches their sites.
-    fn discover(&mut self, info: &ProcessInfo) -> Attached {
-        let attached = self.binaries.attach(&mut self.loaded, info.id.pid, returns_of(info.id.pid));
-        self.measure_prices(&attached.coverage);
-        attached
-    }
-
-    fn measure_prices(&mut self, coverage: &Coverage) {
-        if coverage.sites_attached > 0 {
-            self.prices.measure_uprobes(&mut self.loaded, &mut self.maps);
-        }
-    }
-
-    /// A filter that came into force since it was looked for is found by looking again: the kernel side
-    /// watches for those that come later.
-    fn set_return_safe(&mut self, slot: u32, pid: u32, safe: bool) {
-        let set = |maps: &mut Maps, safe| {
-            if let Err(error) = maps.set_return_safe(slot, safe) {
-                log::warn!("native allocators of process {pid} are not probed: {error:#}");
-            }
-        };
-        set(&mut self.maps, safe);
-        if safe && !is_unfiltered(pid) {
-            set(&mut self.maps, false);
-        }
-    }
-
-    /// Attaches to the allocators' libraries that process `pid` has mapped since it was looked at: what a
-    /// dynamic executable does after its exec.
-    pub fn attach_libraries(&mut self, pid: u32) {
-        let Some(known) = self.tracked.get_mut(&pid) else { return };
-        if known.coverage.own_heap
-            || !self.binaries.attach_libraries(&mut self.loaded, pid, &mut known.used, &mut known.coverage)
-        {
-            return;
-        }
-        let coverage = known.coverage.clone();
-        self.aggregator.admit(known.slot, known.info.clone(), coverage.clone());
-        self.measure_prices(&coverage);
-    }
-
     fn track(&mut self, slot: u32, info: ProcessInfo, attached: Attached) {
         let pid = info.id.pid;
         let Attached { used, coverage, return_safe } = attached;
@@ -368,6 +329,8 @@ impl Session {
         self.watches.watch(info.id);
         self.tracked
             .insert(pid, Tracked { slot, id: info.id, used, is_filtered: !return_safe, info, coverage });
+        // A filter may have come into force meanwhile.
+        self.attach_without_returns(pid);
     }
 
     /// A child of a traced process, which the kernel side has given a slot already.
