@@ -91,6 +91,8 @@ pub struct ToolSnapshot {
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.
     pub attached_via: Option<&'static str>,
+    /// Whether the kernel tells the size of the pages that faults are served with; else each counts as 4 KiB.
+    pub page_sizes_known: bool,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

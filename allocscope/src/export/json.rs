@@ -196,6 +196,8 @@ pub struct Tool {
     /// How uprobes were attached: `session`, `multi` or `perf`; absent where none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attached_via: Option<&'static str>,
+    /// Whether huge pages are counted whole in `touched_bytes`; else each page fault is one of 4 KiB.
+    pub page_sizes_known: bool,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// Resident memory.
@@ -332,6 +334,7 @@ impl Tool {
                 .collect(),
             processes_over_limit: tool.processes_over_limit,
             attached_via: tool.attached_via,
+            page_sizes_known: tool.page_sizes_known,
             cpu_seconds: tool.cpu_seconds,
             resident_bytes: tool.resident_bytes,
             map_bytes: tool.map_bytes,

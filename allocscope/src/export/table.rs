@@ -39,7 +39,7 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += "\n\nLarge allocations (touch: all page faults of a released range)\n";
     text += &allocations(process);
     text += &stage_totals(process);
-    text += &touched::section(process);
+    text += &touched::section(process, snapshot.tool.page_sizes_known);
     text += "\nPage faults\n";
     text += &fault_table(process);
     text += "\nCoverage\n";

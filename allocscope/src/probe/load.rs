@@ -68,6 +68,11 @@ impl Loaded {
         self.ladder.used()
     }
 
+    /// Whether a page fault's sample tells the size of its page.
+    pub const fn knows_page_sizes(&self) -> bool {
+        self.page_size_at != 0
+    }
+
     /// The maps and programs.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf

@@ -280,6 +280,7 @@ impl Session {
             probe_price_ns: self.prices.by_class(),
             processes_over_limit: self.over_limit + kernel_over_limit,
             attached_via: self.loaded.attached_via().map(AttachVia::name),
+            page_sizes_known: self.loaded.knows_page_sizes(),
             map_bytes: self.maps.held_bytes,
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),

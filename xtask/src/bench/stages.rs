@@ -61,8 +61,8 @@ pub fn cases(program: &Path, quick: bool) -> Vec<Case> {
         case("first touch of 4 KiB", "fault", faults, per_fault, fault_variants()),
         case("64 MiB by malloc, touched, freed", "block", &blocks, per_block, block_variants()),
         case("the same with huge pages", "block", &huge, per_block, block_variants()),
-        among("getppid among many", "call", &repeat("syscalls", 5_000_000)),
-        among("64 B malloc and free among many", "pair", &repeat("small", 40_000_000)),
+        among("getppid among many", "call", &repeat("syscalls", 3_000_000)),
+        among("64 B malloc and free among many", "pair", &repeat("small", 5_000_000)),
     ]
 }
 
