@@ -63,7 +63,8 @@ mod tests {
             [0, 16, 63].map(|class| SeriesKey::stage(slot, Allocator::Glibc, Stage::Touch, class))
         });
         let faults = slots.into_iter().flat_map(|slot| {
-            [FaultScope::Large, FaultScope::Other].map(|scope| SeriesKey::fault(slot, FaultKind::Minor, scope))
+            [FaultScope::Large, FaultScope::Other]
+                .map(|scope| SeriesKey::fault(slot, FaultKind::Minor, scope))
         });
         stages.chain(faults).collect()
     }
@@ -76,7 +77,9 @@ mod tests {
         assert!(!words.contains(&0));
         let buckets: BTreeSet<u64> = series
             .iter()
-            .flat_map(|&series| (0..BUCKET_COUNT).map(move |bucket| bucket_word(BucketKey { series, bucket })))
+            .flat_map(|&series| {
+                (0..BUCKET_COUNT).map(move |bucket| bucket_word(BucketKey { series, bucket }))
+            })
             .collect();
         assert_eq!(buckets.len(), series.len() * BUCKET_COUNT as usize);
         assert!(!buckets.contains(&0));

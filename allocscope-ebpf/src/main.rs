@@ -8,7 +8,6 @@
 #![expect(internal_features, reason = "atomic.rs: this target has no other way to an atomic addition")]
 
 mod atomic;
-mod faulting;
 mod filter;
 mod inflight;
 mod maps;
@@ -16,6 +15,7 @@ mod objects;
 mod probes;
 mod ranges;
 mod record;
+mod thread;
 mod touches;
 
 #[panic_handler]

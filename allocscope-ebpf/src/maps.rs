@@ -2,13 +2,13 @@
 //!
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
-use crate::faulting::FaultSlot;
 use crate::inflight::{NativeCall, SystemCall};
 use crate::objects::SlotCursor;
 use crate::record::Recent;
+use crate::thread::FaultSlot;
 use crate::touches::{TOUCH_SLOTS, Touch};
-use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
+use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};

@@ -57,9 +57,9 @@ fn is_live(space: u32) -> bool {
 #[inline(always)]
 fn of(index: u32, space: u32, start: u64) -> Option<*mut Touch> {
     // SAFETY: a checked map value.
-    TOUCHES.get_ptr_mut(index).filter(|touch| unsafe {
-        (**touch).start == start && (**touch).space == u64::from(space)
-    })
+    TOUCHES
+        .get_ptr_mut(index)
+        .filter(|touch| unsafe { (**touch).start == start && (**touch).space == u64::from(space) })
 }
 
 /// Adds faults to the range that begins at `start`; `None` where its place is another one's by now.
@@ -86,7 +86,9 @@ pub fn add_faults_at(index: u32, space: u32, address: u64, ns: u64, faults: u64)
 fn count(touch: *mut Touch, ns: u64, faults: u64) {
     // SAFETY: a checked map value.
     unsafe {
-        add(&raw mut (*touch).ns, ns);
+        if ns != 0 {
+            add(&raw mut (*touch).ns, ns);
+        }
         add(&raw mut (*touch).faults, faults);
     }
 }

@@ -3,17 +3,15 @@
 use super::indexed::Indexed;
 use super::{Reading, SlotReading};
 use crate::probe::data_of;
-use allocscope_common::config::{Image, Target};
 use allocscope_common::cell::TotalsCell;
+use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
-use allocscope_common::key::{
-    BucketKey, FaultKind, FaultScope, RangeKey, SeriesKey, slot_of_space, space,
-};
+use allocscope_common::key::{BucketKey, FaultKind, FaultScope, RangeKey, SeriesKey, slot_of_space, space};
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
-use aya::{Ebpf, Pod};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, Queue, RingBuf};
+use aya::{Ebpf, Pod};
 use std::collections::BTreeSet;
 
 /// The maps of one tracing run.
@@ -213,7 +211,8 @@ impl Maps {
     /// What was counted so far for the process in `slot`, beside its series.
     pub fn counters(&self, slot: u32) -> ProcessCounters {
         let counted = self.processes.get(&slot, 0);
-        let mut counters = counted.map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values));
+        let mut counters =
+            counted.map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values));
         counters.hits[ProbeClass::PageFault as usize] = self.faults(slot);
         counters
     }

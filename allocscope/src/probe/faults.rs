@@ -55,9 +55,7 @@ type Refusals = Vec<String>;
 impl FaultLinks {
     pub(super) fn attach(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<Self> {
         let mut refusals = Refusals::new();
-        if loaded.page_faults == PageFaults::Counted
-            && is_done(attach_counting(loaded), &mut refusals)
-        {
+        if loaded.page_faults == PageFaults::Counted && is_done(attach_counting(loaded), &mut refusals) {
             return Ok(Self::of(FaultRung::Counted));
         }
         if let Some(refusal) = refusals.first() {
