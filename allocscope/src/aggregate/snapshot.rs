@@ -89,6 +89,8 @@ pub struct ToolSnapshot {
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.
     pub attached_via: Option<&'static str>,
+    /// How page faults are seen; empty where that is not known.
+    pub page_faults_via: &'static str,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

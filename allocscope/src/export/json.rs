@@ -179,6 +179,8 @@ pub struct Tool {
     /// How uprobes were attached: `session`, `multi` or `perf`; absent where none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attached_via: Option<&'static str>,
+    /// How page faults are seen, see `allocscope doctor`.
+    pub page_faults_via: &'static str,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// Resident memory.
@@ -308,6 +310,7 @@ impl Tool {
                 .collect(),
             processes_over_limit: tool.processes_over_limit,
             attached_via: tool.attached_via,
+            page_faults_via: tool.page_faults_via,
             cpu_seconds: tool.cpu_seconds,
             resident_bytes: tool.resident_bytes,
             map_bytes: tool.map_bytes,

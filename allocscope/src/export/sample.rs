@@ -25,6 +25,7 @@ pub fn snapshot() -> Snapshot {
             ]),
             processes_over_limit: 0,
             attached_via: Some("session"),
+            page_faults_via: "tp_btf and memcg",
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,
