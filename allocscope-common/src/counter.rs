@@ -62,7 +62,8 @@ pub const STALL_CAUSES: usize = 3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounters {
-    /// Probe hits by [`ProbeClass`].
+    /// Probe hits by [`ProbeClass`]. The kernel side leaves page faults out, whose number is in their series; small
+    /// calls of an allocator's function are counted 64 at once.
     pub hits: [u64; PROBE_CLASSES],
     /// Faults whose start was not seen (minor, major): counted in the series without a duration.
     pub untimed_faults: [u64; 2],
@@ -104,7 +105,7 @@ pub enum LossReason {
     RangeSplit = 8,
     /// A call unmapped more ranges than one event follows (four).
     UnmapTooMany = 9,
-    /// A page fault's start slot was taken by another thread: counted, not timed.
+    /// A page fault's start slot was taken by another thread: not timed, and not counted where its end tells no address.
     FaultOverwritten = 10,
     /// The ring of process events was full.
     EventRingFull = 11,

@@ -8,7 +8,6 @@
 #![expect(internal_features, reason = "atomic.rs: this target has no other way to an atomic addition")]
 
 mod atomic;
-mod faulting;
 mod filter;
 mod inflight;
 mod maps;
@@ -17,6 +16,7 @@ mod page_size;
 mod probes;
 mod ranges;
 mod record;
+mod thread;
 mod touches;
 
 #[panic_handler]

@@ -2,10 +2,10 @@
 //!
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
-use crate::faulting::FaultSlot;
 use crate::inflight::{NativeCall, SystemCall};
 use crate::objects::SlotCursor;
 use crate::record::Recent;
+use crate::thread::FaultSlot;
 use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
@@ -26,7 +26,7 @@ pub static MIN_SIZE: Global<u64> = Global::new(DEFAULT_MIN_SIZE);
 #[unsafe(no_mangle)]
 pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 
-/// Where in `struct perf_sample_data` the size of the faulting page is; 0 where the kernel does not tell it. Set at
+/// Where in `struct perf_sample_data` the size of the thread page is; 0 where the kernel does not tell it. Set at
 /// load time.
 #[unsafe(no_mangle)]
 pub static PAGE_SIZE_AT: Global<u64> = Global::new(0);

@@ -6,11 +6,11 @@
 //! threads that take the same slot at once spoil each other's entry; CPUs look for free ones far from each other.
 
 use crate::atomic::{add, add_half, set_bits};
-use crate::faulting::IN_OBJECT;
 use crate::filter::Image;
 use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
 use crate::record::{counters, lost, record_touch};
+use crate::thread::IN_OBJECT;
 use crate::touches::Faults;
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -342,7 +342,7 @@ fn find(image: &Image, address: u64) -> Option<(u64, *mut Object)> {
 
 /// Where a fault fell among objects.
 pub struct Fell {
-    /// The object's slot, which was told, as a [`crate::faulting::Place`] keeps it; 0 where it fell into none.
+    /// The object's slot, which was told, as a [`crate::thread::Place`] keeps it; 0 where it fell into none.
     pub into: u32,
     /// The object's addresses; where it fell into none, addresses around it that are in none either, if known.
     pub span: Span,

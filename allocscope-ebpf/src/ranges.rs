@@ -1,10 +1,10 @@
 //! Live large ranges that are mappings: filed when the call returns, found by any address, ended at release.
 
 use crate::atomic::{add, add_half, increment, set_bits};
-use crate::faulting::NOT_LARGE;
 use crate::filter::Image;
 use crate::maps::{GRANULES, GRANULES_ADDED, RANGES};
 use crate::record::{counters, lost, lost_many};
+use crate::thread::NOT_LARGE;
 use crate::touches::{self, Faults};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{Allocator, RangeKey};

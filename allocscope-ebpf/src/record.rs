@@ -124,7 +124,9 @@ pub extern "C" fn total_word(series: u64, events: u64, bytes: u64) -> u64 {
         // SAFETY: a checked map value.
         Some(cell) => unsafe {
             add(&raw mut (*cell).totals.count, events);
-            add(&raw mut (*cell).totals.bytes, bytes);
+            if bytes != 0 {
+                add(&raw mut (*cell).totals.bytes, bytes);
+            }
         },
         None => lost(LossReason::SeriesFull),
     }

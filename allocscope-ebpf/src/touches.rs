@@ -74,7 +74,9 @@ pub fn add_faults_at(index: u32, space: u32, address: u64, faults: Faults) -> Op
 fn count(touch: *mut Touch, faults: Faults) {
     // SAFETY: a checked map value.
     unsafe {
-        add(&raw mut (*touch).ns, faults.ns);
+        if faults.ns != 0 {
+            add(&raw mut (*touch).ns, faults.ns);
+        }
         add_half(&raw mut (*touch).faults, faults.count);
     }
 }

@@ -40,8 +40,8 @@
 //!    process with a seccomp filter, never off an instruction boundary, never on a 5-byte nop of foreign code.
 //!    (`site::decode` refuses a stream that does not end with its function; the kernel side's map `RETURN_SAFE`;
 //!    `tests/go.rs` and `tests/native.rs` run real programs under stack growth, collection, exceptions, filters)
-//! 5. Kernel work per event is bounded, and small events insert and delete nothing. (the verifier;
-//!    `allocscope-ebpf`'s `inflight`)
+//! 5. Kernel work per event is bounded, and small events insert and delete nothing; frequent ones look nothing up in
+//!    a hash but once. (the verifier; `allocscope-ebpf`'s `inflight`, `thread`, `record`)
 //! 6. Nothing is lost silently: each loss has a [`allocscope_common::counter::LossReason`] that reaches
 //!    metrics and reports. (the enum is the map's index; exporters print every value)
 //! 7. Coverage is stated: faults in large ranges against faults seen, sites attached against planned.

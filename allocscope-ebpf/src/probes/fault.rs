@@ -16,11 +16,11 @@
 //! some third of a traced 4 KiB fault in a virtual machine (tests/truth.rs measures it), little of a 2 MiB one.
 
 use crate::atomic::add;
-use crate::faulting::{Faulting, IN_OBJECT, INDEX, NOT_LARGE, Place};
 use crate::maps::{FAULT_TRIALS, PAGE_FAULT_EVENT, THP_FAULT_EVENT};
 use crate::objects::{self, Fell};
 use crate::page_size::page_bytes;
 use crate::record::{counters, record, total, unrecord};
+use crate::thread::{IN_OBJECT, INDEX, NOT_LARGE, Place, Thread};
 use crate::touches::Faults;
 use crate::{ranges, touches};
 use allocscope_common::key::{FaultKind, FaultScope, SeriesKey};
@@ -64,8 +64,8 @@ fn fault_perf(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn begin(address: u64, by_user: bool) -> i32 {
-    if let Some(faulting) = Faulting::current() {
-        faulting.begin(address, by_user);
+    if let Some(thread) = Thread::current() {
+        thread.begin(address, by_user);
     }
     0
 }
@@ -84,9 +84,9 @@ fn fault_kernel_count(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn count(address: u64) -> i32 {
-    if let Some(faulting) = Faulting::current() {
-        let scope = attribute(&faulting, address, Faults { count: 1, ns: 0, page_bytes: 0 });
-        untimed(faulting.image.slot, FaultKind::Minor, scope, 1);
+    if let Some(thread) = Thread::current() {
+        let scope = attribute(&thread, address, Faults { count: 1, ns: 0, page_bytes: 0 });
+        untimed(thread.image.slot, FaultKind::Minor, scope, 1);
     }
     0
 }
@@ -98,23 +98,23 @@ fn fault_counted(ctx: BtfTracePointContext) -> i32 {
     if item == PAGE_FAULT_EVENT.load() {
         try_counted();
     } else if item == THP_FAULT_EVENT.load()
-        && let Some(faulting) = Faulting::open()
+        && let Some(thread) = Thread::open()
     {
-        faulting.turn_huge();
+        thread.turn_huge();
     }
     0
 }
 
 #[inline(always)]
 fn try_counted() -> Option<()> {
-    let faulting = Faulting::open()?;
-    let ns = faulting.elapsed_ns();
-    if ns > LONG_NS && faulting.is_by_user() && is_in_system_call() {
-        faulting.abandon();
+    let thread = Thread::open()?;
+    let ns = thread.elapsed_ns();
+    if ns > LONG_NS && thread.is_by_user() && is_in_system_call() {
+        thread.abandon();
         return None;
     }
-    let page_bytes = if faulting.is_huge() { 1 << HUGE_SHIFT } else { 0 };
-    end(&faulting, FaultKind::Minor, ns, page_bytes);
+    let page_bytes = if thread.is_huge() { 1 << HUGE_SHIFT } else { 0 };
+    end(&thread, FaultKind::Minor, ns, page_bytes);
     None
 }
 
@@ -153,9 +153,9 @@ fn fault_turned_major(ctx: PerfEventContext) -> u32 {
 fn try_turn_major(ctx: &PerfEventContext) -> Option<u32> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let address = unsafe { (*ctx.ctx).addr };
-    let faulting = Faulting::current()?;
-    let scope = attribute(&faulting, address, Faults { count: 0, ns: 0, page_bytes: 0 });
-    let (slot, ns) = (faulting.image.slot, faulting.last_ns());
+    let thread = Thread::current()?;
+    let scope = attribute(&thread, address, Faults { count: 0, ns: 0, page_bytes: 0 });
+    let (slot, ns) = (thread.image.slot, thread.last_ns());
     if ns == 0 {
         // Counted only: no fault takes no time.
         untimed(slot, FaultKind::Minor, scope, 1u64.wrapping_neg());
@@ -181,16 +181,16 @@ fn fault_major(ctx: PerfEventContext) -> u32 {
 
 #[inline(always)]
 fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
-    let faulting = Faulting::current()?;
+    let thread = Thread::current()?;
     // SAFETY: the verifier allows reading the fields of the program's context.
     let address = unsafe { (*ctx.ctx).addr };
-    let page_bytes = page_bytes(ctx, &faulting.image, address);
-    if faulting.is_open() {
-        end(&faulting, kind, faulting.elapsed_ns(), page_bytes);
+    let page_bytes = page_bytes(ctx, &thread.image, address);
+    if thread.is_open() {
+        end(&thread, kind, thread.elapsed_ns(), page_bytes);
         return None;
     }
-    let scope = attribute(&faulting, address, Faults { count: 1, ns: 0, page_bytes });
-    untimed(faulting.image.slot, kind, scope, 1);
+    let scope = attribute(&thread, address, Faults { count: 1, ns: 0, page_bytes });
+    untimed(thread.image.slot, kind, scope, 1);
     None
 }
 
@@ -206,19 +206,19 @@ fn untimed(slot: u32, kind: FaultKind, scope: FaultScope, faults: u64) {
 
 /// The end of the open fault, which took `ns` and was served with a page of that size.
 #[inline(always)]
-fn end(faulting: &Faulting, kind: FaultKind, ns: u64, page_bytes: u64) {
-    let address = faulting.close(ns);
-    let scope = attribute(faulting, address, Faults { count: 1, ns, page_bytes });
-    record(SeriesKey::fault(faulting.image.slot, kind, scope), ns, 0);
+fn end(thread: &Thread, kind: FaultKind, ns: u64, page_bytes: u64) {
+    let address = thread.close(ns);
+    let scope = attribute(thread, address, Faults { count: 1, ns, page_bytes });
+    record(SeriesKey::fault(thread.image.slot, kind, scope), ns, 0);
 }
 
 /// Adds faults to the object that holds their address, or else to the live range.
 #[inline(always)]
-fn attribute(faulting: &Faulting, address: u64, faults: Faults) -> FaultScope {
-    if let Some(index) = add_where_the_last_fell(faulting, address, faults) {
+fn attribute(thread: &Thread, address: u64, faults: Faults) -> FaultScope {
+    if let Some(index) = add_where_the_last_fell(thread, address, faults) {
         return scope_of(index);
     }
-    let image = &faulting.image;
+    let image = &thread.image;
     // Read before the search, so that what is filed or ended meanwhile makes the place stale.
     // SAFETY: a checked map value.
     let (range_generation, object_filed_ns) =
@@ -234,17 +234,17 @@ fn attribute(faulting: &Faulting, address: u64, faults: Faults) -> FaultScope {
         (index, Span { start: span.start.max(range.start), end: span.end.min(range.end) })
     };
     // SAFETY: a checked map value; only this thread or one with the same slot writes it.
-    unsafe { (*faulting.kept).place = Place { span, range_generation, index, object_filed_ns } };
+    unsafe { (*thread.kept).place = Place { span, range_generation, index, object_filed_ns } };
     scope_of(index)
 }
 
 /// Not for a huge page, of which it matters where the range or object begins and ends.
 #[inline(always)]
-fn add_where_the_last_fell(faulting: &Faulting, address: u64, faults: Faults) -> Option<u32> {
-    let image = &faulting.image;
+fn add_where_the_last_fell(thread: &Thread, address: u64, faults: Faults) -> Option<u32> {
+    let image = &thread.image;
     // SAFETY: checked map values.
     let (place, range_generation, object_filed_ns) =
-        unsafe { ((*faulting.kept).place, (*image.filed).range_generation, (*image.filed).object_filed_ns) };
+        unsafe { ((*thread.kept).place, (*image.filed).range_generation, (*image.filed).object_filed_ns) };
     let is_good = place.range_generation == range_generation && place.object_filed_ns == object_filed_ns;
     if !is_good || faults.page_bytes != 0 || !place.span.holds(address) {
         return None;

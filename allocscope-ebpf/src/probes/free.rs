@@ -4,11 +4,12 @@
 //! counted, and neither is anything where a function turns out to take something else. The memory system calls
 //! that are made on the way are part of the call, and are not counted for themselves.
 
-use crate::filter::{Image, Traced};
+use crate::filter::{Image, is_return_safe};
 use crate::inflight::{FREEING, NativeCall, open_native_call};
 use crate::objects;
 use crate::probes::native::{TCMALLOC_PAGE_SHIFT, argument, read};
 use crate::record::{record, total};
+use crate::thread::Thread;
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::native_id::{self, NativeResult};
 use aya_ebpf::bindings::pt_regs;
@@ -17,23 +18,23 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 /// Ends the object and opens the call; `None` where there is no such object. The object is over before the
 /// allocator can give its address to another thread.
 #[inline(always)]
-pub fn enter(traced: &Traced, regs: *mut pt_regs, cookie: u64) -> Option<()> {
+pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // Where both kinds of probes are, each process has one of them.
-    if native_id::is_at_callers(cookie) == traced.is_return_safe() {
+    if native_id::is_at_callers(cookie) == is_return_safe(thread.image.slot) {
         return None;
     }
-    let image = traced.image()?;
+    let image = thread.image;
     let start = address(argument(regs, native_id::size_of(cookie)), cookie)?;
     let size = objects::free(&image, start)?;
     // SAFETY: the verifier allows reading the fields of the program's context.
     let sp = unsafe { (*regs).rsp };
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    let tag = traced.pid_tgid;
+    let tag = thread.pid_tgid;
     let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first: FREEING, home: image.home() });
     if opened.is_none() {
         // Part of another call, such as a `realloc` that moves: its time is that call's.
-        total(key(&image, cookie, size), 0, size);
+        total(key(&image, cookie, size), 1, size);
     }
     opened
 }

@@ -11,11 +11,12 @@
 //! the function in its callers: there the stack pointer and the result are as at the return.
 
 use crate::atomic::add;
-use crate::filter::{Image, Traced, is_large};
+use crate::filter::{Image, is_large, is_return_safe};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
 use crate::maps::SMALL_HITS;
 use crate::probes::free;
 use crate::record::{counters, hit, hits, lost, record};
+use crate::thread::Thread;
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -94,26 +95,26 @@ fn native_exit(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     if native_id::releases(native_id::result_of(cookie)) {
-        let traced = Traced::current()?;
-        hit(traced.slot, class_of(cookie));
-        return free::enter(&traced, regs, cookie);
+        let thread = Thread::current()?;
+        hit(thread.image.slot, class_of(cookie));
+        return free::enter(&thread, regs, cookie);
     }
     let size = size(regs, cookie);
     if !is_large(size) || size < native_id::min_bytes_of(cookie) {
         return small(cookie);
     }
-    let traced = Traced::current()?;
-    hit(traced.slot, class_of(cookie));
+    let thread = Thread::current()?;
+    hit(thread.image.slot, class_of(cookie));
     // Where both kinds of probes are, each process has one of them.
-    if native_id::is_at_callers(cookie) == traced.is_return_safe() {
+    if native_id::is_at_callers(cookie) == is_return_safe(thread.image.slot) {
         return None;
     }
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, first) = unsafe { ((*regs).rsp, (*regs).rdi) };
-    let home = traced.image()?.home();
+    let home = thread.image.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })
+    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home })
 }
 
 /// Counts the hit of a small call, which is all there is to do: each [`SMALL_CALLS`]th of a CPU counts for so many,
@@ -127,7 +128,7 @@ fn small(cookie: u64) -> Option<()> {
         *calls
     };
     if count & (SMALL_CALLS - 1) == 0 {
-        hits(Traced::current()?.slot, class_of(cookie), SMALL_CALLS);
+        hits(Thread::current()?.image.slot, class_of(cookie), SMALL_CALLS);
     }
     None
 }

@@ -1,10 +1,10 @@
 //! Processes: fork, exec, exit. Children of traced processes get a slot before they run.
 
 use crate::atomic::increment;
-use crate::faulting;
 use crate::filter::Traced;
 use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, REPORT_EVERY_EXEC, TARGETS};
 use crate::record::lost;
+use crate::thread;
 use allocscope_common::config::{FOLLOW_CHILDREN, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
@@ -35,7 +35,7 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
     let child = unsafe { ctx.read_at::<u32>(NEWTASK_PID) }.ok()?;
     // A pid that serves again belongs to a process that ended before the user side could tell.
     let _ = TARGETS.remove(child);
-    faulting::forget(u64::from(child) << 32 | u64::from(child));
+    thread::forget(u64::from(child) << 32 | u64::from(child));
     let parent = Traced::current();
     let followed = parent.as_ref().is_some_and(|parent| parent.has(FOLLOW_CHILDREN));
     if !followed && FOLLOW_ALL.load() == 0 {

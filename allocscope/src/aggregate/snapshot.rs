@@ -93,6 +93,8 @@ pub struct ToolSnapshot {
     pub attached_via: Option<&'static str>,
     /// Whether the kernel tells the size of the pages that faults are served with; else each counts as 4 KiB.
     pub page_sizes_known: bool,
+    /// How page faults are seen; empty where that is not known.
+    pub page_faults_via: &'static str,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

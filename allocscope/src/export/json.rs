@@ -198,6 +198,8 @@ pub struct Tool {
     pub attached_via: Option<&'static str>,
     /// Whether huge pages are counted whole in `touched_bytes`; else each page fault is one of 4 KiB.
     pub page_sizes_known: bool,
+    /// How page faults are seen, see `allocscope doctor`.
+    pub page_faults_via: &'static str,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// Resident memory.
@@ -335,6 +337,7 @@ impl Tool {
             processes_over_limit: tool.processes_over_limit,
             attached_via: tool.attached_via,
             page_sizes_known: tool.page_sizes_known,
+            page_faults_via: tool.page_faults_via,
             cpu_seconds: tool.cpu_seconds,
             resident_bytes: tool.resident_bytes,
             map_bytes: tool.map_bytes,

@@ -26,6 +26,7 @@ pub fn snapshot() -> Snapshot {
             processes_over_limit: 0,
             attached_via: Some("session"),
             page_sizes_known: true,
+            page_faults_via: "tp_btf and memcg",
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,

@@ -281,6 +281,7 @@ impl Session {
             processes_over_limit: self.over_limit + kernel_over_limit,
             attached_via: self.loaded.attached_via().map(AttachVia::name),
             page_sizes_known: self.loaded.knows_page_sizes(),
+            page_faults_via: self.system.fault_rung().name(),
             map_bytes: self.maps.held_bytes,
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),

@@ -1,4 +1,4 @@
-//! The current thread into its page faults: the open one, and where the last one fell. Found without a hash.
+//! The current thread into its process and its page faults: the open one, and where the last one fell. No hash.
 //!
 //! A fault is some thousand nanoseconds and a look-up in a hash 26. So each thread has a slot in an array that keeps
 //! which process it is of and in which range or object its last fault was: first touches mostly walk one. What it
@@ -62,14 +62,16 @@ const _: () = assert!(size_of::<FaultSlot>() == 64);
 
 /// The current thread of a traced process.
 #[derive(Clone, Copy)]
-pub struct Faulting {
+pub struct Thread {
+    /// Its id, with its thread group in the upper half: the tag of everything in flight.
+    pub pid_tgid: u64,
     /// Its process' image.
     pub image: Image,
     /// Its slot; never null.
     pub kept: *mut FaultSlot,
 }
 
-impl Faulting {
+impl Thread {
     /// The current thread, where its process is traced.
     #[inline(always)]
     pub fn current() -> Option<Self> {
@@ -104,7 +106,7 @@ impl Faulting {
         }
         let image = Image::of(slot)?;
         // SAFETY: a checked map value.
-        if unsafe { (*image.filed).number } != number { None } else { Some(Self { image, kept }) }
+        if unsafe { (*image.filed).number } != number { None } else { Some(Self { pid_tgid, image, kept }) }
     }
 
     /// By the map of targets.
@@ -129,7 +131,7 @@ impl Faulting {
                 place,
             };
         }
-        Some(Self { image, kept })
+        Some(Self { pid_tgid: traced.pid_tgid, image, kept })
     }
 
     /// Opens a fault. One that never ends (a signal, a retry) is overwritten by the next.
