@@ -40,12 +40,6 @@ impl Traced {
         (self.pid_tgid >> 32) as u32
     }
 
-    /// Whether return probes cannot hurt the process.
-    #[inline(always)]
-    pub fn is_return_safe(&self) -> bool {
-        is_return_safe(self.slot)
-    }
-
     /// Tells whether return probes cannot hurt the process in `slot`.
     #[inline(always)]
     pub fn set_return_safe(slot: u32, safe: bool) {
