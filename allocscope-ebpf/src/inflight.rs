@@ -115,6 +115,15 @@ pub fn close_fault(pid_tgid: u64) -> Option<u64> {
     }
 }
 
+/// Whether a thread may be in a page fault: its id alone tells.
+#[inline(always)]
+pub fn is_in_fault(thread: u32) -> bool {
+    // SAFETY: as in `open_system_call`.
+    FAULTS
+        .get_ptr_mut(thread_slot(u64::from(thread)))
+        .is_some_and(|slot| unsafe { (*slot).tag as u32 == thread })
+}
+
 /// When the thread's open page fault began; `None` where it is in none that was seen.
 #[inline(always)]
 pub fn open_fault_start(pid_tgid: u64) -> Option<u64> {

@@ -83,7 +83,6 @@ fn clearing_memory_that_was_used_before_is_zeroing() {
         assert_eq!(ended.code, Some(0), "{ended}");
         let report = Report::last_in(&ended.stdout);
         assert_dominates(only(&report), "zeroing");
-        assert!(nanoseconds(only(&report), "gc_start") > 0, "{report}");
     }
 }
 
