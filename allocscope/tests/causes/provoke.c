@@ -6,7 +6,7 @@
 //        provoke populate BYTES ROUNDS    maps, populated, and unmaps, on CPU 0 and with a low priority
 //        provoke busy                     takes CPU 0 until it is killed
 //        provoke switches ROUNDS          two processes on CPU 0 pass a byte to and fro; prints CPU ns per round
-//        provoke calls ROUNDS             makes cheap system calls; prints CPU ns per call
+//        provoke calls ROUNDS             makes cheap system calls on CPU 0; prints CPU ns per call
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -124,7 +124,6 @@ static void switches(void) {
     int there[2], back[2];
     char byte = 0;
     must(pipe(there) == 0 && pipe(back) == 0, "pipe");
-    pin();
     pid_t child = fork();
     must(child >= 0, "fork");
     if (child == 0) {
@@ -154,6 +153,7 @@ int main(int argc, char **argv) {
         }
     }
     if (argc == 3) {
+        pin();
         rounds = atol(argv[2]);
         if (strcmp(mode, "switches") == 0)
             switches();
