@@ -63,6 +63,7 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         attach_via: trace.probe.attach_via,
         examiner: examiner(&trace.probe),
         max_overhead_percent: trace.probe.max_overhead_percent,
+        off_cpu: trace.probe.off_cpu,
         log: log::log_enabled!(log::Level::Info),
     }
 }

@@ -82,6 +82,8 @@ pub struct ProbeOptions {
     pub allow_small_cost: bool,
     /// The most that tracing may cost a process, in percent of one CPU; above 0.
     pub max_overhead_percent: Option<f64>,
+    /// Tell time off the CPU apart.
+    pub off_cpu: bool,
 }
 
 /// A way to attach uprobes, best first.
@@ -304,6 +306,7 @@ impl From<ProbeArgs> for ProbeOptions {
             debug_dirs,
             allow_small_cost: args.allow_small_cost,
             max_overhead_percent: args.max_overhead,
+            off_cpu: !args.no_off_cpu,
         }
     }
 }
@@ -424,6 +427,7 @@ mod tests {
                 debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],
                 allow_small_cost: false,
                 max_overhead_percent: None,
+                off_cpu: true,
             },
             color: Color::Auto,
         };

@@ -4,7 +4,7 @@
 use super::Loaded;
 use super::kernel_types::task_pid_offset;
 use crate::site::Miss;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use aya::Btf;
 use aya::programs::{BtfTracePoint, RawTracePoint};
 
@@ -35,8 +35,11 @@ pub(super) fn attach(loaded: &mut Loaded) -> Vec<Miss> {
         note(&mut misses, cause, tracepoint, attached);
     }
     for (program, tracepoint) in SCHEDULER {
-        let attached =
-            task_pid_offset().and_then(|_| attach_typed(loaded, btf.as_ref(), program, tracepoint));
+        let attached = if loaded.off_cpu {
+            task_pid_offset().and_then(|_| attach_typed(loaded, btf.as_ref(), program, tracepoint))
+        } else {
+            Err(anyhow!("--no-off-cpu"))
+        };
         note(&mut misses, "runnable and blocked", tracepoint, attached);
     }
     misses
@@ -59,7 +62,7 @@ fn attach_raw(loaded: &mut Loaded, program: &str, tracepoint: &str) -> Result<()
 fn note(misses: &mut Vec<Miss>, cause: &str, tracepoint: &str, attached: Result<()>) {
     if let Err(error) = attached {
         log::info!("tracepoint {tracepoint} cannot be attached: {error:#}");
-        let detail = format!("{cause} is not told apart from other causes: no tracepoint {tracepoint}");
+        let detail = format!("not told apart as a cause: {cause} (no tracepoint {tracepoint}: {error:#})");
         misses.push(Miss { reason: "cause_unseen", detail });
     }
 }

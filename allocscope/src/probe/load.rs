@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// Watch the scheduler, so that time off the CPU is told apart.
+    pub off_cpu: bool,
 }
 
 impl Default for LoadOptions {
@@ -39,6 +41,7 @@ impl Default for LoadOptions {
             report_every_exec: false,
             log: false,
             attach_via: None,
+            off_cpu: true,
         }
     }
 }
@@ -47,6 +50,7 @@ impl Default for LoadOptions {
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) ladder: Ladder,
+    pub(super) off_cpu: bool,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -104,7 +108,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let object = RawObject::bind(OBJECT, &ebpf)
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
-    Ok(Loaded { ebpf, ladder, max_processes: processes })
+    Ok(Loaded { ebpf, ladder, off_cpu: options.off_cpu, max_processes: processes })
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {
