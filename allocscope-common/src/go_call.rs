@@ -28,8 +28,8 @@ pub struct GoCall {
     pub start_ns: u64,
     /// Bytes asked for.
     pub size: u64,
-    /// When it began to start a collection; 0 where it has not.
-    pub gc_start_ns: u64,
+    /// The thread that its goroutine was last seen on, which has its window.
+    pub thread: u64,
     /// When it began to clear the object's memory; 0 where it has not.
     pub zeroing_ns: u64,
 }

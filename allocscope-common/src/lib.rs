@@ -7,10 +7,12 @@
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
 //!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules), [`object`]
 //!    (objects and granules to places in arrays), [`cell`] (series and buckets to places in arrays), [`go_call`]
-//!    (goroutines to places for their open calls) and [`touch`] (page faults to the pages that they made real).
+//!    (goroutines to places for their open calls), [`touch`] (page faults to the pages that they made real) and
+//!    [`phases`] (what a thread does, one thing after the other, to how long it did each).
 #![no_std]
 
 pub mod bucket;
+pub mod cause;
 pub mod cell;
 pub mod config;
 pub mod cookie;
@@ -20,6 +22,7 @@ pub mod go_call;
 pub mod key;
 pub mod native_id;
 pub mod object;
+pub mod phases;
 pub mod range;
 pub mod site_id;
 pub mod touch;

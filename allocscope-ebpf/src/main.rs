@@ -18,6 +18,7 @@ mod ranges;
 mod record;
 mod thread;
 mod touches;
+mod window;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -6,8 +6,9 @@ use crate::inflight::{NativeCall, SystemCall};
 use crate::objects::SlotCursor;
 use crate::record::Recent;
 use crate::thread::FaultSlot;
+use crate::window::Window;
 use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
-use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
+use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
@@ -43,6 +44,10 @@ pub static PAGE_FAULT_EVENT: Global<i32> = Global::new(-1);
 /// The number of `THP_FAULT_ALLOC`, of the same kind.
 #[unsafe(no_mangle)]
 pub static THP_FAULT_EVENT: Global<i32> = Global::new(-1);
+
+/// Offset of `pid` in the kernel's `task_struct`, in bytes. Set at load time, from the kernel's own type information.
+#[unsafe(no_mangle)]
+pub static TASK_PID_OFFSET: Global<u64> = Global::new(0);
 
 /// Traced processes by tgid. Written by the user side and, for forks, by the kernel side.
 #[map]
@@ -150,6 +155,10 @@ pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SL
 /// The open page fault of each thread and where its last one fell, tag-checked.
 #[map]
 pub static FAULTS: Array<FaultSlot> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+
+/// What open windows' time has gone to so far, by thread, tag-checked.
+#[map]
+pub static WINDOWS: Array<Window> = Array::with_max_entries(WINDOW_SLOTS, 0);
 
 /// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]

@@ -172,6 +172,13 @@ impl Thread {
         unsafe { (*self.kept).address = 0 };
     }
 
+    /// When the open fault began.
+    #[inline(always)]
+    pub fn start_ns(&self) -> u64 {
+        // SAFETY: as in `open`.
+        unsafe { (*self.kept).ns & !FLAGS }
+    }
+
     /// How long the open fault has taken so far.
     #[inline(always)]
     pub fn elapsed_ns(&self) -> u64 {
@@ -195,6 +202,23 @@ impl Thread {
         // SAFETY: as in `open`.
         unsafe { (*self.kept).ns }
     }
+}
+
+/// Whether a thread may be in a page fault: its id alone tells.
+#[inline(always)]
+pub fn is_in_fault(thread: u32) -> bool {
+    // SAFETY: a checked map value.
+    FAULTS
+        .get_ptr_mut(thread_slot(u64::from(thread)))
+        .is_some_and(|kept| unsafe { (*kept).tag as u32 == thread && (*kept).address != 0 })
+}
+
+/// When the thread's open page fault began; `None` where it is in none that was seen.
+#[inline(always)]
+pub fn open_fault_start(pid_tgid: u64) -> Option<u64> {
+    let kept = FAULTS.get_ptr_mut(thread_slot(pid_tgid))?;
+    // SAFETY: a checked map value.
+    unsafe { ((*kept).tag == pid_tgid && (*kept).address != 0).then_some((*kept).ns & !FLAGS) }
 }
 
 /// Forgets what was kept of a thread whose id serves again.

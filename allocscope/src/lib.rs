@@ -46,6 +46,7 @@
 //!    metrics and reports. (the enum is the map's index; exporters print every value)
 //! 7. Coverage is stated: faults in large ranges against faults seen, sites attached against planned.
 //!    ([`aggregate::Coverage`]; golden texts in `export::table`)
+//!    Causes of a window are disjoint and sum to its time. (`allocscope_common::phases`; `tests/causes.rs`)
 //! 8. Histograms leave whole; only viewers compute percentiles. ([`intake::SeriesReading`] keeps
 //!    buckets; `export::quantile` is used by viewers only)
 //! 9. The tool knows its own price: measured at start-up, counted per process, exported.

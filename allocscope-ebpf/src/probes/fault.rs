@@ -22,7 +22,7 @@ use crate::page_size::page_bytes;
 use crate::record::{counters, record, total, unrecord};
 use crate::thread::{IN_OBJECT, INDEX, NOT_LARGE, Place, Thread};
 use crate::touches::Faults;
-use crate::{ranges, touches};
+use crate::{ranges, touches, window};
 use allocscope_common::key::{FaultKind, FaultScope, SeriesKey};
 use allocscope_common::range::Span;
 use allocscope_common::touch::HUGE_SHIFT;
@@ -207,8 +207,12 @@ fn untimed(slot: u32, kind: FaultKind, scope: FaultScope, faults: u64) {
 /// The end of the open fault, which took `ns` and was served with a page of that size.
 #[inline(always)]
 fn end(thread: &Thread, kind: FaultKind, ns: u64, page_bytes: u64) {
+    let start_ns = thread.start_ns();
     let address = thread.close(ns);
     let scope = attribute(thread, address, Faults { count: 1, ns, page_bytes });
+    // Of a mapping of a file it would be the file that was read.
+    let is_swap = kind as u8 == FaultKind::Major as u8 && scope as u8 == FaultScope::Large as u8;
+    window::end_fault(thread.pid_tgid, thread.image.slot, start_ns, ns, is_swap);
     record(SeriesKey::fault(thread.image.slot, kind, scope), ns, 0);
 }
 

@@ -10,6 +10,7 @@ use crate::objects;
 use crate::probes::native::{TCMALLOC_PAGE_SHIFT, argument, read};
 use crate::record::{record, total};
 use crate::thread::Thread;
+use crate::window::{self, Owner};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::native_id::{self, NativeResult};
 use aya_ebpf::bindings::pt_regs;
@@ -32,7 +33,9 @@ pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let start_ns = unsafe { bpf_ktime_get_ns() };
     let tag = thread.pid_tgid;
     let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first: FREEING, home: image.home() });
-    if opened.is_none() {
+    if opened.is_some() {
+        window::open_call(tag, start_ns, Owner::Native);
+    } else {
         // Part of another call, such as a `realloc` that moves: its time is that call's.
         total(key(&image, cookie, size), 1, size);
     }

@@ -7,12 +7,13 @@
 //! move, but the distance to the stack's upper end stays. Exits are plain probes, never return probes:
 //! a return trampoline on a goroutine's stack kills the program at the next stack scan.
 
-use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{close_go_call, find_go_call, open_go_call};
 use crate::objects;
-use crate::record::{counters, hit, lost, record};
-use allocscope_common::counter::{LossReason, ProbeClass, StallCause};
+use crate::record::{hit, lost, record};
+use crate::window::{self, Owner};
+use allocscope_common::cause::Cause;
+use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
@@ -105,9 +106,11 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0 });
+    open_go_call(GoCall { tag, start_ns, size, thread: traced.pid_tgid, zeroing_ns: 0 });
+    window::open_call(traced.pid_tgid, start_ns, Owner::Go);
     if function_of(cookie) == OWN {
         close_go_call(tag);
+        window::close_call(traced.pid_tgid, start_ns, start_ns);
     }
     None
 }
@@ -125,16 +128,18 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
     // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let call = find_go_call(tag(traced, regs, cookie)?)?;
+    // SAFETY: a checked map value; the goroutine is here and nowhere else.
+    let call = unsafe { &mut *call };
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
     if role == Role::GcStart as u8 {
-        // SAFETY: a checked map value; the goroutine is here and nowhere else.
-        unsafe { (*call).gc_start_ns = now_ns };
+        window::enter_call_cause(call.thread, call.start_ns, Cause::GcStart, now_ns);
         return None;
     }
-    // SAFETY: as above.
-    let size = unsafe {
-        (*call).zeroing_ns = now_ns;
-        (*call).size
-    };
+    // What lies between the two is a few instructions.
+    window::leave_call_cause(call.thread, call.start_ns, Cause::GcStart, now_ns);
+    window::enter_call_cause(call.thread, call.start_ns, Cause::Zeroing, now_ns);
+    call.zeroing_ns = now_ns;
+    let size = call.size;
     file(traced, Allocator::Go, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
 }
 
@@ -142,11 +147,15 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
 fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let call = close_go_call(tag(traced, regs, cookie)?)?;
+    let mut call = close_go_call(tag(traced, regs, cookie)?)?;
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
+    let closed = window::close_call(call.thread, call.start_ns, now_ns);
     let class = size_class(call.size);
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    count_stalls(traced, &call, now_ns);
+    if let Some(closed) = closed {
+        closed.count(traced.slot);
+    }
     if call.zeroing_ns != 0 {
         // Filed then.
         return None;
@@ -157,27 +166,6 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
         return None;
     };
     file(traced, allocator(cookie), range, call.size, now_ns)
-}
-
-/// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
-/// instructions.
-#[inline(always)]
-fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
-    let zeroing = if call.zeroing_ns == 0 { now_ns } else { call.zeroing_ns };
-    let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
-    let Some(counters) = counters(traced.slot) else { return };
-    // SAFETY: a checked map value; the indices are below the array's length by their type.
-    unsafe {
-        let stall_ns = &raw mut (*counters).stall_ns;
-        let alloc_ns = gc_start.saturating_sub(call.start_ns);
-        add(&raw mut (*stall_ns)[StallCause::AllocLarge as usize], alloc_ns);
-        if gc_start != zeroing {
-            add(&raw mut (*stall_ns)[StallCause::GcStart as usize], zeroing.saturating_sub(gc_start));
-        }
-        if zeroing != now_ns {
-            add(&raw mut (*stall_ns)[StallCause::Zeroing as usize], now_ns.saturating_sub(zeroing));
-        }
-    }
 }
 
 #[inline(always)]

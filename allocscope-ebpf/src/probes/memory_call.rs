@@ -11,7 +11,8 @@ use crate::inflight::{
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, lost, lost_many, record, record_touch};
+use crate::record::{self, counters, hit, lost, lost_many, record_touch};
+use crate::window::{self, ClosedCall, Owner};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
@@ -63,17 +64,38 @@ fn open(traced: &Traced, args: [u64; CALL_ARGS]) -> Option<u32> {
     // SAFETY: a helper without arguments.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     open_system_call(SystemCall { tag: traced.pid_tgid, start_ns, args });
+    window::open_call(traced.pid_tgid, start_ns, Owner::System);
     None
 }
 
-/// The call that ends here, and how long it took.
+/// A call that has ended.
+struct Ended {
+    traced: Traced,
+    call: SystemCall,
+    ns: u64,
+    window: Option<ClosedCall>,
+}
+
+/// The call that ends here.
 #[inline(always)]
-fn close() -> Option<(Traced, SystemCall, u64)> {
+fn close() -> Option<Ended> {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let traced = Traced::current()?;
     let call = close_system_call(traced.pid_tgid)?;
-    Some((traced, call, now_ns.saturating_sub(call.start_ns)))
+    let window = window::close_call(traced.pid_tgid, call.start_ns, now_ns);
+    Some(Ended { traced, call, ns: now_ns.saturating_sub(call.start_ns), window })
+}
+
+impl Ended {
+    /// Records it, and what its time went to.
+    #[inline(always)]
+    fn record(&self, key: SeriesKey, bytes: u64) {
+        record::record(key, self.ns, bytes);
+        if let Some(window) = self.window {
+            window.count(self.traced.slot);
+        }
+    }
 }
 
 #[inline(always)]
@@ -111,7 +133,8 @@ fn mmap_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let start = result(ctx)?;
     let [len, prot, flags, ..] = call.args;
     if start > LAST_ADDRESS {
@@ -131,7 +154,7 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     let is_memory = allocator as u64 != Allocator::File as u64;
     if is_memory {
-        record(stage(&traced, allocator, Stage::Call, len), ns, len);
+        ended.record(stage(&traced, allocator, Stage::Call, len), len);
     }
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
@@ -205,7 +228,8 @@ fn munmap_exit(ctx: TracePointContext) -> u32 {
 /// runtime's own heap.
 #[inline(always)]
 fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let [len, outcome, size, allocator, ..] = call.args;
     if result(ctx)? != 0 {
         if outcome != NOTHING {
@@ -218,7 +242,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     if outcome == ENDED {
         let class = size_class(size);
-        record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), ns, len);
+        ended.record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), len);
     } else if outcome == CUT {
         let counters = counters(traced.slot)?;
         // SAFETY: a checked map value.
@@ -228,7 +252,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
         }
     } else if is_large(len) && !in_native_call(traced.pid_tgid) {
         // Not what an allocator trims off a mapping that it has just made.
-        record(stage(&traced, Allocator::Mmap, Stage::Release, len), ns, len);
+        ended.record(stage(&traced, Allocator::Mmap, Stage::Release, len), len);
     }
     None
 }
@@ -269,13 +293,14 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let [old_start, old_len, new_len, touch_ns, pages, allocator] = call.args;
     let new_start = result(ctx)?;
     let moved = new_start <= LAST_ADDRESS;
     // As for `mmap`: inside of an allocator's call it is part of it.
     if moved && is_large(new_len) && !in_native_call(traced.pid_tgid) {
-        record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
+        ended.record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), new_len);
     }
     if allocator != 0 {
         let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
@@ -313,10 +338,11 @@ fn madvise_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_madvise_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, .. } = ended;
     if result(ctx)? == 0 {
         let len = call.args[0];
-        record(stage(&traced, Allocator::Madvise, Stage::Release, len), ns, len);
+        ended.record(stage(&traced, Allocator::Madvise, Stage::Release, len), len);
     }
     None
 }
@@ -341,7 +367,8 @@ fn brk_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, _, ns) = close()?;
+    let ended = close()?;
+    let traced = ended.traced;
     let new = result(ctx)?;
     // SAFETY: a checked map value; the kernel serialises the brk calls of a process.
     let old = unsafe { core::ptr::replace(&raw mut (*traced.target).brk, new) };
@@ -353,7 +380,7 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
     // As for `mmap`: growth inside of an allocator's call is part of it, and shrinking part of a release.
     let is_part = if new > old { in_native_call(traced.pid_tgid) } else { in_free_call(traced.pid_tgid) };
     if is_large(bytes) && !is_part {
-        record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
+        ended.record(stage(&traced, Allocator::Brk, stage_of_call, bytes), bytes);
     }
     None
 }

@@ -17,6 +17,7 @@ use crate::maps::SMALL_HITS;
 use crate::probes::free;
 use crate::record::{counters, hit, hits, lost, record};
 use crate::thread::Thread;
+use crate::window::{self, Owner};
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -114,7 +115,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let home = thread.image.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home })
+    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home })?;
+    window::open_call(thread.pid_tgid, start_ns, Owner::Native);
+    Some(())
 }
 
 /// Counts the hit of a small call, which is all there is to do: each [`SMALL_CALLS`]th of a CPU counts for so many,
@@ -182,9 +185,13 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, result) = unsafe { ((*regs).rsp, (*regs).rax) };
     let call = close_native_call(bpf_get_current_pid_tgid(), sp)?;
+    let closed = window::close_call(call.tag, call.start_ns, now_ns);
     let image = Image::of_home(call.home)?;
     hit(image.slot, ProbeClass::UprobeReturn);
     if native_id::releases(native_id::result_of(cookie)) {
+        if let Some(closed) = closed {
+            closed.count(image.slot);
+        }
         return free::leave(&image, &call, now_ns, cookie);
     }
     let memory = memory_of(result, cookie, &call)?;
@@ -192,6 +199,9 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let allocator = native_id::allocator_of(cookie);
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
+    if let Some(closed) = closed {
+        closed.count(image.slot);
+    }
     let (size, filed_ns, allocator) = (call.size, now_ns, u64::from(allocator));
     match memory {
         Memory::Unknown => {

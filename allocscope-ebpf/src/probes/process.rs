@@ -1,7 +1,7 @@
 //! Processes: fork, exec, exit. Children of traced processes get a slot before they run.
 
 use crate::atomic::increment;
-use crate::filter::Traced;
+use crate::filter::{Traced, is_return_safe};
 use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, REPORT_EVERY_EXEC, TARGETS};
 use crate::record::lost;
 use crate::thread;
@@ -46,7 +46,7 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
         return None;
     };
     // A seccomp filter is inherited, as is its absence; of a parent that is not traced neither is known.
-    Traced::set_return_safe(slot, parent.as_ref().is_some_and(Traced::is_return_safe));
+    Traced::set_return_safe(slot, parent.as_ref().is_some_and(|parent| is_return_safe(parent.slot)));
     // SAFETY: a checked map value.
     let brk = parent.map_or(0, |parent| unsafe { (*parent.target).brk });
     let target = Target { slot, flags: FOLLOW_CHILDREN, brk };

@@ -64,6 +64,7 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         page_faults: trace.probe.page_faults,
         examiner: examiner(&trace.probe),
         max_overhead_percent: trace.probe.max_overhead_percent,
+        off_cpu: trace.probe.off_cpu,
         log: log::log_enabled!(log::Level::Info),
     }
 }

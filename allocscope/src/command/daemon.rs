@@ -29,6 +29,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         page_faults: config.probe.page_faults,
         examiner: super::attach::examiner(&config.probe),
         max_overhead_percent: config.probe.max_overhead_percent,
+        off_cpu: config.probe.off_cpu,
         selection: (!by_pid).then(|| config.selection.clone()),
         log: log::log_enabled!(log::Level::Info),
     })?;

@@ -84,6 +84,8 @@ pub struct ProbeOptions {
     pub max_overhead_percent: Option<f64>,
     /// What is done for each page fault.
     pub page_faults: PageFaults,
+    /// Tell time off the CPU apart.
+    pub off_cpu: bool,
 }
 
 /// What is done for each page fault.
@@ -319,6 +321,7 @@ impl From<ProbeArgs> for ProbeOptions {
                 PageFaultsArg::Timed => PageFaults::Timed,
                 PageFaultsArg::Counted => PageFaults::Counted,
             },
+            off_cpu: !args.no_off_cpu,
         }
     }
 }
@@ -440,6 +443,7 @@ mod tests {
                 allow_small_cost: false,
                 max_overhead_percent: None,
                 page_faults: PageFaults::Timed,
+                off_cpu: true,
             },
             color: Color::Auto,
         };

@@ -5,7 +5,8 @@ use super::quantile::timed;
 use crate::aggregate::{ProcessSnapshot, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
-use allocscope_common::counter::{ProbeClass, StallCause};
+use allocscope_common::cause::Cause;
+use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -166,8 +167,9 @@ impl<'a> Process<'a> {
             let untimed = counters.untimed_faults[kind as usize] as f64;
             families.add(&names::UNTIMED_PAGE_FAULTS, &self.labels(&[kind.name()]), untimed);
         }
-        for &cause in StallCause::ALL {
-            let time_ns = counters.stall_ns[cause as usize];
+        let causes_ns = self.process.causes_ns();
+        for &cause in Cause::ALL {
+            let time_ns = causes_ns[cause as usize];
             families.add(&names::STALL, &self.labels(&[cause.name()]), time_ns as f64 / 1e9);
         }
         let labels = self.labels(&[]);
@@ -180,16 +182,13 @@ impl<'a> Process<'a> {
     /// Page faults of every kind and scope, those that never came as 0: a rate of a counter that
     /// appears with its first event does not see that event.
     fn tell_faults(&self, families: &mut Families) {
-        let mut time_ns = 0;
         for (&kind, &scope) in
             FaultKind::ALL.iter().flat_map(|kind| FaultScope::ALL.iter().map(move |scope| (kind, scope)))
         {
             let series = self.process.series.get(&Series::Fault { kind, scope });
             let count = series.map_or(0, |series| series.totals.count);
-            time_ns += series.map_or(0, |series| series.totals.time_ns);
             families.add(&names::PAGE_FAULTS, &self.labels(&[kind.name(), scope.name()]), count as f64);
         }
-        families.add(&names::STALL, &self.labels(&["page_fault"]), time_ns as f64 / 1e9);
     }
 
     fn tell_series(&self, series: &Series, reading: &SeriesReading, families: &mut Families) {

@@ -5,6 +5,7 @@ use crate::intake::{LiveTotals, SeriesReading};
 use crate::site::Miss;
 use crate::target::{ProcessId, ProcessInfo};
 use allocscope_common::bucket::bucket_of_ns;
+use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, Series, Stage};
 use std::collections::BTreeMap;
@@ -81,7 +82,10 @@ fn server() -> ProcessSnapshot {
             partial_releases: 1,
             partial_release_ns: 3_000,
             odd_results: 0,
-            stall_ns: [12_000, 0, 4_000],
+            stall_ns: stall_ns(),
+            call_window_ns: 4_034_000,
+            fault_in_call_ns: 1_000,
+            fault_causes_ns: 2_000,
         },
         live: BTreeMap::from([(
             (Allocator::Go, 26),
@@ -95,6 +99,15 @@ fn server() -> ProcessSnapshot {
             (fault(FaultScope::Other), series(&[700], 0)),
         ]),
     }
+}
+
+fn stall_ns() -> [u64; CAUSES] {
+    let mut ns = [0; CAUSES];
+    ns[Cause::Alloc as usize] = 4_012_000;
+    ns[Cause::Zeroing as usize] = 21_000;
+    ns[Cause::PageFault as usize] = 1_000;
+    ns[Cause::Runnable as usize] = 2_000;
+    ns
 }
 
 fn batch() -> ProcessSnapshot {

@@ -249,7 +249,7 @@ pub(super) fn page_size_at() -> Option<u64> {
 
 impl Loaded {
     /// The kernel's types, which are read once: they are megabytes.
-    fn kernel_types(&mut self) -> Result<Rc<Btf>> {
+    pub(super) fn kernel_types(&mut self) -> Result<Rc<Btf>> {
         if let Some(types) = &self.kernel_types {
             return Ok(Rc::clone(types));
         }

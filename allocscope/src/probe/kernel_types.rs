@@ -12,6 +12,9 @@ pub(super) static PAGE_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm
 pub(super) static THP_FAULT: LazyLock<Option<i32>> =
     LazyLock::new(|| value("vm_event_item", "THP_FAULT_ALLOC"));
 
+/// The offset of `pid` in `struct task_struct`, in bytes.
+pub(super) static TASK_PID: LazyLock<Option<u32>> = LazyLock::new(|| member_at("task_struct", "pid"));
+
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u32 = 0xeb9f;
 /// A type's name, information, and size or type.

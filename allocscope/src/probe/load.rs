@@ -2,7 +2,7 @@
 
 use super::faults::page_size_at;
 use super::held::Holder;
-use super::kernel_types::{PAGE_FAULT, THP_FAULT};
+use super::kernel_types::{PAGE_FAULT, TASK_PID, THP_FAULT};
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::{AttachVia, PageFaults};
@@ -32,6 +32,8 @@ pub struct LoadOptions {
     pub attach_via: Option<AttachVia>,
     /// What is done for each page fault.
     pub page_faults: PageFaults,
+    /// Watch the scheduler, so that time off the CPU is told apart.
+    pub off_cpu: bool,
 }
 
 impl Default for LoadOptions {
@@ -45,6 +47,7 @@ impl Default for LoadOptions {
             log: false,
             attach_via: None,
             page_faults: PageFaults::Timed,
+            off_cpu: true,
         }
     }
 }
@@ -58,6 +61,7 @@ pub struct Loaded {
     pub(super) page_faults: PageFaults,
     /// Where a fault's sample tells the size of its page; 0 where it does not.
     pub(super) page_size_at: u64,
+    pub(super) off_cpu: bool,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -107,6 +111,8 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("FREE_COUNTS", buckets)
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
+    // Where it is not known, the program that needs it is not attached.
+    let task_pid_offset = TASK_PID.map_or(0, u64::from);
     let follow_all = u32::from(options.follow_all);
     let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
@@ -114,6 +120,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
+        .override_global("TASK_PID_OFFSET", &task_pid_offset, true)
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
@@ -135,6 +142,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         kernel_types: None,
         page_faults: options.page_faults,
         page_size_at,
+        off_cpu: options.off_cpu,
         max_processes: processes,
     })
 }

@@ -4,6 +4,7 @@
 //! dropping it detaches, and so does the kernel when the process is killed.
 
 mod batch;
+mod causes;
 mod detached;
 mod faults;
 mod held;

@@ -3,8 +3,9 @@
 use super::faults::{FaultLinks, FaultRung};
 use super::held::HeldLink;
 use super::perf_link::attach_tracepoint;
-use super::{Loaded, Tracefs};
+use super::{Loaded, Tracefs, causes};
 use crate::failure::{Exit, Failure};
+use crate::site::Miss;
 use anyhow::{Context, Error, Result};
 use aya::programs::{RawTracePoint, TracePoint};
 use std::os::fd::AsFd;
@@ -34,6 +35,7 @@ const RAW_TRACEPOINTS: [(&str, &str); 2] =
 pub struct SystemProbes {
     _tracepoints: Vec<HeldLink>,
     faults: FaultLinks,
+    cause_misses: Vec<Miss>,
 }
 
 impl SystemProbes {
@@ -52,12 +54,18 @@ impl SystemProbes {
             attach_raw(loaded, program, name).map_err(refused)?;
         }
         let faults = FaultLinks::attach(loaded, &tracefs)?;
-        Ok(Self { _tracepoints: tracepoints, faults })
+        let cause_misses = causes::attach(loaded);
+        Ok(Self { _tracepoints: tracepoints, faults, cause_misses })
     }
 
     /// How page faults are seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.faults.rung
+    }
+
+    /// Causes that are not told apart on this machine.
+    pub fn cause_misses(&self) -> &[Miss] {
+        &self.cause_misses
     }
 }
 

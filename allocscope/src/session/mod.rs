@@ -59,6 +59,8 @@ pub struct SessionOptions {
     pub selection: Option<Selection>,
     /// The most that tracing may cost a process, in percent of one CPU.
     pub max_overhead_percent: Option<f64>,
+    /// Whether time off the CPU is told apart.
+    pub off_cpu: bool,
     /// Whether the kernel side's diagnostics are read.
     pub log: bool,
 }
@@ -131,6 +133,7 @@ impl Session {
             log: options.log,
             attach_via: options.attach_via,
             page_faults: options.page_faults,
+            off_cpu: options.off_cpu,
         })?;
         let kernel_log = if options.log { watch::KernelLog::start(loaded.ebpf_mut()) } else { None };
         let (mut maps, events) = Maps::take(loaded.ebpf_mut(), options.max_processes)?;
