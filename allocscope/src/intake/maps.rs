@@ -8,7 +8,9 @@ use allocscope_common::cell::TotalsCell;
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
-use allocscope_common::key::{BucketKey, FaultKind, FaultScope, RangeKey, SeriesKey, slot_of_space, space};
+use allocscope_common::key::{
+    BucketKey, FaultKind, FaultScope, RangeKey, Series, SeriesKey, slot_of_space, space,
+};
 use allocscope_common::object::home;
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
@@ -190,7 +192,7 @@ impl Maps {
         for &slot in slots {
             reading
                 .slots
-                .insert(slot, SlotReading { counters: self.counters(slot), ..SlotReading::default() });
+                .insert(slot, SlotReading { counters: self.counted(slot), ..SlotReading::default() });
         }
         // Histograms first: an event in between is then in the totals and not yet in the histogram,
         // never the other way round.
@@ -205,7 +207,11 @@ impl Maps {
             let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else {
                 continue;
             };
-            slot.series.entry(series).or_default().totals = sum_totals(&totals);
+            let totals = sum_totals(&totals);
+            if matches!(series, Series::Fault { .. }) {
+                slot.counters.hits[ProbeClass::PageFault as usize] += totals.count;
+            }
+            slot.series.entry(series).or_default().totals = totals;
         }
         self.read_live(&mut reading);
         for reason in 0..LOSS_REASONS {
@@ -238,11 +244,16 @@ impl Maps {
 
     /// What was counted so far for the process in `slot`, beside its series.
     pub fn counters(&self, slot: u32) -> ProcessCounters {
-        let counted = self.processes.get(&slot, 0);
-        let mut counters =
-            counted.map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values));
+        let mut counters = self.counted(slot);
         counters.hits[ProbeClass::PageFault as usize] = self.faults(slot);
         counters
+    }
+
+    /// The same without page faults.
+    fn counted(&self, slot: u32) -> ProcessCounters {
+        self.processes
+            .get(&slot, 0)
+            .map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))
     }
 
     /// Page faults, which the kernel side counts in their series only.
