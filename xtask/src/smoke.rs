@@ -18,7 +18,7 @@ pub fn main() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the release build: {}: {said}", output.status);
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut report = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let report = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let report = report.rev().find(|line| line["final"] == true).context("it gave no report")?;
     let seen = blocks(&report).context("it saw no blocks")?;
     ensure!(seen == BLOCKS, "the release build saw {seen} blocks of {BLOCKS}: {report}");

@@ -3,7 +3,7 @@
 
 use super::case::{
     COUNT_FAULTS, Case, Check, Counts, GLIBC, TIME_CALLS, TIME_FAULTS, Tracer, Variant, allocscope, bpftrace,
-    command, daemon, large, per_op, untraced, untraced_again,
+    command, daemon, large, untraced, untraced_again,
 };
 use serde_json::Value;
 use std::path::Path;
@@ -48,8 +48,8 @@ pub fn cases(program: &Path, quick: bool) -> Vec<Case> {
     };
     let among = |name, unit, words: &str| Case {
         crowd: if quick { QUICK_CROWD } else { CROWD },
-        note: "the process measured and all that wait beside it are traced by the daemon",
-        ..case(name, unit, words, per_op, crowd_variants())
+        note: "the process measured and all that wait beside it are traced by the daemon; the fastest 10,000 in a row",
+        ..case(name, unit, words, best_per_op, crowd_variants())
     };
     let faults = if quick { "faults --mib 4 --rounds 2" } else { "faults --mib 32 --rounds 24" };
     let count = if quick { 1 } else { 10 };
@@ -122,6 +122,11 @@ fn blocks(truth: &Value) -> Option<u64> {
 
 fn per_fault(truth: &Value) -> Option<f64> {
     Some(truth["touch_cpu_ns"].as_f64()? / truth["pages_touched"].as_f64()?)
+}
+
+/// Of the fastest chunk: by the wall's clock a busy machine interrupts most of the others.
+fn best_per_op(truth: &Value) -> Option<f64> {
+    truth["ns_per_op_best"].as_f64()
 }
 
 /// From the call to the end of the release.
