@@ -1,7 +1,9 @@
 //! An allocator into the function that its large objects, and none of its small ones, are given back through.
 //!
-//! Of glibc and mimalloc there is none: what `_int_free` and `mi_free` do for a large object they do for smaller
-//! ones as well, so their objects end when their addresses serve again.
+//! Of glibc and mimalloc there is none, so their objects end when their addresses serve again. `mi_free` serves all
+//! sizes, and so does glibc's `_int_free`, which holds the thread cache: a Python program that parses JSON passed it
+//! 192,744 times for 283 blocks of 32 KiB or more, `git log --stat` 12,777 times for 1,266. What only
+//! large blocks pass (`munmap_chunk`, `systrim`, `heap_trim`) is a system call's work, which is seen.
 
 use allocscope_common::key;
 use allocscope_common::native_id::NativeResult;
