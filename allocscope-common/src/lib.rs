@@ -6,7 +6,8 @@
 //!    (each file asserts its sizes at compile time) and is plain old data.
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
 //!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules), [`object`]
-//!    (objects and granules to places in arrays) and [`go_call`] (goroutines to places for their open calls).
+//!    (objects and granules to places in arrays), [`go_call`] (goroutines to places for their open calls) and
+//!    [`go_runtime`] (processor flags to whether a jump is taken).
 #![no_std]
 
 pub mod bucket;
@@ -15,6 +16,7 @@ pub mod config;
 pub mod counter;
 pub mod event;
 pub mod go_call;
+pub mod go_runtime;
 pub mod key;
 pub mod native_id;
 pub mod object;

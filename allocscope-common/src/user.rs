@@ -3,6 +3,7 @@
 use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters, Totals};
 use crate::event::ProcessEvent;
+use crate::go_runtime::GoStop;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
 use crate::range::Granule;
 
@@ -16,6 +17,7 @@ macro_rules! pod {
 
 pod!(
     BucketKey,
+    GoStop,
     Granule,
     Image,
     LiveRange,

@@ -8,6 +8,7 @@ use crate::ranges::CachedRange;
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
+use allocscope_common::go_runtime::{GoAssist, GoStop};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
 use allocscope_common::range::Granule;
@@ -26,6 +27,10 @@ pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 /// 1 where exec events of untraced processes are wanted too. Set at load time.
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
+
+/// 1 where what Go's runtime does is recorded. Set at load time.
+#[unsafe(no_mangle)]
+pub static GO_RUNTIME: Global<u32> = Global::new(0);
 
 /// Traced processes by tgid. Written by the user side and, for forks, by the kernel side.
 #[map]
@@ -100,6 +105,18 @@ pub static FAULTS: Array<FaultStart> = Array::with_max_entries(INFLIGHT_SLOTS, 0
 /// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]
 pub static GO_CALLS: Array<GoCallSet> = Array::with_max_entries(GO_CALL_SETS, 0);
+
+/// The last assist of a goroutine, by (tgid, g), tag-checked.
+#[map]
+pub static GO_ASSISTS: Array<GoAssist> = Array::with_max_entries(GO_CALL_SETS, 0);
+
+/// Stops of Go's world, by slot. Cleared by the user side when a slot becomes free.
+#[map]
+pub static GO_STOPS: Array<GoStop> = Array::with_max_entries(1024, 0);
+
+/// 1 while every `sync.Pool.Get` is counted. Set by the user side.
+#[map]
+pub static POOL_WINDOW: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Open calls of native allocators by thread, tag-checked.
 #[map]

@@ -9,12 +9,14 @@
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
-use crate::inflight::{close_go_call, find_go_call, open_go_call};
+use crate::inflight::{close_go_call, find_assist, find_go_call, open_go_call};
 use crate::objects;
+use crate::probes::go_mark::{self, enter_part, stopped_ns};
 use crate::record::{counters, hit, lost, record};
-use allocscope_common::cause::Cause;
+use allocscope_common::cause::CAUSES;
 use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::go_call::{GoCall, GoCallTag};
+use allocscope_common::go_runtime::{GoAssist, PART_CAUSES, PARTS, Part};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
 use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass, function_of};
@@ -50,11 +52,13 @@ fn go_site(ctx: ProbeContext) -> u32 {
 }
 
 /// What the probes look at.
-struct Registers {
-    rax: u64,
-    rbx: u64,
-    rsp: u64,
-    r14: u64,
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rsp: u64,
+    pub r14: u64,
+    pub flags: u64,
 }
 
 impl Registers {
@@ -68,10 +72,21 @@ impl Registers {
             Self {
                 rax: (&raw const (*regs).rax).read_volatile(),
                 rbx: (&raw const (*regs).rbx).read_volatile(),
+                rcx: (&raw const (*regs).rcx).read_volatile(),
                 rsp: (&raw const (*regs).rsp).read_volatile(),
                 r14: (&raw const (*regs).r14).read_volatile(),
+                flags: (&raw const (*regs).eflags).read_volatile(),
             }
         }
+    }
+
+    /// The goroutine, and the bytes between its stack's upper end and `sp`.
+    #[inline(always)]
+    pub fn tag_at(&self, traced: &Traced, sp: u64) -> Option<GoCallTag> {
+        // SAFETY: the helper checks the address itself.
+        let stack_hi = unsafe { bpf_probe_read_user((self.r14 + G_STACK_HI) as *const u64) }.ok()?;
+        let depth = stack_hi.wrapping_sub(sp) & 0xffff_ffff;
+        Some(GoCallTag { g: self.r14, tgid_depth: u64::from(traced.tgid()) << 32 | depth })
     }
 }
 
@@ -89,7 +104,13 @@ fn try_go_site(ctx: &ProbeContext) -> Option<u32> {
     } else if role == Role::Exit as u8 {
         exit(ctx, &traced, regs, cookie)
     } else {
-        mark(&traced, regs, cookie, role)
+        // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        if role <= Role::Zeroing as u8 {
+            mark(&traced, regs, cookie, role, now_ns)
+        } else {
+            go_mark::mark(&traced, regs, cookie, role, now_ns)
+        }
     }
 }
 
@@ -105,12 +126,36 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     }
     let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
-    let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_go_call(GoCall { tag, start_ns, size, gc_start_ns: 0, zeroing_ns: 0 });
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let stopped_ns = stopped_ns(traced, now_ns);
+    let mut call = GoCall { tag, size, start_ns: now_ns, since_ns: now_ns, stopped_ns, ..GoCall::default() };
+    take_assist(&mut call, cookie);
+    open_go_call(call);
     if function_of(cookie) == OWN {
         close_go_call(tag);
     }
     None
+}
+
+/// Where the goroutine has just marked in return for this allocation, its call began then: nothing lies between but
+/// the way from `mallocgc` to the large path. It did so for this one where the stack was as deep and the size the same.
+#[inline(always)]
+fn take_assist(call: &mut GoCall, cookie: u64) {
+    let Some(assist) = find_assist(call.tag) else { return };
+    let malloc =
+        GoCallTag { tgid_depth: call.tag.tgid_depth - site_id::result_offset_of(cookie), ..call.tag };
+    // SAFETY: a checked map value.
+    unsafe {
+        if (*assist).tag != malloc || (*assist).size != call.size {
+            return;
+        }
+        (*assist).tag.g = 0;
+        let GoAssist { start_ns, stopped_ns, .. } = *assist;
+        let (now_ns, stopped_now_ns) = (call.start_ns, call.stopped_ns);
+        *call = GoCall { start_ns, since_ns: start_ns, stopped_ns, part: Part::GcAssist as u64, ..*call };
+        call.settle(now_ns, stopped_now_ns);
+        call.part = Part::Alloc as u64;
+    }
 }
 
 /// The allocator whose function the cookie names.
@@ -122,18 +167,16 @@ fn allocator(cookie: u64) -> Allocator {
 /// What the call's time goes to from here on. Where it is the clearing of its memory (rax: size, rbx: address),
 /// the range is filed before: its page faults come now.
 #[inline(always)]
-fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32> {
-    // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
     let call = find_go_call(tag(traced, regs, cookie)?)?;
     if role == Role::GcStart as u8 {
-        // SAFETY: a checked map value; the goroutine is here and nowhere else.
-        unsafe { (*call).gc_start_ns = now_ns };
+        enter_part(traced, call, Part::GcStart, now_ns);
         return None;
     }
-    // SAFETY: as above.
+    enter_part(traced, call, Part::Zeroing, now_ns);
+    // SAFETY: a checked map value; the goroutine is here and nowhere else.
     let size = unsafe {
-        (*call).zeroing_ns = now_ns;
+        (*call).is_filed = 1;
         (*call).size
     };
     file(traced, Allocator::Go, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
@@ -143,12 +186,13 @@ fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32>
 fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let call = close_go_call(tag(traced, regs, cookie)?)?;
+    let mut call = close_go_call(tag(traced, regs, cookie)?)?;
     let class = size_class(call.size);
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    count_stalls(traced, &call, now_ns);
-    if call.zeroing_ns != 0 {
+    call.settle(now_ns, stopped_ns(traced, now_ns));
+    count_stalls(traced, &call);
+    if call.is_filed != 0 {
         // Filed then.
         return None;
     }
@@ -160,23 +204,14 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
     file(traced, allocator(cookie), range, call.size, now_ns)
 }
 
-/// A collection's start ends where clearing begins, and both end with the call: what lies between is a few
-/// instructions.
 #[inline(always)]
-fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
-    let zeroing = if call.zeroing_ns == 0 { now_ns } else { call.zeroing_ns };
-    let gc_start = if call.gc_start_ns == 0 { zeroing } else { call.gc_start_ns };
+fn count_stalls(traced: &Traced, call: &GoCall) {
     let Some(counters) = counters(traced.slot) else { return };
-    // SAFETY: a checked map value; the indices are below the array's length by their type.
-    unsafe {
-        let stall_ns = &raw mut (*counters).stall_ns;
-        let alloc_ns = gc_start.saturating_sub(call.start_ns);
-        add(&raw mut (*stall_ns)[Cause::Alloc as usize], alloc_ns);
-        if gc_start != zeroing {
-            add(&raw mut (*stall_ns)[Cause::GcStart as usize], zeroing.saturating_sub(gc_start));
-        }
-        if zeroing != now_ns {
-            add(&raw mut (*stall_ns)[Cause::Zeroing as usize], now_ns.saturating_sub(zeroing));
+    for (part, cause) in PART_CAUSES.into_iter().enumerate() {
+        let ns = call.parts[part & (PARTS - 1)];
+        if ns != 0 {
+            // SAFETY: a checked map value; the index is below the array's length by its type.
+            unsafe { add(&raw mut (*counters).stall_ns[cause as usize & (CAUSES - 1)], ns) };
         }
     }
 }
@@ -198,11 +233,7 @@ fn file(
 /// The goroutine, and the bytes between its stack's upper end and the stack pointer at the function's entry.
 #[inline(always)]
 fn tag(traced: &Traced, regs: &Registers, cookie: u64) -> Option<GoCallTag> {
-    let (g, entry_sp) = (regs.r14, regs.rsp.wrapping_add(site_id::frame_bytes_of(cookie)));
-    // SAFETY: the helper checks the address itself.
-    let stack_hi = unsafe { bpf_probe_read_user((g + G_STACK_HI) as *const u64) }.ok()?;
-    let depth = stack_hi.wrapping_sub(entry_sp) & 0xffff_ffff;
-    Some(GoCallTag { g, tgid_depth: u64::from(traced.tgid()) << 32 | depth })
+    regs.tag_at(traced, regs.rsp.wrapping_add(site_id::frame_bytes_of(cookie)))
 }
 
 /// The addresses of the pages that the call returned for `size` bytes.

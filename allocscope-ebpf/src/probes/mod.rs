@@ -2,6 +2,7 @@
 
 mod fault;
 mod go;
+mod go_mark;
 mod memory_call;
 mod native;
 mod process;

@@ -89,6 +89,10 @@ pub struct ToolSnapshot {
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.
     pub attached_via: Option<&'static str>,
+    /// Windows in which every get of a `sync.Pool` was counted.
+    pub pool_windows: u64,
+    /// Their time, in seconds.
+    pub pool_window_seconds: f64,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

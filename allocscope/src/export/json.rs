@@ -4,6 +4,7 @@
 //! Counts go from the start of tracing. Times are seconds, sizes bytes. Fields are only added; where one
 //! would change its meaning, `schema` grows. A percentile is null where no duration is known.
 
+use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
@@ -77,6 +78,9 @@ pub struct Process<'a> {
     pub partial_release_seconds: f64,
     /// Time in large allocations' calls, by cause.
     pub stall_seconds: BTreeMap<&'static str, f64>,
+    /// What its Go runtime did; absent where that is not traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub go_runtime: Option<GoRuntime>,
     /// What tracing has cost the process.
     pub cost: Cost,
 }
@@ -235,6 +239,7 @@ impl<'a> Process<'a> {
                 .iter()
                 .map(|&cause| (cause.name(), seconds(counters.stall_ns[cause as usize] as f64)))
                 .collect(),
+            go_runtime: GoRuntime::of(process),
             cost: Cost::new(process, tool),
         }
     }

@@ -26,6 +26,8 @@ pub fn snapshot() -> Snapshot {
             ]),
             processes_over_limit: 0,
             attached_via: Some("session"),
+            pool_windows: 0,
+            pool_window_seconds: 0.0,
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,

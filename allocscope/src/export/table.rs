@@ -3,6 +3,7 @@
 //! Plain ASCII, at most [`WIDTH`] columns but for names that are longer. Text from outside (names of
 //! processes, paths) cannot carry terminal control sequences.
 
+use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
@@ -40,6 +41,7 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += &stage_totals(process);
     text += "\nPage faults\n";
     text += &fault_table(process);
+    text += &GoRuntime::of(process).map_or_else(String::new, |runtime| format!("\n{}", runtime.text()));
     text += "\nCoverage\n";
     text += &coverage(process);
     text += &lost(snapshot);

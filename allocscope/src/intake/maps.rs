@@ -5,6 +5,7 @@ use crate::probe::data_of;
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
+use allocscope_common::go_runtime::GoStop;
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space, space};
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
@@ -19,6 +20,8 @@ pub struct Maps {
     processes: PerCpuArray<MapData, ProcessCounters>,
     return_safe: Array<MapData, u32>,
     images: Array<MapData, Image>,
+    go_stops: Array<MapData, GoStop>,
+    pool_window: Array<MapData, u32>,
     series: PerCpuHashMap<MapData, SeriesKey, Totals>,
     buckets: PerCpuHashMap<MapData, BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
@@ -49,6 +52,8 @@ impl Maps {
             processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
             return_safe: Array::try_from(map(ebpf, "RETURN_SAFE")?)?,
             images: Array::try_from(map(ebpf, "IMAGES")?)?,
+            go_stops: Array::try_from(map(ebpf, "GO_STOPS")?)?,
+            pool_window: Array::try_from(map(ebpf, "POOL_WINDOW")?)?,
             series: PerCpuHashMap::try_from(map(ebpf, "SERIES")?)?,
             buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
@@ -84,6 +89,14 @@ impl Maps {
     /// Where the kernel refuses.
     pub fn set_return_safe(&mut self, slot: u32, safe: bool) -> Result<()> {
         Ok(self.return_safe.set(slot, u32::from(safe), 0)?)
+    }
+
+    /// Opens or closes the window in which every get of a `sync.Pool` is counted.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_pool_window(&mut self, open: bool) -> Result<()> {
+        Ok(self.pool_window.set(0, u32::from(open), 0)?)
     }
 
     /// Whether the process in `slot` is taken for safe from return probes.
@@ -129,6 +142,7 @@ impl Maps {
             ];
             self.processes.set(slot, PerCpuValues::try_from(zero)?, 0)?;
             self.start_image(slot)?;
+            self.go_stops.set(slot, GoStop::default(), 0)?;
             self.free_slots.push(slot, 0)?;
         }
         Ok(())

@@ -22,6 +22,8 @@ pub struct LoadOptions {
     pub follow_all: bool,
     /// Report the exec of untraced processes too.
     pub report_every_exec: bool,
+    /// Record what Go's runtime does.
+    pub go_runtime: bool,
     /// Load the kernel side's diagnostics (`-v`).
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
@@ -36,6 +38,7 @@ impl Default for LoadOptions {
             max_processes: 1,
             follow_all: false,
             report_every_exec: false,
+            go_runtime: false,
             log: false,
             attach_via: None,
         }
@@ -80,18 +83,21 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("PROCESSES", processes)
         .map_max_entries("RETURN_SAFE", processes)
         .map_max_entries("IMAGES", processes)
+        .map_max_entries("GO_STOPS", processes)
         .map_max_entries("SERIES", series)
         .map_max_entries("BUCKETS", buckets)
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
+    let go_runtime = u32::from(options.go_runtime);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
+        .override_global("GO_RUNTIME", &go_runtime, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };

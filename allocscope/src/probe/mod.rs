@@ -15,7 +15,7 @@ mod tracefs;
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
 pub use raw::data_of;
-pub use sites::{AttachedSites, Returns, Scope};
+pub use sites::{AttachedSites, PoolProbes, PoolSites, Returns, Scope};
 pub use system::SystemProbes;
 pub use tracefs::Tracefs;
 

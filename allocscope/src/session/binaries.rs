@@ -9,7 +9,7 @@ use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
 use crate::allocator::Examination;
 use crate::allocator::detect::Allocator;
-use crate::probe::{AttachedSites, Loaded, Returns, Scope};
+use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
@@ -78,6 +78,8 @@ struct Binary {
     users: usize,
     part: Part,
     sites: AttachedSites,
+    /// Its `sync.Pool.Get`, where that is to be sampled.
+    pool: Option<PoolSites>,
 }
 
 /// What one file contributes to a process' coverage.
@@ -206,7 +208,8 @@ impl Binaries {
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
         let part =
             Part { attached: sites.len(), planned: plan.len(), slows_small: plan.slows_small(), misses };
-        self.known.insert(id, Binary { users: 1, part: part.clone(), sites });
+        let pool = PoolSites::of(&opened.file, plan.sampled, scope, !sites.is_empty());
+        self.known.insert(id, Binary { users: 1, part: part.clone(), sites, pool });
         part
     }
 
@@ -220,10 +223,29 @@ impl Binaries {
             };
             any = true;
             binary.part.attached = 0;
+            binary.pool = None;
             let sites = std::mem::take(&mut binary.sites);
             self.detacher.get_or_insert_with(Detacher::start).detach(sites);
         }
         any
+    }
+
+    /// Probes every `sync.Pool.Get` of the binaries in use. Those that the kernel refuses are left.
+    pub fn attach_pool_probes(&self, loaded: &mut Loaded) -> Vec<PoolProbes> {
+        let pools = self.known.values().filter_map(|binary| binary.pool.as_ref());
+        let attached = pools.map(|pool| pool.attach(loaded));
+        let told = attached.inspect(|result| {
+            if let Err(error) = result {
+                log::info!("gets of sync.Pool are not sampled: {error:#}");
+            }
+        });
+        told.flatten().collect()
+    }
+
+    /// Takes them out again.
+    pub fn detach_pool_probes(&mut self, probes: Vec<PoolProbes>) {
+        let detacher = self.detacher.get_or_insert_with(Detacher::start);
+        probes.into_iter().for_each(|probes| detacher.detach(probes));
     }
 
     /// Tells that a process no longer uses its binaries; the last one of each detaches its probes.
@@ -244,18 +266,18 @@ impl Binaries {
 
 /// A thread that detaches the probes of binaries that nobody runs any more: that can take the kernel a tenth
 /// of a second, in which events and scrapes would wait.
-struct Detacher(mpsc::Sender<AttachedSites>);
+struct Detacher(mpsc::Sender<Box<dyn Send>>);
 
 impl Detacher {
     fn start() -> Self {
-        let (sender, sites) = mpsc::channel::<AttachedSites>();
-        std::thread::spawn(move || sites.into_iter().for_each(drop));
+        let (sender, probes) = mpsc::channel::<Box<dyn Send>>();
+        std::thread::spawn(move || probes.into_iter().for_each(drop));
         Self(sender)
     }
 
-    fn detach(&self, sites: AttachedSites) {
+    fn detach(&self, probes: impl Send + 'static) {
         // Where the thread is gone, the probes are dropped here.
-        let _ = self.0.send(sites);
+        let _ = self.0.send(Box::new(probes));
     }
 }
 

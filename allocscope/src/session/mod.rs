@@ -8,6 +8,7 @@ pub mod examine;
 mod examined;
 mod file_bytes;
 mod overhead;
+mod pool_window;
 mod price;
 mod price_uprobe;
 mod selfmon;
@@ -29,6 +30,7 @@ use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, returns_of};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
+use pool_window::PoolWindows;
 use price::Prices;
 pub use price_uprobe::{UprobePrices, uprobe_prices};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +91,7 @@ pub struct Session {
     prices: Prices,
     overhead: Option<Overhead>,
     over_limit: u64,
+    pool_windows: PoolWindows,
 }
 
 struct Tracked {
@@ -125,6 +128,7 @@ impl Session {
             max_processes: options.max_processes,
             follow_all,
             report_every_exec: by_name || follow_all,
+            go_runtime: options.examiner.go_runtime,
             log: options.log,
             attach_via: options.attach_via,
         })?;
@@ -148,6 +152,7 @@ impl Session {
             prices,
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
+            pool_windows: PoolWindows::new(options.examiner.go_runtime),
             options,
         })
     }
@@ -279,6 +284,8 @@ impl Session {
             processes_over_limit: self.over_limit + kernel_over_limit,
             attached_via: self.loaded.attached_via().map(AttachVia::name),
             map_bytes: self.maps.held_bytes,
+            pool_windows: self.pool_windows.count,
+            pool_window_seconds: self.pool_windows.time.as_secs_f64(),
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });

@@ -1,0 +1,228 @@
+//! Places in Go's runtime beside a call's two ends: what the call's time goes to, and what the runtime does.
+//!
+//! A place on a goroutine's own stack finds the goroutine's open call by `g` (r14). One on a thread's own stack, where
+//! `g` is the thread's `g0`, finds it by `g.m.curg`: the goroutine that the thread works for.
+
+use crate::filter::Traced;
+use crate::inflight::{find_assist, find_go_call_of};
+use crate::maps::{GO_RUNTIME, GO_STOPS, POOL_WINDOW};
+use crate::probes::go::Registers;
+use crate::record::{record, total};
+use allocscope_common::go_call::{GoCall, GoCallTag};
+use allocscope_common::go_runtime::{GoAssist, GoStop, Part, RuntimeEvent, is_taken, stop_event};
+use allocscope_common::key::SeriesKey;
+use allocscope_common::site_id::{Role, frame_bytes_of, result_offset_of};
+use aya_ebpf::helpers::bpf_probe_read_user;
+
+/// Offset of `g.m`: the same in the DWARF of 1.19 to 1.27.
+const G_M: u64 = 48;
+/// What `mallocgc` was asked for, above its return address: the place of its first argument (internal ABI, "spill
+/// space"). Only compared, so that another value there costs a cause and invents none.
+const FIRST_ARGUMENT: u64 = 8;
+
+/// In place of an argument: the stop's reason is in rax.
+const REASON_KNOWN: u64 = 1;
+
+/// Something that happened: its event, duration and bytes.
+struct Happened {
+    event: u64,
+    ns: Option<u64>,
+    bytes: u64,
+}
+
+/// Takes in the hit of a place of `role`.
+#[inline(always)]
+pub fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
+    let happened = if is_of_call(role) {
+        change_part(traced, regs, cookie, role, now_ns)
+    } else if role == Role::Assist as u8 {
+        begin_assist(traced, regs, cookie, now_ns)
+    } else if role == Role::AssistEnd as u8 {
+        end_assist(traced, regs, cookie, now_ns)
+    } else if role <= Role::Restart as u8 {
+        stop(traced, regs, cookie, role, now_ns)
+    } else {
+        count(regs, cookie, role)
+    }?;
+    let key = SeriesKey::runtime(traced.slot, happened.event as u8);
+    match happened.ns {
+        Some(ns) => record(key, ns, happened.bytes),
+        None => total(key, 0, happened.bytes),
+    }
+    sample(traced, happened.event)
+}
+
+#[inline(always)]
+const fn is_of_call(role: u8) -> bool {
+    role >= Role::Grow as u8 && role <= Role::Swept as u8
+}
+
+/// For how long the process' world had been stopped in total at `now_ns`.
+#[inline(always)]
+pub fn stopped_ns(traced: &Traced, now_ns: u64) -> u64 {
+    GO_STOPS.get_ptr_mut(traced.slot).map_or(0, |stop| {
+        // SAFETY: a checked map value.
+        unsafe { (*stop).until(now_ns) }
+    })
+}
+
+/// Puts a call into `part` from now on.
+#[inline(always)]
+pub fn enter_part(traced: &Traced, call: *mut GoCall, part: Part, now_ns: u64) {
+    let stopped_ns = stopped_ns(traced, now_ns);
+    // SAFETY: a checked map value; the goroutine is here and nowhere else.
+    unsafe {
+        (*call).settle(now_ns, stopped_ns);
+        (*call).back = (*call).part;
+        (*call).part = part as u64;
+    }
+}
+
+#[inline(always)]
+fn leave_part(traced: &Traced, call: *mut GoCall, now_ns: u64) {
+    let stopped_ns = stopped_ns(traced, now_ns);
+    // SAFETY: as above.
+    unsafe {
+        (*call).settle(now_ns, stopped_ns);
+        (*call).part = (*call).back;
+    }
+}
+
+#[inline(always)]
+fn change_part(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
+    let on_own_stack = role == Role::Sweep as u8 || role == Role::Swept as u8;
+    let g = if on_own_stack { regs.r14 } else { current_goroutine(regs, result_offset_of(cookie))? };
+    let call = find_go_call_of(traced.tgid(), g)?;
+    if role == Role::Back as u8 || role == Role::Swept as u8 {
+        leave_part(traced, call, now_ns);
+    } else if role == Role::Grow as u8 {
+        enter_part(traced, call, Part::HeapGrow, now_ns);
+    } else {
+        enter_part(traced, call, Part::Sweep, now_ns);
+    }
+    None
+}
+
+/// The goroutine that the thread works for.
+#[inline(always)]
+fn current_goroutine(regs: &Registers, curg: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address itself.
+    let m = unsafe { bpf_probe_read_user((regs.r14 + G_M) as *const u64) }.ok()?;
+    // SAFETY: as above.
+    unsafe { bpf_probe_read_user(m.wrapping_add(curg) as *const u64) }.ok()
+}
+
+#[inline(always)]
+fn begin_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Option<Happened> {
+    let malloc_sp = regs.rsp.wrapping_add(frame_bytes_of(cookie));
+    let tag = regs.tag_at(traced, malloc_sp)?;
+    // SAFETY: the helper checks the address itself.
+    let size = unsafe { bpf_probe_read_user((malloc_sp + FIRST_ARGUMENT) as *const u64) }.ok()?;
+    let stopped_ns = stopped_ns(traced, now_ns);
+    let assist = find_assist(tag)?;
+    // SAFETY: a checked map value; who shares it costs the other a cause.
+    unsafe { *assist = GoAssist { tag, size, start_ns: now_ns, stopped_ns, is_open: 1 } };
+    None
+}
+
+#[inline(always)]
+fn end_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Option<Happened> {
+    let argument = result_offset_of(cookie);
+    if is_taken(argument & 0xf, regs.flags) != (argument >> 4 & 1 == 1) {
+        return None;
+    }
+    let assist = find_assist(GoCallTag { g: regs.r14, tgid_depth: u64::from(traced.tgid()) << 32 })?;
+    // SAFETY: as above.
+    unsafe {
+        let is_same =
+            (*assist).tag.g == regs.r14 && (*assist).tag.tgid_depth >> 32 == u64::from(traced.tgid());
+        if !is_same || (*assist).is_open == 0 {
+            return None;
+        }
+        (*assist).is_open = 0;
+        let ns = Some(now_ns.saturating_sub((*assist).start_ns));
+        Some(Happened { event: RuntimeEvent::Assist as u64, ns, bytes: 0 })
+    }
+}
+
+/// One stop at a time: the runtime holds `worldsema`.
+#[inline(always)]
+fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
+    let stop = GO_STOPS.get_ptr_mut(traced.slot)?;
+    if role == Role::Stopped as u8 {
+        // SAFETY: a checked map value; one thread stops the world.
+        unsafe { (*stop).stopped_at_ns = now_ns };
+        return None;
+    }
+    let argument = result_offset_of(cookie);
+    let call = current_goroutine(regs, argument & !REASON_KNOWN)
+        .and_then(|goroutine| find_go_call_of(traced.tgid(), goroutine));
+    if role == Role::StopBegin as u8 {
+        let known = argument & REASON_KNOWN != 0;
+        let event = if known { stop_event(regs.rax) } else { RuntimeEvent::StopUnknown } as u64;
+        // SAFETY: as above.
+        unsafe { *stop = GoStop { begin_ns: now_ns, stopped_at_ns: 0, event, ..*stop } };
+        if let Some(call) = call {
+            enter_part(traced, call, Part::GcStop, now_ns);
+        }
+        return None;
+    }
+    if let Some(call) = call {
+        leave_part(traced, call, now_ns);
+    }
+    // SAFETY: as above.
+    unsafe {
+        let GoStop { begin_ns, event, .. } = *stop;
+        (*stop).total_ns = (*stop).until(now_ns);
+        (*stop).stopped_at_ns = 0;
+        (*stop).begin_ns = 0;
+        let is_wanted = GO_RUNTIME.load() != 0 && begin_ns != 0;
+        is_wanted.then(|| Happened { event, ns: Some(now_ns.saturating_sub(begin_ns)), bytes: 0 })
+    }
+}
+
+#[inline(always)]
+fn count(regs: &Registers, cookie: u64, role: u8) -> Option<Happened> {
+    let (event, bytes) = if role == Role::Cycle as u8 {
+        (RuntimeEvent::Cycle, 0)
+    } else if role == Role::Scavenge as u8 {
+        (RuntimeEvent::Scavenge, regs.rbx)
+    } else if role == Role::PoolSlowGet as u8 {
+        (RuntimeEvent::PoolSlowGet, 0)
+    } else if role == Role::PoolNew as u8 {
+        let argument = result_offset_of(cookie);
+        if is_taken(argument & 0xf, regs.flags) != (argument >> 4 & 1 == 1) {
+            return None;
+        }
+        (RuntimeEvent::PoolNew, 0)
+    } else if role == Role::PoolCleanup as u8 {
+        (RuntimeEvent::PoolCleanup, regs.rcx)
+    } else if role == Role::PoolGet as u8 && is_sampling() {
+        (RuntimeEvent::SampledGet, 0)
+    } else {
+        return None;
+    };
+    Some(Happened { event: event as u64, ns: None, bytes })
+}
+
+/// Counts a miss of a pool again where the window in which all gets are counted is open.
+#[inline(always)]
+fn sample(traced: &Traced, event: u64) -> Option<u32> {
+    let sampled = if event == RuntimeEvent::PoolSlowGet as u64 {
+        RuntimeEvent::SampledSlowGet
+    } else if event == RuntimeEvent::PoolNew as u64 {
+        RuntimeEvent::SampledNew
+    } else {
+        return None;
+    };
+    if is_sampling() {
+        total(SeriesKey::runtime(traced.slot, sampled as u8), 0, 0);
+    }
+    None
+}
+
+#[inline(always)]
+fn is_sampling() -> bool {
+    // SAFETY: a checked map value.
+    POOL_WINDOW.get_ptr(0).is_some_and(|open| unsafe { *open } != 0)
+}
