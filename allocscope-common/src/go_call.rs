@@ -45,6 +45,14 @@ pub struct GoCall {
 }
 
 impl GoCall {
+    /// Takes up to `ns` of one part for another.
+    #[inline(always)]
+    pub fn shift(&mut self, from: Part, to: Part, ns: u64) {
+        let ns = ns.min(self.parts[from as usize]);
+        self.parts[from as usize] -= ns;
+        self.parts[to as usize] += ns;
+    }
+
     /// Takes the time since the last change for the part that it was in, but for what the world was stopped.
     #[inline(always)]
     pub fn settle(&mut self, now_ns: u64, stopped_ns: u64) {
@@ -126,6 +134,9 @@ mod tests {
         call.part = Part::Zeroing as u64;
         call.settle(210, 1_000);
         assert_eq!(call.parts, [30, 0, 50, 30, 0, 0, 0, 0]);
+        call.shift(Part::GcStart, Part::GcStop, 20);
+        call.shift(Part::Alloc, Part::GcStop, 99);
+        assert_eq!(call.parts, [0, 0, 30, 80, 0, 0, 0, 0]);
         assert_eq!(call.parts.iter().sum::<u64>(), 210 - call.start_ns);
     }
 

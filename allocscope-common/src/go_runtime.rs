@@ -88,6 +88,8 @@ pub struct GoAssist {
     pub start_ns: u64,
     /// [`GoStop::total_ns`] then.
     pub stopped_ns: u64,
+    /// For how long it waited for the world to stop.
+    pub wait_ns: u64,
     /// Whether its end is still to be recorded.
     pub is_open: u64,
 }
@@ -143,7 +145,7 @@ pub const fn is_taken(code: u64, flags: u64) -> bool {
     (conditions >> (code >> 1 & 7) & 1) ^ (code & 1) == 1
 }
 
-const _: () = assert!(size_of::<GoAssist>() == 48);
+const _: () = assert!(size_of::<GoAssist>() == 56);
 const _: () = assert!(size_of::<GoStop>() == 32);
 
 #[cfg(test)]

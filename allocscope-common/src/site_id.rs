@@ -45,9 +45,9 @@ pub enum Role {
     Swept = 11,
     /// The world is told to stop; the argument is the place of `m.curg`, and 1 more where rax holds what for.
     StopBegin = 12,
-    /// It has stopped.
+    /// It has stopped; the argument is the place of `m.curg`.
     Stopped = 13,
-    /// It is told to run again; the argument is the place of `m.curg`.
+    /// It is told to run again; likewise.
     Restart = 14,
     /// A collection's marking ends.
     Cycle = 15,

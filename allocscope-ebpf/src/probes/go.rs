@@ -150,10 +150,11 @@ fn take_assist(call: &mut GoCall, cookie: u64) {
             return;
         }
         (*assist).tag.g = 0;
-        let GoAssist { start_ns, stopped_ns, .. } = *assist;
+        let GoAssist { start_ns, stopped_ns, wait_ns, .. } = *assist;
         let (now_ns, stopped_now_ns) = (call.start_ns, call.stopped_ns);
         *call = GoCall { start_ns, since_ns: start_ns, stopped_ns, part: Part::GcAssist as u64, ..*call };
         call.settle(now_ns, stopped_now_ns);
+        call.shift(Part::GcAssist, Part::GcStop, wait_ns);
         call.part = Part::Alloc as u64;
     }
 }

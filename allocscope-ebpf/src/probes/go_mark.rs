@@ -121,8 +121,29 @@ fn begin_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> 
     let stopped_ns = stopped_ns(traced, now_ns);
     let assist = find_assist(tag)?;
     // SAFETY: a checked map value; who shares it costs the other a cause.
-    unsafe { *assist = GoAssist { tag, size, start_ns: now_ns, stopped_ns, is_open: 1 } };
+    unsafe { *assist = GoAssist { tag, size, start_ns: now_ns, stopped_ns, wait_ns: 0, is_open: 1 } };
     None
+}
+
+/// The assist under way of a goroutine, if the last one is.
+#[inline(always)]
+fn assist_of(traced: &Traced, g: u64) -> Option<*mut GoAssist> {
+    let tgid = u64::from(traced.tgid());
+    let assist = find_assist(GoCallTag { g, tgid_depth: tgid << 32 })?;
+    // SAFETY: a checked map value; the goroutine is here and nowhere else.
+    let is_its = unsafe { (*assist).tag.g == g && (*assist).tag.tgid_depth >> 32 == tgid };
+    // SAFETY: as above.
+    (is_its && unsafe { (*assist).is_open != 0 }).then_some(assist)
+}
+
+/// An assist that finds all marked stops the world for the end of marking. One that has ended, unseen, takes no
+/// harm: the next one takes its place, or nothing ever asks.
+#[inline(always)]
+fn wait_in_assist(traced: &Traced, g: u64, wait_ns: u64) {
+    if let Some(assist) = assist_of(traced, g) {
+        // SAFETY: as above.
+        unsafe { (*assist).wait_ns = wait_ns };
+    }
 }
 
 #[inline(always)]
@@ -131,32 +152,32 @@ fn end_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Op
     if is_taken(argument & 0xf, regs.flags) != (argument >> 4 & 1 == 1) {
         return None;
     }
-    let assist = find_assist(GoCallTag { g: regs.r14, tgid_depth: u64::from(traced.tgid()) << 32 })?;
+    let assist = assist_of(traced, regs.r14)?;
     // SAFETY: as above.
-    unsafe {
-        let is_same =
-            (*assist).tag.g == regs.r14 && (*assist).tag.tgid_depth >> 32 == u64::from(traced.tgid());
-        if !is_same || (*assist).is_open == 0 {
-            return None;
-        }
+    let start_ns = unsafe {
         (*assist).is_open = 0;
-        let ns = Some(now_ns.saturating_sub((*assist).start_ns));
-        Some(Happened { event: RuntimeEvent::Assist as u64, ns, bytes: 0 })
-    }
+        (*assist).start_ns
+    };
+    let ns = Some(now_ns.saturating_sub(start_ns));
+    Some(Happened { event: RuntimeEvent::Assist as u64, ns, bytes: 0 })
 }
 
 /// One stop at a time: the runtime holds `worldsema`.
 #[inline(always)]
 fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
     let stop = GO_STOPS.get_ptr_mut(traced.slot)?;
+    let argument = result_offset_of(cookie);
+    let goroutine = current_goroutine(regs, argument & !REASON_KNOWN).unwrap_or(0);
     if role == Role::Stopped as u8 {
         // SAFETY: a checked map value; one thread stops the world.
-        unsafe { (*stop).stopped_at_ns = now_ns };
+        let wait_ns = unsafe {
+            (*stop).stopped_at_ns = now_ns;
+            now_ns.saturating_sub((*stop).begin_ns)
+        };
+        wait_in_assist(traced, goroutine, wait_ns);
         return None;
     }
-    let argument = result_offset_of(cookie);
-    let call = current_goroutine(regs, argument & !REASON_KNOWN)
-        .and_then(|goroutine| find_go_call_of(traced.tgid(), goroutine));
+    let call = find_go_call_of(traced.tgid(), goroutine);
     if role == Role::StopBegin as u8 {
         let known = argument & REASON_KNOWN != 0;
         let event = if known { stop_event(regs.rax) } else { RuntimeEvent::StopUnknown } as u64;

@@ -99,7 +99,7 @@ impl<'a> Marks<'a> {
     ///
     /// # Errors
     /// Where there is none.
-    pub fn end(&self, role: Role) -> Result<Site, Refusal> {
+    pub fn end(&self, role: Role, argument: u16) -> Result<Site, Refusal> {
         let Self(code) = self;
         let is_place = |&index: &usize| {
             is_cheap_site(code.function.encoding(index))
@@ -110,7 +110,9 @@ impl<'a> Marks<'a> {
             |&index: &usize| code.flow.reachable(0, Some(index)).iter().filter(|&&reached| reached).count();
         let found =
             (code.body()..code.function.instructions().len()).filter(is_place).max_by_key(runs_before);
-        found.map(|index| code.site(index, role, ResultPlace::Unknown, 0, 0)).ok_or(Refusal::NoSuchPlace)
+        found
+            .map(|index| code.site(index, role, ResultPlace::Unknown, 0, argument))
+            .ok_or(Refusal::NoSuchPlace)
     }
 
     /// The jumps behind which none of `callees` can be called any more, and before which one could: each call of the

@@ -151,7 +151,10 @@ impl Places<'_, '_> {
         let curg = self.version.curg_offset();
         let argument = if self.version.minor >= REASON_MINOR { curg | REASON_KNOWN } else { curg };
         let [begin, stopped] = self.within(STOP, |marks| {
-            Ok([marks.beginning(Role::StopBegin, argument, &[Register::RAX])?, marks.end(Role::Stopped)?])
+            Ok([
+                marks.beginning(Role::StopBegin, argument, &[Register::RAX])?,
+                marks.end(Role::Stopped, curg)?,
+            ])
         })?;
         let restart = self.within(RESTART, |marks| marks.beginning(Role::Restart, curg, &[]))?;
         Ok(vec![begin, stopped, restart])
