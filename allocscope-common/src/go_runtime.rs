@@ -106,6 +106,8 @@ pub struct GoStop {
     pub total_ns: u64,
     /// [`RuntimeEvent`] of the stop under way.
     pub event: u64,
+    /// Whether it lasts until all that it takes to let the world run again is done: see [`is_late`].
+    pub is_late: u64,
 }
 
 impl GoStop {
@@ -121,6 +123,13 @@ impl GoStop {
 #[inline(always)]
 pub const fn stop_event(reason: u64) -> RuntimeEvent {
     if reason & 0xff == 1 || reason & 0xff == 2 { RuntimeEvent::StopGc } else { RuntimeEvent::StopOther }
+}
+
+/// Whether the runtime itself takes a stop's end behind the restart, and not before it: so it does for the start of a
+/// collection (mgc.go: `gcStart` takes the time from `startTheWorldWithSema`, `gcMarkTermination` gives it its own).
+#[inline(always)]
+pub const fn is_late(reason: u64) -> bool {
+    reason & 0xff == 2
 }
 
 /// Whether a conditional jump is taken with these flags. `code` is the low half of its opcode (Intel SDM vol. 2,
@@ -146,7 +155,7 @@ pub const fn is_taken(code: u64, flags: u64) -> bool {
 }
 
 const _: () = assert!(size_of::<GoAssist>() == 56);
-const _: () = assert!(size_of::<GoStop>() == 32);
+const _: () = assert!(size_of::<GoStop>() == 40);
 
 #[cfg(test)]
 mod tests {

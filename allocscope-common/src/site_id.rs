@@ -49,8 +49,10 @@ pub enum Role {
     Stopped = 13,
     /// It is told to run again; likewise.
     Restart = 14,
+    /// It runs again.
+    Started = 15,
     /// A collection's marking ends.
-    Cycle = 15,
+    Cycle = 21,
     /// Memory goes back to the system: rbx bytes.
     Scavenge = 16,
     /// `sync.Pool.getSlow` begins.

