@@ -51,6 +51,22 @@ named!(Cause {
     Sweep => "sweep",
 });
 
+impl Cause {
+    /// Whether it works by waiting: a thread that waits inside of it is not `blocked`.
+    pub const fn waits(self) -> bool {
+        matches!(
+            self,
+            Self::Reclaim
+                | Self::MemcgReclaim
+                | Self::Compaction
+                | Self::MmapLock
+                | Self::SwapIn
+                | Self::GcStart
+                | Self::GcStop
+        )
+    }
+}
+
 /// Number of [`Cause`] values; a power of two, so that an index can be masked.
 pub const CAUSES: usize = 16;
 

@@ -11,6 +11,10 @@ pub const MAX_SLOTS: u32 = 65_536;
 /// Places for open calls and open faults; a power of two.
 pub const INFLIGHT_SLOTS: u32 = 65_536;
 
+/// Places for windows whose time is told by cause; a power of two. Less than [`INFLIGHT_SLOTS`], since each takes
+/// some hundred bytes and few threads are in one at the same time.
+pub const WINDOW_SLOTS: u32 = 8_192;
+
 /// A traced process, keyed by its tgid.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

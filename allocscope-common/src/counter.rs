@@ -1,6 +1,6 @@
 //! Values of the kernel maps: what is counted, and a name for everything that can be lost.
 
-use crate::cause::CAUSES;
+use crate::cause::{CAUSES, Cause};
 use crate::key::named;
 use core::fmt;
 
@@ -59,9 +59,33 @@ pub struct ProcessCounters {
     /// Nanoseconds spent in them.
     pub partial_release_ns: u64,
     /// Nanoseconds in large allocations' calls, releases and page faults, by [`crate::cause::Cause`].
+    /// `page_fault` is here only what faults inside of calls had of it: see [`Self::causes_ns`].
     pub stall_ns: [u64; CAUSES],
+    /// Time of calls and releases that are in `stall_ns`: each once, not those inside of another.
+    pub call_window_ns: u64,
+    /// Time of page faults inside of them, which is in it.
+    pub fault_in_call_ns: u64,
+    /// What other page faults spent on causes other than `page_fault`, in `stall_ns` as well.
+    pub fault_causes_ns: u64,
     /// Native calls whose result no allocator returns: the probed function may be another one.
     pub odd_results: u64,
+}
+
+impl ProcessCounters {
+    /// Time by cause of all windows, given that of all page faults: the kernel side writes nothing for a fault
+    /// that only was one, so `page_fault` is what remains of them.
+    pub fn causes_ns(&self, faults_ns: u64) -> [u64; CAUSES] {
+        let mut causes_ns = self.stall_ns;
+        let elsewhere_ns = self.fault_in_call_ns.saturating_add(self.fault_causes_ns);
+        let plain_ns = &mut causes_ns[Cause::PageFault as usize];
+        *plain_ns = plain_ns.saturating_add(faults_ns.saturating_sub(elsewhere_ns));
+        causes_ns
+    }
+
+    /// Time of all windows, given that of all page faults, each nanosecond once: what the causes sum to.
+    pub fn windows_ns(&self, faults_ns: u64) -> u64 {
+        self.call_window_ns.saturating_add(faults_ns).saturating_sub(self.fault_in_call_ns)
+    }
 }
 
 /// Everything the kernel side can lose. Each reason has a counter that reaches metrics and reports.
@@ -103,6 +127,12 @@ pub enum LossReason {
     CallAbandoned = 15,
     /// The place of a live object in the table of objects was taken by another one: faults in it count as other.
     ObjectDisplaced = 16,
+    /// The place of a window was another thread's: its time is told, not what it went to.
+    WindowTaken = 17,
+    /// More phases were open in a window than there is room for: what began last counts with the one around it.
+    PhasesTooDeep = 18,
+    /// The causes of a window summed to more than its time: all of it is told as `other`.
+    SplitUneven = 19,
 }
 
 named!(LossReason {
@@ -116,10 +146,11 @@ named!(LossReason {
     UnmapFailed => "unmap_failed", UnmapJoined => "unmap_joined",
     CallAbandoned => "call_abandoned",
     ObjectDisplaced => "object_displaced",
+    WindowTaken => "window_taken", PhasesTooDeep => "phases_too_deep", SplitUneven => "split_uneven",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 17;
+pub const LOSS_REASONS: usize = 20;
 
 /// A live large range: what a mapping's call returned and has not been released.
 #[repr(C)]
@@ -140,7 +171,7 @@ pub struct LiveRange {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
-const _: () = assert!(size_of::<ProcessCounters>() == 224);
+const _: () = assert!(size_of::<ProcessCounters>() == 248);
 const _: () = assert!(size_of::<LiveRange>() == 48);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
 const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

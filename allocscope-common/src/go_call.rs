@@ -1,13 +1,11 @@
 //! Open Go calls by goroutine and stack depth: where a new one goes, and which old ones it shows to be over.
 
-use crate::go_runtime::{PARTS, Part};
-
 /// Calls that a set has room for. A goroutine needs one, and a second where its call allocates again before
 /// it ends.
 pub const GO_CALL_WAYS: usize = 2;
 
 /// Number of sets; a power of two.
-pub const GO_CALL_SETS: u32 = 8_192;
+pub const GO_CALL_SETS: u32 = 16_384;
 
 /// What names an open call. Goroutines move between threads and stacks move, but a goroutine's `g` and the
 /// distance to its stack's upper end stay.
@@ -30,39 +28,12 @@ pub struct GoCall {
     pub start_ns: u64,
     /// Bytes asked for.
     pub size: u64,
-    /// Until when its time is in `parts`.
-    pub since_ns: u64,
-    /// For how long the world had been stopped in total then.
+    /// The thread that its goroutine was last seen on, which has its window.
+    pub thread: u64,
+    /// For how long the world had been stopped in total when it began, and by itself since.
     pub stopped_ns: u64,
-    /// [`Part`] that it is in.
-    pub part: u64,
-    /// [`Part`] that it goes back to when that one is over.
-    pub back: u64,
-    /// Whether its addresses were filed.
-    pub is_filed: u64,
-    /// Its time so far by [`Part`].
-    pub parts: [u64; PARTS],
-}
-
-impl GoCall {
-    /// Takes up to `ns` of one part for another.
-    #[inline(always)]
-    pub fn shift(&mut self, from: Part, to: Part, ns: u64) {
-        let ns = ns.min(self.parts[from as usize]);
-        self.parts[from as usize] -= ns;
-        self.parts[to as usize] += ns;
-    }
-
-    /// Takes the time since the last change for the part that it was in, but for what the world was stopped.
-    #[inline(always)]
-    pub fn settle(&mut self, now_ns: u64, stopped_ns: u64) {
-        let elapsed = now_ns.saturating_sub(self.since_ns);
-        let stopped = stopped_ns.saturating_sub(self.stopped_ns).min(elapsed);
-        self.parts[self.part as usize & (PARTS - 1)] += elapsed - stopped;
-        self.parts[Part::GcStop as usize] += stopped;
-        self.since_ns = now_ns.max(self.since_ns);
-        self.stopped_ns = stopped_ns;
-    }
+    /// When it began to clear the object's memory; 0 where it has not.
+    pub zeroing_ns: u64,
 }
 
 /// Calls whose goroutines share a set.
@@ -108,7 +79,7 @@ const fn is_unwound(old: GoCallTag, new: GoCallTag) -> bool {
     same_goroutine && old.tgid_depth >= new.tgid_depth
 }
 
-const _: () = assert!(size_of::<GoCall>() == 136);
+const _: () = assert!(size_of::<GoCall>() == 56);
 const _: () = assert!(GO_CALL_SETS.is_power_of_two());
 
 #[cfg(test)]
@@ -123,21 +94,6 @@ mod tests {
 
     fn opened(way: usize, frees_other: bool, abandoned: u64, overwrites: bool) -> Opening {
         Opening { way, frees_other, abandoned, overwrites }
-    }
-
-    #[test]
-    fn the_parts_of_a_call_sum_to_its_time() {
-        let mut call = GoCall { start_ns: 100, since_ns: 100, stopped_ns: 5, ..GoCall::default() };
-        call.settle(130, 5);
-        call.part = Part::GcStart as u64;
-        call.settle(200, 25);
-        call.part = Part::Zeroing as u64;
-        call.settle(210, 1_000);
-        assert_eq!(call.parts, [30, 0, 50, 30, 0, 0, 0, 0]);
-        call.shift(Part::GcStart, Part::GcStop, 20);
-        call.shift(Part::Alloc, Part::GcStop, 99);
-        assert_eq!(call.parts, [0, 0, 30, 80, 0, 0, 0, 0]);
-        assert_eq!(call.parts.iter().sum::<u64>(), 210 - call.start_ns);
     }
 
     #[test]

@@ -1,6 +1,5 @@
-//! What Go's runtime does beside a large allocation's call: its events, the parts of a call, the stops of its world.
+//! What Go's runtime does beside a large allocation's call: its events, its assists, the stops of its world.
 
-use crate::cause::Cause;
 use crate::go_call::GoCallTag;
 use crate::key::named;
 use core::fmt;
@@ -41,40 +40,6 @@ named!(RuntimeEvent {
     PoolCleanup => "pool_cleanup", SampledGet => "sampled_get", SampledSlowGet => "sampled_slow_get",
     SampledNew => "sampled_new",
 });
-
-/// What a large allocation's call does at a moment: [`Cause`]s, numbered without gaps.
-#[repr(u64)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// [`Cause::Alloc`].
-    Alloc = 0,
-    /// [`Cause::GcAssist`].
-    GcAssist = 1,
-    /// [`Cause::GcStart`].
-    GcStart = 2,
-    /// [`Cause::GcStop`].
-    GcStop = 3,
-    /// [`Cause::HeapGrow`].
-    HeapGrow = 4,
-    /// [`Cause::Sweep`].
-    Sweep = 5,
-    /// [`Cause::Zeroing`].
-    Zeroing = 6,
-}
-
-/// Places for [`Part`]s: a power of two, so that an index can be masked.
-pub const PARTS: usize = 8;
-
-/// The cause of each part.
-pub const PART_CAUSES: [Cause; PARTS - 1] = [
-    Cause::Alloc,
-    Cause::GcAssist,
-    Cause::GcStart,
-    Cause::GcStop,
-    Cause::HeapGrow,
-    Cause::Sweep,
-    Cause::Zeroing,
-];
 
 /// A goroutine that pays for an allocation by marking, before the allocation's own call begins.
 #[repr(C)]

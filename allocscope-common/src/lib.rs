@@ -20,6 +20,7 @@ pub mod go_runtime;
 pub mod key;
 pub mod native_id;
 pub mod object;
+pub mod phases;
 pub mod range;
 pub mod site_id;
 #[cfg(feature = "user")]

@@ -37,8 +37,10 @@ pub enum Role {
     Grow = 7,
     /// Pages are swept in return for pages; likewise.
     Reclaim = 8,
-    /// Either is over; likewise.
-    Back = 9,
+    /// The heap has grown; likewise.
+    Grown = 22,
+    /// The pages are swept; likewise.
+    Reclaimed = 9,
     /// Spans are swept in return for a large object's pages, on the goroutine's own stack.
     Sweep = 10,
     /// That is over.

@@ -116,6 +116,14 @@ pub fn close_fault(pid_tgid: u64) -> Option<u64> {
     }
 }
 
+/// When the thread's open page fault began; `None` where it is in none that was seen.
+#[inline(always)]
+pub fn open_fault_start(pid_tgid: u64) -> Option<u64> {
+    let slot = FAULTS.get_ptr_mut(thread_slot(pid_tgid))?;
+    // SAFETY: as in `open_system_call`.
+    unsafe { ((*slot).tag == pid_tgid).then_some((*slot).start_ns) }
+}
+
 /// Opens a Go allocation. Calls of the same goroutine that a panic or `Goexit` unwound are given up.
 #[inline(always)]
 pub fn open_go_call(call: GoCall) {

@@ -5,7 +5,8 @@
 use crate::inflight::{FaultStart, NativeCall, SystemCall};
 use crate::objects::SlotCursor;
 use crate::ranges::CachedRange;
-use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target};
+use crate::window::Window;
+use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
 use allocscope_common::go_runtime::{GoAssist, GoStop};
@@ -31,6 +32,10 @@ pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
 /// 1 where what Go's runtime does is recorded. Set at load time.
 #[unsafe(no_mangle)]
 pub static GO_RUNTIME: Global<u32> = Global::new(0);
+
+/// Offset of `pid` in the kernel's `task_struct`, in bytes. Set at load time, from the kernel's own type information.
+#[unsafe(no_mangle)]
+pub static TASK_PID_OFFSET: Global<u64> = Global::new(0);
 
 /// Traced processes by tgid. Written by the user side and, for forks, by the kernel side.
 #[map]
@@ -101,6 +106,10 @@ pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SL
 /// Open page faults by thread, tag-checked.
 #[map]
 pub static FAULTS: Array<FaultStart> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+
+/// What open windows' time has gone to so far, by thread, tag-checked.
+#[map]
+pub static WINDOWS: Array<Window> = Array::with_max_entries(WINDOW_SLOTS, 0);
 
 /// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]

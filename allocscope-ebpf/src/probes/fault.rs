@@ -10,7 +10,7 @@ use crate::atomic::add;
 use crate::filter::Traced;
 use crate::inflight::{FaultStart, close_fault, open_fault};
 use crate::record::{counters, hit, record, total};
-use crate::{objects, ranges};
+use crate::{objects, ranges, window};
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, SeriesKey};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -74,6 +74,11 @@ fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
     let ns = start_ns.map(|start_ns| unsafe { bpf_ktime_get_ns() }.saturating_sub(start_ns));
     let scope = attribute(&traced, address, ns.unwrap_or(0));
     let key = SeriesKey::fault(traced.slot, kind, scope);
+    if let (Some(start_ns), Some(ns)) = (start_ns, ns) {
+        // Of a mapping of a file it would be the file that was read.
+        let is_swap = kind as u8 == FaultKind::Major as u8 && scope as u8 == FaultScope::Large as u8;
+        window::end_fault(traced.pid_tgid, traced.slot, start_ns, ns, is_swap);
+    }
     match ns {
         Some(ns) => record(key, ns, 0),
         None => untimed(&traced, key, kind),

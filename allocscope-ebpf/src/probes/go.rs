@@ -7,16 +7,16 @@
 //! move, but the distance to the stack's upper end stays. Exits are plain probes, never return probes:
 //! a return trampoline on a goroutine's stack kills the program at the next stack scan.
 
-use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{close_go_call, find_assist, find_go_call, open_go_call};
 use crate::objects;
-use crate::probes::go_mark::{self, enter_part, stopped_ns};
-use crate::record::{counters, hit, lost, record};
-use allocscope_common::cause::CAUSES;
+use crate::probes::go_mark::{self, stopped_ns};
+use crate::record::{hit, lost, record};
+use crate::window::{self, Owner};
+use allocscope_common::cause::Cause;
 use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::go_call::{GoCall, GoCallTag};
-use allocscope_common::go_runtime::{GoAssist, PART_CAUSES, PARTS, Part};
+use allocscope_common::go_runtime::GoAssist;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
 use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass, function_of};
@@ -127,12 +127,20 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let stopped_ns = stopped_ns(traced, now_ns);
-    let mut call = GoCall { tag, size, start_ns: now_ns, since_ns: now_ns, stopped_ns, ..GoCall::default() };
-    take_assist(&mut call, cookie);
+    let (thread, stopped_ns) = (traced.pid_tgid, stopped_ns(traced, now_ns));
+    let mut call = GoCall { tag, size, start_ns: now_ns, thread, stopped_ns, zeroing_ns: 0 };
+    if let Some(assist) = take_assist(&call, cookie) {
+        call.start_ns = assist.start_ns;
+        window::open_call(thread, call.start_ns, Owner::Go);
+        name_assist(&call, &assist, now_ns);
+    } else {
+        window::open_call(thread, call.start_ns, Owner::Go);
+    }
+    let start_ns = call.start_ns;
     open_go_call(call);
     if function_of(cookie) == OWN {
         close_go_call(tag);
+        window::close_call(traced.pid_tgid, start_ns, start_ns);
     }
     None
 }
@@ -140,23 +148,30 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
 /// Where the goroutine has just marked in return for this allocation, its call began then: nothing lies between but
 /// the way from `mallocgc` to the large path. It did so for this one where the stack was as deep and the size the same.
 #[inline(always)]
-fn take_assist(call: &mut GoCall, cookie: u64) {
-    let Some(assist) = find_assist(call.tag) else { return };
+fn take_assist(call: &GoCall, cookie: u64) -> Option<GoAssist> {
+    let assist = find_assist(call.tag)?;
     let malloc =
         GoCallTag { tgid_depth: call.tag.tgid_depth - site_id::result_offset_of(cookie), ..call.tag };
     // SAFETY: a checked map value.
     unsafe {
         if (*assist).tag != malloc || (*assist).size != call.size {
-            return;
+            return None;
         }
         (*assist).tag.g = 0;
-        let GoAssist { start_ns, stopped_ns, wait_ns, .. } = *assist;
-        let (now_ns, stopped_now_ns) = (call.start_ns, call.stopped_ns);
-        *call = GoCall { start_ns, since_ns: start_ns, stopped_ns, part: Part::GcAssist as u64, ..*call };
-        call.settle(now_ns, stopped_now_ns);
-        call.shift(Part::GcAssist, Part::GcStop, wait_ns);
-        call.part = Part::Alloc as u64;
+        Some(*assist)
     }
+}
+
+/// What a call's time went to before its own probes: an assist, and in it stops of the world, wherever they were.
+#[inline(always)]
+fn name_assist(call: &GoCall, assist: &GoAssist, now_ns: u64) {
+    let GoCall { thread, start_ns, stopped_ns, .. } = *call;
+    let elapsed_ns = now_ns.saturating_sub(start_ns);
+    let stop_ns = stopped_ns.saturating_sub(assist.stopped_ns).saturating_add(assist.wait_ns).min(elapsed_ns);
+    window::enter_call_cause(thread, start_ns, Cause::GcStop, start_ns);
+    window::leave_call_cause(thread, start_ns, Cause::GcStop, start_ns + stop_ns);
+    window::enter_call_cause(thread, start_ns, Cause::GcAssist, start_ns + stop_ns);
+    window::leave_call_cause(thread, start_ns, Cause::GcAssist, now_ns);
 }
 
 /// The allocator whose function the cookie names.
@@ -170,16 +185,18 @@ fn allocator(cookie: u64) -> Allocator {
 #[inline(always)]
 fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
     let call = find_go_call(tag(traced, regs, cookie)?)?;
+    // SAFETY: a checked map value; the goroutine is here and nowhere else.
+    let call = unsafe { &mut *call };
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
     if role == Role::GcStart as u8 {
-        enter_part(traced, call, Part::GcStart, now_ns);
+        window::enter_call_cause(call.thread, call.start_ns, Cause::GcStart, now_ns);
         return None;
     }
-    enter_part(traced, call, Part::Zeroing, now_ns);
-    // SAFETY: a checked map value; the goroutine is here and nowhere else.
-    let size = unsafe {
-        (*call).is_filed = 1;
-        (*call).size
-    };
+    // What lies between the two is a few instructions.
+    window::leave_call_cause(call.thread, call.start_ns, Cause::GcStart, now_ns);
+    window::enter_call_cause(call.thread, call.start_ns, Cause::Zeroing, now_ns);
+    call.zeroing_ns = now_ns;
+    let size = call.size;
     file(traced, Allocator::Go, (regs.rbx, regs.rbx.wrapping_add(regs.rax)), size, now_ns)
 }
 
@@ -188,12 +205,16 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let mut call = close_go_call(tag(traced, regs, cookie)?)?;
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
+    let closed = window::close_call(call.thread, call.start_ns, now_ns);
     let class = size_class(call.size);
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    call.settle(now_ns, stopped_ns(traced, now_ns));
-    count_stalls(traced, &call);
-    if call.is_filed != 0 {
+    if let Some(closed) = closed {
+        closed.rename(Cause::GcStop, stopped_ns(traced, now_ns).saturating_sub(call.stopped_ns));
+        closed.count(traced.slot);
+    }
+    if call.zeroing_ns != 0 {
         // Filed then.
         return None;
     }
@@ -203,18 +224,6 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
         return None;
     };
     file(traced, allocator(cookie), range, call.size, now_ns)
-}
-
-#[inline(always)]
-fn count_stalls(traced: &Traced, call: &GoCall) {
-    let Some(counters) = counters(traced.slot) else { return };
-    for (part, cause) in PART_CAUSES.into_iter().enumerate() {
-        let ns = call.parts[part & (PARTS - 1)];
-        if ns != 0 {
-            // SAFETY: a checked map value; the index is below the array's length by its type.
-            unsafe { add(&raw mut (*counters).stall_ns[cause as usize & (CAUSES - 1)], ns) };
-        }
-    }
 }
 
 #[inline(always)]

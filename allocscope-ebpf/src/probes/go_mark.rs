@@ -8,8 +8,10 @@ use crate::inflight::{find_assist, find_go_call_of};
 use crate::maps::{GO_RUNTIME, GO_STOPS, POOL_WINDOW};
 use crate::probes::go::Registers;
 use crate::record::{record, total};
+use crate::window;
+use allocscope_common::cause::Cause;
 use allocscope_common::go_call::{GoCall, GoCallTag};
-use allocscope_common::go_runtime::{GoAssist, GoStop, Part, RuntimeEvent, is_late, is_taken, stop_event};
+use allocscope_common::go_runtime::{GoAssist, GoStop, RuntimeEvent, is_late, is_taken, stop_event};
 use allocscope_common::key::SeriesKey;
 use allocscope_common::site_id::{Role, frame_bytes_of, result_offset_of};
 use aya_ebpf::helpers::bpf_probe_read_user;
@@ -34,7 +36,7 @@ struct Happened {
 #[inline(always)]
 pub fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
     let happened = if is_of_call(role) {
-        change_part(traced, regs, cookie, role, now_ns)
+        change_cause(traced, regs, cookie, role, now_ns)
     } else if role == Role::Assist as u8 {
         begin_assist(traced, regs, cookie, now_ns)
     } else if role == Role::AssistEnd as u8 {
@@ -54,7 +56,7 @@ pub fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u6
 
 #[inline(always)]
 const fn is_of_call(role: u8) -> bool {
-    role >= Role::Grow as u8 && role <= Role::Swept as u8
+    (role >= Role::Grow as u8 && role <= Role::Swept as u8) || role == Role::Grown as u8
 }
 
 /// For how long the process' world had been stopped in total at `now_ns`.
@@ -66,39 +68,35 @@ pub fn stopped_ns(traced: &Traced, now_ns: u64) -> u64 {
     })
 }
 
-/// Puts a call into `part` from now on.
+/// A call does something of that name from now on.
 #[inline(always)]
-pub fn enter_part(traced: &Traced, call: *mut GoCall, part: Part, now_ns: u64) {
-    let stopped_ns = stopped_ns(traced, now_ns);
+fn enter(traced: &Traced, call: *mut GoCall, cause: Cause, now_ns: u64) {
     // SAFETY: a checked map value; the goroutine is here and nowhere else.
-    unsafe {
-        (*call).settle(now_ns, stopped_ns);
-        (*call).back = (*call).part;
-        (*call).part = part as u64;
-    }
+    let call = unsafe { &mut *call };
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
+    window::enter_call_cause(call.thread, call.start_ns, cause, now_ns);
 }
 
+/// And no longer.
 #[inline(always)]
-fn leave_part(traced: &Traced, call: *mut GoCall, now_ns: u64) {
-    let stopped_ns = stopped_ns(traced, now_ns);
+fn leave(traced: &Traced, call: *mut GoCall, cause: Cause, now_ns: u64) {
     // SAFETY: as above.
-    unsafe {
-        (*call).settle(now_ns, stopped_ns);
-        (*call).part = (*call).back;
-    }
+    let call = unsafe { &mut *call };
+    window::follow_call(&mut call.thread, call.start_ns, traced.pid_tgid, now_ns);
+    window::leave_call_cause(call.thread, call.start_ns, cause, now_ns);
 }
 
 #[inline(always)]
-fn change_part(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
+fn change_cause(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
     let on_own_stack = role == Role::Sweep as u8 || role == Role::Swept as u8;
     let g = if on_own_stack { regs.r14 } else { current_goroutine(regs, result_offset_of(cookie))? };
     let call = find_go_call_of(traced.tgid(), g)?;
-    if role == Role::Back as u8 || role == Role::Swept as u8 {
-        leave_part(traced, call, now_ns);
-    } else if role == Role::Grow as u8 {
-        enter_part(traced, call, Part::HeapGrow, now_ns);
+    let is_growth = role == Role::Grow as u8 || role == Role::Grown as u8;
+    let cause = if is_growth { Cause::HeapGrow } else { Cause::Sweep };
+    if role == Role::Grown as u8 || role == Role::Reclaimed as u8 || role == Role::Swept as u8 {
+        leave(traced, call, cause, now_ns);
     } else {
-        enter_part(traced, call, Part::Sweep, now_ns);
+        enter(traced, call, cause, now_ns);
     }
     None
 }
@@ -185,18 +183,22 @@ fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -
         // SAFETY: as above.
         unsafe { *stop = GoStop { begin_ns: now_ns, stopped_at_ns: 0, event, is_late, ..*stop } };
         if let Some(call) = call {
-            enter_part(traced, call, Part::GcStop, now_ns);
+            enter(traced, call, Cause::GcStop, now_ns);
         }
         return None;
     }
     if role == Role::Restart as u8 {
-        if let Some(call) = call {
-            leave_part(traced, call, now_ns);
-        }
         // SAFETY: as above.
-        unsafe {
+        let stopped_ns = unsafe {
+            let before_ns = (*stop).total_ns;
             (*stop).total_ns = (*stop).until(now_ns);
             (*stop).stopped_at_ns = 0;
+            (*stop).total_ns.wrapping_sub(before_ns)
+        };
+        if let Some(call) = call {
+            leave(traced, call, Cause::GcStop, now_ns);
+            // SAFETY: as above. Its own stop has a name already.
+            unsafe { (*call).stopped_ns += stopped_ns };
         }
     }
     // SAFETY: as above.

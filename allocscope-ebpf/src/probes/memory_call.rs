@@ -9,7 +9,8 @@ use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, 
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
-use crate::record::{counters, hit, lost, lost_many, record};
+use crate::record::{self, counters, hit, lost, lost_many};
+use crate::window::{self, ClosedCall, Owner};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
@@ -58,17 +59,38 @@ fn open(traced: &Traced, args: [u64; CALL_ARGS]) -> Option<u32> {
     // SAFETY: a helper without arguments.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     open_system_call(SystemCall { tag: traced.pid_tgid, start_ns, args });
+    window::open_call(traced.pid_tgid, start_ns, Owner::System);
     None
 }
 
-/// The call that ends here, and how long it took.
+/// A call that has ended.
+struct Ended {
+    traced: Traced,
+    call: SystemCall,
+    ns: u64,
+    window: Option<ClosedCall>,
+}
+
+/// The call that ends here.
 #[inline(always)]
-fn close() -> Option<(Traced, SystemCall, u64)> {
+fn close() -> Option<Ended> {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let traced = Traced::current()?;
     let call = close_system_call(traced.pid_tgid)?;
-    Some((traced, call, now_ns.saturating_sub(call.start_ns)))
+    let window = window::close_call(traced.pid_tgid, call.start_ns, now_ns);
+    Some(Ended { traced, call, ns: now_ns.saturating_sub(call.start_ns), window })
+}
+
+impl Ended {
+    /// Records it, and what its time went to.
+    #[inline(always)]
+    fn record(&self, key: SeriesKey, bytes: u64) {
+        record::record(key, self.ns, bytes);
+        if let Some(window) = self.window {
+            window.count(self.traced.slot);
+        }
+    }
 }
 
 #[inline(always)]
@@ -106,7 +128,8 @@ fn mmap_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let start = result(ctx)?;
     let [len, prot, flags, ..] = call.args;
     if start > LAST_ADDRESS {
@@ -126,7 +149,7 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     let is_memory = allocator as u64 != Allocator::File as u64;
     if is_memory {
-        record(stage(&traced, allocator, Stage::Call, len), ns, len);
+        ended.record(stage(&traced, allocator, Stage::Call, len), len);
     }
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
@@ -172,7 +195,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record(touch, range.touch_ns, range.size);
+        record::record(touch, range.touch_ns, range.size);
     }
     open(&traced, [len, outcome, range.size, range.allocator, 0, 0])
 }
@@ -198,7 +221,8 @@ fn munmap_exit(ctx: TracePointContext) -> u32 {
 /// runtime's own heap.
 #[inline(always)]
 fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let [len, outcome, size, allocator, ..] = call.args;
     if result(ctx)? != 0 {
         if outcome != NOTHING {
@@ -211,7 +235,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     if outcome == ENDED {
         let class = size_class(size);
-        record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), ns, len);
+        ended.record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), len);
     } else if outcome == CUT {
         let counters = counters(traced.slot)?;
         // SAFETY: a checked map value.
@@ -221,7 +245,7 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
         }
     } else if is_large(len) && !in_native_call(traced.pid_tgid) {
         // Not what an allocator trims off a mapping that it has just made.
-        record(stage(&traced, Allocator::Mmap, Stage::Release, len), ns, len);
+        ended.record(stage(&traced, Allocator::Mmap, Stage::Release, len), len);
     }
     None
 }
@@ -262,12 +286,13 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, ns, .. } = ended;
     let [old_start, old_len, new_len, touch_ns, faults, allocator] = call.args;
     let new_start = result(ctx)?;
     let moved = new_start <= LAST_ADDRESS;
     if moved && is_large(new_len) {
-        record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
+        ended.record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), new_len);
     }
     if allocator != 0 {
         let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
@@ -302,10 +327,11 @@ fn madvise_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_madvise_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, call, ns) = close()?;
+    let ended = close()?;
+    let Ended { traced, call, .. } = ended;
     if result(ctx)? == 0 {
         let len = call.args[0];
-        record(stage(&traced, Allocator::Madvise, Stage::Release, len), ns, len);
+        ended.record(stage(&traced, Allocator::Madvise, Stage::Release, len), len);
     }
     None
 }
@@ -330,7 +356,8 @@ fn brk_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
-    let (traced, _, ns) = close()?;
+    let ended = close()?;
+    let traced = ended.traced;
     let new = result(ctx)?;
     // SAFETY: a checked map value; the kernel serialises the brk calls of a process.
     let old = unsafe { core::ptr::replace(&raw mut (*traced.target).brk, new) };
@@ -341,7 +368,7 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
         if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
     // As for `mmap`: growth inside of an allocator's call is part of it.
     if is_large(bytes) && !(new > old && in_native_call(traced.pid_tgid)) {
-        record(stage(&traced, Allocator::Brk, stage_of_call, bytes), ns, bytes);
+        ended.record(stage(&traced, Allocator::Brk, stage_of_call, bytes), bytes);
     }
     None
 }

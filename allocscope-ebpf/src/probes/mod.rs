@@ -1,5 +1,6 @@
 //! One file for each thing probed. Each program is a thin entry and a `try_` function.
 
+mod cause;
 mod fault;
 mod go;
 mod go_mark;

@@ -14,6 +14,7 @@ use crate::atomic::add;
 use crate::filter::{Image, Traced, is_large};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
 use crate::record::{counters, hit, lost, record};
+use crate::window::{self, Owner};
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
@@ -102,7 +103,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let home = traced.image()?.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })
+    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })?;
+    window::open_call(traced.pid_tgid, start_ns, Owner::Native);
+    Some(())
 }
 
 /// The bytes asked for; saturates, since `calloc` refuses a product that overflows.
@@ -148,6 +151,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, result) = unsafe { ((*regs).rsp, (*regs).rax) };
     let call = close_native_call(bpf_get_current_pid_tgid(), sp)?;
+    let closed = window::close_call(call.tag, call.start_ns, now_ns);
     let image = Image::of_home(call.home)?;
     hit(image.slot, ProbeClass::UprobeReturn);
     let memory = memory_of(result, cookie, &call)?;
@@ -155,6 +159,9 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let allocator = native_id::allocator_of(cookie);
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
+    if let Some(closed) = closed {
+        closed.count(image.slot);
+    }
     let (size, touch_ns, faults, filed_ns, allocator) = (call.size, 0, 0, now_ns, u64::from(allocator));
     match memory {
         Memory::Unknown => {

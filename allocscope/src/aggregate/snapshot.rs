@@ -3,6 +3,7 @@
 use crate::intake::SeriesReading;
 use crate::site::Miss;
 use crate::target::ProcessInfo;
+use allocscope_common::cause::CAUSES;
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
 use allocscope_common::key::Series;
 use std::collections::BTreeMap;
@@ -106,6 +107,21 @@ impl ProcessSnapshot {
     /// price is known.
     pub fn probe_cost_seconds(&self, tool: &ToolSnapshot) -> f64 {
         cost_seconds(&self.counters, &tool.probe_price_ns)
+    }
+
+    /// Where the time of its calls, releases and page faults went, by [`allocscope_common::cause::Cause`], in nanoseconds.
+    pub fn causes_ns(&self) -> [u64; CAUSES] {
+        self.counters.causes_ns(self.faults_ns())
+    }
+
+    /// Their time, each nanosecond once: what the causes sum to.
+    pub fn windows_ns(&self) -> u64 {
+        self.counters.windows_ns(self.faults_ns())
+    }
+
+    fn faults_ns(&self) -> u64 {
+        let faults = self.series.iter().filter(|(series, _)| matches!(series, Series::Fault { .. }));
+        faults.fold(0, |sum: u64, (_, reading)| sum.saturating_add(reading.totals.time_ns))
     }
 }
 

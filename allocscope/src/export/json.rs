@@ -76,8 +76,10 @@ pub struct Process<'a> {
     pub partial_releases: u64,
     /// Time of those.
     pub partial_release_seconds: f64,
-    /// Time in large allocations' calls, by cause.
-    pub stall_seconds: BTreeMap<&'static str, f64>,
+    /// Time of large allocations' calls, of releases and of all page faults, each nanosecond once.
+    pub window_seconds: f64,
+    /// Where it went: these sum to it.
+    pub causes: BTreeMap<&'static str, f64>,
     /// What its Go runtime did; absent where that is not traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub go_runtime: Option<GoRuntime>,
@@ -235,14 +237,18 @@ impl<'a> Process<'a> {
             live_ranges: counters.ranges_filed.saturating_sub(counters.ranges_ended),
             partial_releases: counters.partial_releases,
             partial_release_seconds: seconds(counters.partial_release_ns as f64),
-            stall_seconds: Cause::ALL
-                .iter()
-                .map(|&cause| (cause.name(), seconds(counters.stall_ns[cause as usize] as f64)))
-                .collect(),
+            window_seconds: seconds(process.windows_ns() as f64),
+            causes: causes(process),
             go_runtime: GoRuntime::of(process),
             cost: Cost::new(process, tool),
         }
     }
+}
+
+fn causes(process: &ProcessSnapshot) -> BTreeMap<&'static str, f64> {
+    let causes_ns = process.causes_ns();
+    let told = |&cause: &Cause| (cause.name(), seconds(causes_ns[cause as usize] as f64));
+    Cause::ALL.iter().map(told).collect()
 }
 
 impl<'a> CoverageView<'a> {

@@ -187,8 +187,9 @@ impl<'a> Process<'a> {
             let untimed = counters.untimed_faults[kind as usize] as f64;
             families.add(&names::UNTIMED_PAGE_FAULTS, &self.labels(&[kind.name()]), untimed);
         }
-        for &cause in Cause::ALL.iter().filter(|&&cause| cause != Cause::PageFault) {
-            let time_ns = counters.stall_ns[cause as usize];
+        let causes_ns = self.process.causes_ns();
+        for &cause in Cause::ALL {
+            let time_ns = causes_ns[cause as usize];
             families.add(&names::STALL, &self.labels(&[cause.name()]), time_ns as f64 / 1e9);
         }
         let labels = self.labels(&[]);
@@ -201,16 +202,13 @@ impl<'a> Process<'a> {
     /// Page faults of every kind and scope, those that never came as 0: a rate of a counter that
     /// appears with its first event does not see that event.
     fn tell_faults(&self, families: &mut Families) {
-        let mut time_ns = 0;
         for (&kind, &scope) in
             FaultKind::ALL.iter().flat_map(|kind| FaultScope::ALL.iter().map(move |scope| (kind, scope)))
         {
             let series = self.process.series.get(&Series::Fault { kind, scope });
             let count = series.map_or(0, |series| series.totals.count);
-            time_ns += series.map_or(0, |series| series.totals.time_ns);
             families.add(&names::PAGE_FAULTS, &self.labels(&[kind.name(), scope.name()]), count as f64);
         }
-        families.add(&names::STALL, &self.labels(&["page_fault"]), time_ns as f64 / 1e9);
     }
 
     fn tell_series(&self, series: &Series, reading: &SeriesReading, families: &mut Families) {

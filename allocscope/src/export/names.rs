@@ -65,7 +65,7 @@ families! {
         ["pid", "comm", "kind", "scope"]
         "Time to serve a page fault, of those whose start was seen.";
     STALL = COUNTER Seconds "allocscope_stall_seconds_total" ["pid", "comm", "cause"]
-        "Time that threads of the process stood still for memory, by cause; page faults while zeroing are in both.";
+        "Time of large allocations' calls, of releases and of all page faults, by what it went to; each moment once.";
     UNTIMED_PAGE_FAULTS = COUNTER None "allocscope_untimed_page_faults_total" ["pid", "comm", "kind"]
         "Page faults whose start was not seen: they are counted without a duration.";
     LIVE_RANGES = GAUGE None "allocscope_live_ranges" ["pid", "comm"]

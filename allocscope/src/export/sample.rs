@@ -83,6 +83,9 @@ fn server() -> ProcessSnapshot {
             partial_release_ns: 3_000,
             odd_results: 0,
             stall_ns: stall_ns(),
+            call_window_ns: 4_034_000,
+            fault_in_call_ns: 1_000,
+            fault_causes_ns: 2_000,
         },
         series: BTreeMap::from([
             (stage(Stage::Call), series(&[16_000, 18_000], SIZE)),
@@ -96,8 +99,10 @@ fn server() -> ProcessSnapshot {
 
 fn stall_ns() -> [u64; CAUSES] {
     let mut ns = [0; CAUSES];
-    ns[Cause::Alloc as usize] = 12_000;
-    ns[Cause::Zeroing as usize] = 4_000;
+    ns[Cause::Alloc as usize] = 4_012_000;
+    ns[Cause::Zeroing as usize] = 21_000;
+    ns[Cause::PageFault as usize] = 1_000;
+    ns[Cause::Runnable as usize] = 2_000;
     ns
 }
 

@@ -9,9 +9,11 @@ use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
 use crate::aggregate::{ProcessSnapshot, Snapshot};
 use crate::intake::SeriesReading;
+use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::{FaultKind, Stage};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 /// Columns that a table fits into.
@@ -41,6 +43,8 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += &stage_totals(process);
     text += "\nPage faults\n";
     text += &fault_table(process);
+    text += "\nWhere the time of calls, releases and all page faults went\n";
+    text += &cause_table(process);
     text += &GoRuntime::of(process).map_or_else(String::new, |runtime| format!("\n{}", runtime.text()));
     text += "\nCoverage\n";
     text += &coverage(process);
@@ -160,6 +164,19 @@ fn fault_table(process: &ProcessSnapshot) -> String {
         ]);
     }
     if table.is_empty() { "none was seen\n".to_owned() } else { finish(table, &[0, 1]) }
+}
+
+/// Causes that took any time, the dearest first.
+fn cause_table(process: &ProcessSnapshot) -> String {
+    let (causes_ns, all_ns) = (process.causes_ns(), process.windows_ns());
+    let mut told: Vec<_> = Cause::ALL.iter().map(|&cause| (causes_ns[cause as usize], cause)).collect();
+    told.retain(|&(ns, _)| ns > 0);
+    told.sort_by_key(|&(ns, cause)| (Reverse(ns), cause));
+    let mut table = new_table(&["cause", "time", "share"]);
+    for (ns, cause) in told {
+        table.add_row([cause.name().to_owned(), duration(ns as f64), share(ns, all_ns)]);
+    }
+    if table.is_empty() { "no time was seen\n".to_owned() } else { finish(table, &[0]) }
 }
 
 fn fault_line(process: &ProcessSnapshot) -> String {
@@ -361,6 +378,13 @@ mod tests {
     }
 
     #[test]
+    fn causes_sum_to_the_time_of_the_windows() {
+        let process = &sample::snapshot().processes[0];
+        assert_eq!(process.windows_ns(), 4_045_800);
+        assert_eq!(process.causes_ns().iter().sum::<u64>(), process.windows_ns());
+    }
+
+    #[test]
     fn nothing_seen_is_said() {
         let mut snapshot = sample::snapshot();
         snapshot.processes[0].series.clear();
@@ -395,6 +419,14 @@ Page faults
 |-------|-------|-------|--------|--------|--------|--------|
 | minor | large |     4 | 12.1us | 1.57us | 9.00us | 9.00us |
 | minor | other |     1 |  700ns |  700ns |  700ns |  700ns |
+
+Where the time of calls, releases and all page faults went
+| cause      |   time | share |
+|------------|--------|-------|
+| alloc      | 4.01ms | 99.2% |
+| zeroing    | 21.0us |  0.5% |
+| page_fault | 10.8us |  0.3% |
+| runnable   | 2.00us |  0.0% |
 
 Coverage
 allocator: go1.22.10, tier large-path, probe sites attached: 3 of 4

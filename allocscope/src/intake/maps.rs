@@ -279,6 +279,9 @@ fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {
         sum.hits.iter_mut().zip(value.hits).for_each(|(total, count)| *total += count);
         sum.untimed_faults.iter_mut().zip(value.untimed_faults).for_each(|(total, count)| *total += count);
         sum.stall_ns.iter_mut().zip(value.stall_ns).for_each(|(total, ns)| *total += ns);
+        sum.call_window_ns += value.call_window_ns;
+        sum.fault_in_call_ns += value.fault_in_call_ns;
+        sum.fault_causes_ns += value.fault_causes_ns;
         sum.ranges_filed += value.ranges_filed;
         sum.ranges_ended += value.ranges_ended;
         sum.partial_releases += value.partial_releases;

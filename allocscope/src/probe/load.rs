@@ -1,5 +1,6 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::kernel_types::task_pid_offset;
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::AttachVia;
@@ -88,12 +89,15 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("BUCKETS", buckets)
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
+    // Where it is not known, the program that needs it is not attached.
+    let task_pid_offset = task_pid_offset().unwrap_or(0);
     let follow_all = u32::from(options.follow_all);
     let report_every_exec = u32::from(options.report_every_exec);
     let go_runtime = u32::from(options.go_runtime);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
+        .override_global("TASK_PID_OFFSET", &task_pid_offset, true)
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)

@@ -3,7 +3,9 @@
 //! Every link is owned by a file descriptor of this process: dropping it detaches, and so does the
 //! kernel when the process is killed.
 
+mod causes;
 mod faults;
+mod kernel_types;
 mod ladder;
 mod load;
 mod perf_link;

@@ -2,8 +2,9 @@
 
 use super::faults::{FaultLinks, FaultRung};
 use super::perf_link::attach_tracepoint;
-use super::{Loaded, Tracefs};
+use super::{Loaded, Tracefs, causes};
 use crate::failure::{Exit, Failure};
+use crate::site::Miss;
 use anyhow::{Context, Result};
 use aya::programs::TracePoint;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +32,7 @@ const TRACEPOINTS: [(&str, &str, &str); 15] = [
 pub struct SystemProbes {
     tracepoints: Vec<OwnedFd>,
     faults: FaultLinks,
+    cause_misses: Vec<Miss>,
 }
 
 impl SystemProbes {
@@ -48,12 +50,18 @@ impl SystemProbes {
             tracepoints.push(link);
         }
         let faults = FaultLinks::attach(loaded, &tracefs)?;
-        Ok(Self { tracepoints, faults })
+        let cause_misses = causes::attach(loaded);
+        Ok(Self { tracepoints, faults, cause_misses })
     }
 
     /// How the start of a page fault is seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.faults.rung
+    }
+
+    /// Causes that are not told apart on this machine.
+    pub fn cause_misses(&self) -> &[Miss] {
+        &self.cause_misses
     }
 }
 

@@ -326,7 +326,8 @@ impl Session {
 
     /// Examines a process' binaries and attaches their sites.
     fn discover(&mut self, info: &ProcessInfo) -> Attached {
-        let attached = self.binaries.attach(&mut self.loaded, info.id.pid, returns_of(info.id.pid));
+        let mut attached = self.binaries.attach(&mut self.loaded, info.id.pid, returns_of(info.id.pid));
+        attached.coverage.misses.extend_from_slice(self.system.cause_misses());
         self.measure_prices(&attached.coverage);
         attached
     }

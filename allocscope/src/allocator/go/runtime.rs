@@ -136,14 +136,14 @@ impl Places<'_, '_> {
     fn grow(&self) -> Result<Vec<Site>, Miss> {
         let grow = self.functions.start(GROW)?;
         let curg = self.version.curg_offset();
-        self.within(ALLOC_SPAN, |marks| marks.around_call(grow, [Role::Grow, Role::Back], curg))
+        self.within(ALLOC_SPAN, |marks| marks.around_call(grow, [Role::Grow, Role::Grown], curg))
             .map(Vec::from)
     }
 
     fn reclaim(&self) -> Result<Vec<Site>, Miss> {
         let chunk = self.functions.start(RECLAIM_CHUNK)?;
         let curg = self.version.curg_offset();
-        let roles = [Role::Reclaim, Role::Back];
+        let roles = [Role::Reclaim, Role::Reclaimed];
         self.within(RECLAIM, |marks| marks.around_call(chunk, roles, curg)).map(Vec::from)
     }
 

@@ -1,0 +1,393 @@
+//! What a thread does in a call or page fault, as rare tracepoints and marks see it, into where the time went.
+//!
+//! Each thread has a place for a call's window and, nested in it, a fault's. [`allocscope_common::phases`] has the
+//! rules and the arithmetic; here is which window an event belongs to.
+//!
+//! - A call's window is opened and closed with the call. One inside of another (the system calls of an allocator's
+//!   call) is part of that one.
+//! - A fault's window is open while `maps::FAULTS` holds the thread. Nothing is written for it when it begins: the
+//!   first rare event in it does, and most faults have none. What a fault's time went to is counted once, with the
+//!   call that it lies in or by itself. It is not kept for each range.
+//! - A Go call's window follows its goroutine from thread to thread, as its probes see it. What it did out of sight is
+//!   `blocked`, or stays with its phase. A page fault on the other thread meanwhile is counted as a fault besides.
+
+use crate::atomic::add;
+use crate::inflight::open_fault_start;
+use crate::maps::WINDOWS;
+use crate::record::{counters, lost};
+use allocscope_common::cause::{CAUSES, Cause};
+use allocscope_common::config::WINDOW_SLOTS;
+use allocscope_common::counter::LossReason;
+use allocscope_common::phases::{Away, Phases};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use core::ptr::copy_nonoverlapping;
+
+/// Whose call a window is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Owner {
+    /// A memory system call.
+    System = 1,
+    /// A call of a native allocator.
+    Native = 2,
+    /// A large allocation of a goroutine.
+    Go = 3,
+}
+
+/// What a thread is in.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Window {
+    /// The thread (see `bpf_get_current_pid_tgid`), 0 in a free place.
+    tag: u64,
+    /// When the thread was woken; of use while it waits.
+    woken_ns: u64,
+    /// [`Owner`] of the call.
+    owner: u32,
+    /// [`ON_CPU`], [`WAITING`] or [`RUNNABLE`].
+    away: u32,
+    /// Time of page faults in the call so far.
+    fault_ns: u64,
+    /// The call.
+    call: Phases,
+    /// The page fault.
+    fault: Phases,
+}
+
+const ON_CPU: u32 = 0;
+const WAITING: u32 = 1;
+const RUNNABLE: u32 = 2;
+
+/// No call takes so long: what is older was left without returning.
+const ABANDONED_NS: u64 = 60_000_000_000;
+
+/// A wait for a lock that is shorter was none: what it takes to get a free one, with the probes at both ends.
+const LEAST_WAIT_NS: u64 = 1_000;
+
+#[inline(always)]
+fn place(thread: u32) -> Option<*mut Window> {
+    WINDOWS.get_ptr_mut(thread & (WINDOW_SLOTS - 1))
+}
+
+/// The thread's own window, where it has one.
+#[inline(always)]
+fn of_thread(pid_tgid: u64) -> Option<*mut Window> {
+    // SAFETY: a checked map value.
+    place(pid_tgid as u32).filter(|&window| unsafe { (*window).tag == pid_tgid })
+}
+
+/// The thread's window, taken for it if it is free or its owner has left it.
+#[inline(always)]
+fn take(pid_tgid: u64, now_ns: u64) -> Option<*mut Window> {
+    let window = place(pid_tgid as u32)?;
+    // SAFETY: a checked map value; only threads that share the place write it.
+    unsafe {
+        if (*window).tag == pid_tgid {
+            return Some(window);
+        }
+        let call_ns = (*window).call.start_ns;
+        if (*window).tag != 0 && call_ns != 0 && now_ns.saturating_sub(call_ns) < ABANDONED_NS {
+            lost(LossReason::WindowTaken);
+            return None;
+        }
+        (*window).tag = pid_tgid;
+        (*window).away = ON_CPU;
+        (*window).call.start_ns = 0;
+        (*window).fault.start_ns = 0;
+    }
+    Some(window)
+}
+
+/// Opens a call's window, unless the call is part of one that is open.
+#[inline(always)]
+pub fn open_call(pid_tgid: u64, start_ns: u64, owner: Owner) {
+    let Some(window) = take(pid_tgid, start_ns) else { return };
+    // SAFETY: as in `take`.
+    unsafe {
+        let open_ns = (*window).call.start_ns;
+        let is_part = owner as u32 == Owner::System as u32 && (*window).owner != Owner::System as u32;
+        if is_part && open_ns != 0 && start_ns.saturating_sub(open_ns) < ABANDONED_NS {
+            return;
+        }
+        (*window).owner = owner as u32;
+        (*window).away = ON_CPU;
+        (*window).fault_ns = 0;
+        (*window).call.open(start_ns);
+    }
+}
+
+/// A closed call's window: valid until the thread opens another one.
+#[derive(Clone, Copy)]
+pub struct ClosedCall {
+    window: *mut Window,
+    ns: u64,
+}
+
+impl ClosedCall {
+    /// Gives `ns` of it another name that nobody had seen: of what it waited, else of what Go's runtime did.
+    #[inline(always)]
+    pub fn rename(self, to: Cause, ns: u64) {
+        if ns != 0 {
+            // SAFETY: a checked map value.
+            unsafe { (*self.window).call.rename(to, ns) };
+        }
+    }
+
+    /// Counts it in the process in `slot`. One that is not counted (a call that failed, or is not large) leaves its
+    /// page faults as plain ones.
+    #[inline(always)]
+    pub fn count(self, slot: u32) {
+        let Some(counters) = counters(slot) else { return };
+        // SAFETY: both are checked map values; the indices are below the arrays' lengths.
+        unsafe {
+            add(&raw mut (*counters).call_window_ns, self.ns);
+            add(&raw mut (*counters).fault_in_call_ns, (*self.window).fault_ns);
+            for cause in 0..CAUSES {
+                let ns = (*self.window).call.ns[cause];
+                if ns != 0 {
+                    add(&raw mut (*counters).stall_ns[cause], ns);
+                }
+            }
+        }
+    }
+}
+
+/// Closes the window of the call that began at `start_ns`; `None` where it has none of its own: it is part of another
+/// one, or the window was lost.
+#[inline(always)]
+pub fn close_call(pid_tgid: u64, start_ns: u64, now_ns: u64) -> Option<ClosedCall> {
+    let window = of_thread(pid_tgid)?;
+    // SAFETY: as in `take`.
+    unsafe {
+        if (*window).call.start_ns != start_ns {
+            return None;
+        }
+        if !(*window).call.close(Cause::Alloc, now_ns) {
+            lost(LossReason::SplitUneven);
+        }
+        (*window).tag = 0;
+    }
+    Some(ClosedCall { window, ns: now_ns.saturating_sub(start_ns) })
+}
+
+/// Brings the window of a goroutine's call to the thread that now runs it. `thread` is where it was.
+#[inline(always)]
+pub fn follow_call(thread: &mut u64, start_ns: u64, pid_tgid: u64, now_ns: u64) {
+    let from = core::mem::replace(thread, pid_tgid);
+    if from == pid_tgid {
+        return;
+    }
+    let (Some(old), Some(new)) = (of_thread(from), take(pid_tgid, now_ns)) else { return };
+    // SAFETY: both are checked map values.
+    unsafe {
+        if (*old).call.start_ns == start_ns {
+            // Not an assignment, for which the compiler calls `memmove`.
+            copy_nonoverlapping(&raw const (*old).call, &raw mut (*new).call, 1);
+            (*new).owner = (*old).owner;
+            (*new).fault_ns = (*old).fault_ns;
+            (*old).tag = 0;
+            (*new).call.moved(now_ns);
+        }
+    }
+}
+
+/// Begins a phase of the call that began at `start_ns` on the thread.
+#[inline(always)]
+pub fn enter_call_cause(pid_tgid: u64, start_ns: u64, cause: Cause, now_ns: u64) {
+    let Some(window) = of_thread(pid_tgid) else { return };
+    // SAFETY: as in `take`.
+    unsafe {
+        if (*window).call.start_ns == start_ns && !(*window).call.enter(cause, now_ns) {
+            lost(LossReason::PhasesTooDeep);
+        }
+    }
+}
+
+/// Ends it.
+#[inline(always)]
+pub fn leave_call_cause(pid_tgid: u64, start_ns: u64, cause: Cause, now_ns: u64) {
+    let Some(window) = of_thread(pid_tgid) else { return };
+    // SAFETY: as in `take`.
+    unsafe {
+        if (*window).call.start_ns == start_ns {
+            (*window).call.leave(cause, now_ns, 0);
+        }
+    }
+}
+
+/// Ends a fault's window. `is_swap`: its page was read from swap. Nothing is written for a fault that was nothing else
+/// and lies in no call.
+#[inline(always)]
+pub fn end_fault(pid_tgid: u64, slot: u32, start_ns: u64, ns: u64, is_swap: bool) {
+    let Some(window) = place(pid_tgid as u32) else { return };
+    // SAFETY: a checked map value.
+    let is_own = unsafe { (*window).tag == pid_tgid };
+    if !is_own && !is_swap {
+        return;
+    }
+    let end_ns = start_ns + ns;
+    // SAFETY: as in `take`.
+    unsafe {
+        let call = &raw mut (*window).call;
+        let in_call = is_own && (*call).start_ns != 0 && (*call).start_ns <= start_ns;
+        if in_call {
+            (*window).fault_ns += ns;
+        }
+        if is_own && (*window).fault.start_ns == start_ns {
+            close_fault(window, end_ns, is_swap);
+            if in_call {
+                (*call).take_fault(start_ns, end_ns, &(*window).fault.ns);
+            } else {
+                (*window).tag = 0;
+                count_fault(slot, &(*window).fault, ns);
+            }
+        } else if in_call {
+            let cause = if is_swap { Cause::SwapIn } else { Cause::PageFault };
+            (*call).take_plain_fault(start_ns, end_ns, cause);
+        } else if is_swap {
+            count_swap_in(slot, ns);
+        }
+    }
+}
+
+/// # Safety
+/// `window` is a checked map value.
+#[inline(always)]
+unsafe fn close_fault(window: *mut Window, end_ns: u64, is_swap: bool) {
+    // SAFETY: by the caller's word.
+    let fault = unsafe { &mut (*window).fault };
+    if !fault.close(Cause::PageFault, end_ns) {
+        lost(LossReason::SplitUneven);
+    }
+    if is_swap {
+        fault.name_swap_in();
+    }
+}
+
+#[inline(always)]
+fn count_fault(slot: u32, fault: &Phases, ns: u64) {
+    let Some(counters) = counters(slot) else { return };
+    // SAFETY: a checked map value; the indices are below the array's length.
+    unsafe {
+        add(&raw mut (*counters).fault_causes_ns, ns.wrapping_sub(fault.ns[Cause::PageFault as usize]));
+        for cause in 0..CAUSES {
+            let ns = fault.ns[cause];
+            if ns != 0 && cause != Cause::PageFault as usize {
+                add(&raw mut (*counters).stall_ns[cause], ns);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn count_swap_in(slot: u32, ns: u64) {
+    let Some(counters) = counters(slot) else { return };
+    // SAFETY: a checked map value; the index is below the array's length by its type.
+    unsafe {
+        add(&raw mut (*counters).fault_causes_ns, ns);
+        add(&raw mut (*counters).stall_ns[Cause::SwapIn as usize], ns);
+    }
+}
+
+/// The innermost open window of the thread. A fault older than the call never ended: the call's code runs.
+#[inline(always)]
+fn innermost(window: *mut Window, fault_ns: Option<u64>) -> Option<*mut Phases> {
+    // SAFETY: a checked map value by its origin.
+    unsafe {
+        let call_ns = (*window).call.start_ns;
+        match fault_ns {
+            Some(fault_ns) if fault_ns >= call_ns => {
+                if (*window).fault.start_ns != fault_ns {
+                    (*window).fault.open(fault_ns);
+                }
+                Some(&raw mut (*window).fault)
+            }
+            _ => (call_ns != 0).then_some(&raw mut (*window).call),
+        }
+    }
+}
+
+/// The current thread's window and its innermost level, and what time it is; `None` where it is in none.
+#[inline(always)]
+fn current() -> Option<(*mut Window, *mut Phases, u64)> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    // The idle thread, whose name is that of a free place.
+    if pid_tgid == 0 {
+        return None;
+    }
+    let fault_ns = open_fault_start(pid_tgid);
+    let own = of_thread(pid_tgid);
+    if own.is_none() && fault_ns.is_none() {
+        return None;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let window = match own {
+        Some(window) => window,
+        None => take(pid_tgid, now_ns)?,
+    };
+    Some((window, innermost(window, fault_ns)?, now_ns))
+}
+
+/// The current thread begins something that has a name.
+#[inline(always)]
+pub fn enter_cause(cause: Cause) {
+    let Some((_, phases, now_ns)) = current() else { return };
+    // SAFETY: a part of a checked map value.
+    if unsafe { !(*phases).enter(cause, now_ns) } {
+        lost(LossReason::PhasesTooDeep);
+    }
+}
+
+/// The current thread is done with it.
+#[inline(always)]
+pub fn leave_cause(cause: Cause) {
+    let Some((_, phases, now_ns)) = current() else { return };
+    let least_ns = if cause as u8 == Cause::MmapLock as u8 { LEAST_WAIT_NS } else { 0 };
+    // SAFETY: as in `enter_cause`.
+    unsafe { (*phases).leave(cause, now_ns, least_ns) };
+}
+
+/// The current thread leaves its CPU; `is_ready`: it could run on.
+#[inline(always)]
+pub fn pause(is_ready: bool) {
+    let Some((window, phases, now_ns)) = current() else { return };
+    // SAFETY: as in `enter_cause`.
+    unsafe {
+        (*phases).pause(now_ns);
+        (*window).woken_ns = 0;
+        (*window).away = if is_ready { RUNNABLE } else { WAITING };
+    }
+}
+
+/// The window of a thread that is away from its CPU; `None` where it is in none.
+#[inline(always)]
+fn of_away(thread: u32, away: u32) -> Option<*mut Window> {
+    // SAFETY: a checked map value.
+    place(thread).filter(|&window| unsafe { (*window).tag as u32 == thread && (*window).away & away != 0 })
+}
+
+/// A thread that may wait becomes ready to run.
+#[inline(always)]
+pub fn wake(thread: u32) {
+    if let Some(window) = of_away(thread, WAITING) {
+        // SAFETY: a checked map value and a helper without arguments.
+        unsafe { (*window).woken_ns = bpf_ktime_get_ns() };
+    }
+}
+
+/// A thread gets a CPU.
+#[inline(always)]
+pub fn resume(thread: u32) {
+    let Some(window) = of_away(thread, WAITING | RUNNABLE) else { return };
+    // SAFETY: a checked map value and a helper without arguments.
+    unsafe {
+        let away =
+            if (*window).away == RUNNABLE { Away::Runnable } else { Away::Waiting((*window).woken_ns) };
+        (*window).away = ON_CPU;
+        let fault_ns = open_fault_start((*window).tag);
+        if let Some(phases) = innermost(window, fault_ns) {
+            (*phases).resume(away, bpf_ktime_get_ns());
+        }
+    }
+}
