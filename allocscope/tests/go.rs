@@ -152,7 +152,7 @@ fn processes_of_one_binary_are_counted_apart_by_the_daemon() {
     assert!(eventually(LIMIT, || seen(first.pid()) && seen(second.pid())));
     let attached = |pid| {
         let labels = [("state", "attached")];
-        Metrics::scrape(address).of_process("allocscope_sites", pid, &labels) == Some(4)
+        Metrics::scrape(address).of_process("allocscope_sites", pid, &labels) == Some(13)
     };
     assert!(eventually(LIMIT, || attached(first.pid()) && attached(second.pid())));
     first.tell("");
