@@ -519,7 +519,12 @@ mod tests {
 
     #[test]
     fn text_is_well_formed_and_histograms_agree_with_themselves() {
-        let families = exposition::parse(&text(sample::snapshot()));
+        let mut snapshot = sample::snapshot();
+        for event in [RuntimeEvent::StopGc, RuntimeEvent::Assist] {
+            snapshot.processes[0].series.insert(Series::Runtime(event), SeriesReading::default());
+        }
+        snapshot.tool.pool_windows = 1;
+        let families = exposition::parse(&text(snapshot));
         for family in names::ALL {
             let parsed = families.get(family.name).unwrap_or_else(|| panic!("{} is missing", family.name));
             assert_eq!(parsed.help, family.help);
