@@ -1,5 +1,6 @@
 //! Keys of the kernel maps.
 
+use crate::go_runtime::RuntimeEvent;
 use core::fmt;
 
 /// Which allocator served a call. Bounded: these are metric label values.
@@ -145,10 +146,14 @@ pub enum Series {
         /// In a large range or not.
         scope: FaultScope,
     },
+    /// Something that Go's runtime does.
+    Runtime(RuntimeEvent),
 }
 
 /// In place of a stage: this series counts page faults.
 const FAULT: u8 = 0;
+/// Likewise: this one counts what Go's runtime does.
+const RUNTIME: u8 = 255;
 
 impl SeriesKey {
     /// The key of a stage.
@@ -208,6 +213,12 @@ impl SeriesKey {
         }
     }
 
+    /// The key of what Go's runtime does.
+    #[inline(always)]
+    pub const fn runtime(slot: u32, event: u8) -> Self {
+        Self { slot, stage: RUNTIME, allocator_or_kind: event, size_class_or_scope: 0, reserved: 0 }
+    }
+
     /// What the key names; `None` where a field holds no known value.
     pub fn decode(&self) -> Option<Series> {
         if self.stage == FAULT {
@@ -215,6 +226,9 @@ impl SeriesKey {
                 kind: FaultKind::from_number(self.allocator_or_kind)?,
                 scope: FaultScope::from_number(self.size_class_or_scope)?,
             });
+        }
+        if self.stage == RUNTIME {
+            return RuntimeEvent::from_number(self.allocator_or_kind).map(Series::Runtime);
         }
         Some(Series::Stage {
             allocator: Allocator::from_number(self.allocator_or_kind)?,
@@ -280,6 +294,9 @@ mod tests {
             for &scope in FaultScope::ALL {
                 assert_eq!(SeriesKey::fault(7, kind, scope).decode(), Some(Series::Fault { kind, scope }));
             }
+        }
+        for &event in RuntimeEvent::ALL {
+            assert_eq!(SeriesKey::runtime(7, event as u8).decode(), Some(Series::Runtime(event)));
         }
         assert_eq!(SeriesKey::stage_numbered(0, 200, Stage::Call, 1).decode(), None);
         assert_eq!(SeriesKey::stage_numbered(0, 1, Stage::Call, 64).decode(), None);

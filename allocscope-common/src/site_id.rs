@@ -12,6 +12,8 @@ pub enum Function {
     GoMallocLarge = 2,
     /// Go's `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
     GoArenaChunk = 3,
+    /// A function of Go's runtime or of `sync.Pool` beside the large-object path: its role tells what it means.
+    GoRuntime = 4,
     /// allocscope's own, called to learn what a hit costs.
     Own = 255,
 }
@@ -28,6 +30,43 @@ pub enum Role {
     GcStart = 3,
     /// The call has begun to clear the object's memory: its address is known now.
     Zeroing = 4,
+    /// A goroutine begins to mark in return for memory (`gcAssistAlloc`). `frame_bytes` reach to the entry of the
+    /// `mallocgc` that it does so for.
+    Assist = 5,
+    /// It has done so where the probed jump goes as the argument says.
+    AssistEnd = 6,
+    /// The heap is asked to grow; on the thread's own stack, as all whose argument is the place of `m.curg`.
+    Grow = 7,
+    /// Pages are swept in return for pages; likewise.
+    Reclaim = 8,
+    /// The heap has grown; likewise.
+    Grown = 22,
+    /// The pages are swept; likewise.
+    Reclaimed = 9,
+    /// Spans are swept in return for a large object's pages, on the goroutine's own stack.
+    Sweep = 10,
+    /// That is over.
+    Swept = 11,
+    /// The world is told to stop; the argument is the place of `m.curg`, and 1 more where rax holds what for.
+    StopBegin = 12,
+    /// It has stopped; the argument is the place of `m.curg`.
+    Stopped = 13,
+    /// It is told to run again; likewise.
+    Restart = 14,
+    /// It runs again.
+    Started = 15,
+    /// A collection's marking ends.
+    Cycle = 21,
+    /// Memory goes back to the system: rbx bytes.
+    Scavenge = 16,
+    /// `sync.Pool.getSlow` begins.
+    PoolSlowGet = 17,
+    /// `sync.Pool.Get` calls `New` where the probed jump goes as the argument says.
+    PoolNew = 18,
+    /// All pools are cleaned: rcx pools have something.
+    PoolCleanup = 19,
+    /// `sync.Pool.Get` begins.
+    PoolGet = 20,
 }
 
 /// How the kernel runs the probed instruction, which decides what a hit costs.
@@ -66,7 +105,8 @@ pub struct SiteId {
     /// Bytes from the stack pointer at the site to the stack pointer at function entry: what the
     /// prologue has taken so far. Makes the stack depth at entry and exit the same number.
     pub frame_bytes: u16,
-    /// Bytes above the stack pointer at the site, for [`ResultPlace::Stack`].
+    /// Bytes above the stack pointer at the site, for [`ResultPlace::Stack`]; at a place of Go's runtime what its
+    /// [`Role`] says, its argument.
     pub result_offset: u16,
 }
 
@@ -124,6 +164,12 @@ pub const fn frame_bytes_of(cookie: u64) -> u64 {
 #[inline(always)]
 pub const fn result_offset_of(cookie: u64) -> u64 {
     RESULT_OFFSET.get(cookie)
+}
+
+/// The argument of a conditional jump's site: it means something where the jump is taken, or where it is not.
+#[inline(always)]
+pub const fn jump_argument(code: u8, taken: bool) -> u16 {
+    (code & 0xf) as u16 | (taken as u16) << 4
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::cell::TotalsCell;
 use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters};
 use crate::event::ProcessEvent;
+use crate::go_runtime::GoStop;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
 use crate::object::Object;
 use crate::range::Granule;
@@ -19,6 +20,7 @@ macro_rules! pod {
 
 pod!(
     BucketKey,
+    GoStop,
     Granule,
     Image,
     LiveRange,

@@ -3,11 +3,12 @@
 //! A slot is 1.5 ns where inserting into and deleting from a hash is 200 ns. Two threads whose ids
 //! are equal modulo the number of slots share a slot; the tag tells, and the loss is counted.
 
-use crate::maps::{GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
+use crate::maps::{GO_ASSISTS, GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
 use crate::record::{lost, lost_many};
 use allocscope_common::config::INFLIGHT_SLOTS;
 use allocscope_common::counter::LossReason;
 use allocscope_common::go_call::{GoCall, GoCallTag, opening, set_of};
+use allocscope_common::go_runtime::GoAssist;
 
 /// Words that an open system call keeps for its exit.
 pub const CALL_ARGS: usize = 6;
@@ -119,6 +120,35 @@ pub fn find_go_call(tag: GoCallTag) -> Option<*mut GoCall> {
             None
         }
     }
+}
+
+/// The innermost open Go allocation of goroutine `g`; `None` where none was opened.
+#[inline(always)]
+pub fn find_go_call_of(tgid: u32, g: u64) -> Option<*mut GoCall> {
+    let tgid_depth = u64::from(tgid) << 32;
+    let set = GO_CALLS.get_ptr_mut(set_of(GoCallTag { g, tgid_depth }))?;
+    // SAFETY: as in `open_go_call`.
+    unsafe {
+        let [first, second] = [&raw mut (*set)[0], &raw mut (*set)[1]];
+        let depth_of = |call: *mut GoCall| {
+            let is_its = (*call).tag.g == g && (*call).tag.tgid_depth >> 32 == u64::from(tgid);
+            if is_its { (*call).tag.tgid_depth } else { 0 }
+        };
+        let (outer, inner) = (depth_of(first), depth_of(second));
+        if inner > outer {
+            Some(second)
+        } else if outer != 0 {
+            Some(first)
+        } else {
+            None
+        }
+    }
+}
+
+/// Where a goroutine's assist is kept.
+#[inline(always)]
+pub fn find_assist(tag: GoCallTag) -> Option<*mut GoAssist> {
+    GO_ASSISTS.get_ptr_mut(set_of(tag))
 }
 
 /// Closes a Go allocation; `None` where none was opened.

@@ -11,6 +11,7 @@ use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
+use allocscope_common::go_runtime::{GoAssist, GoStop};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
 use allocscope_common::range::Granule;
@@ -44,6 +45,10 @@ pub static PAGE_FAULT_EVENT: Global<i32> = Global::new(-1);
 /// The number of `THP_FAULT_ALLOC`, of the same kind.
 #[unsafe(no_mangle)]
 pub static THP_FAULT_EVENT: Global<i32> = Global::new(-1);
+
+/// 1 where what Go's runtime does is recorded. Set at load time.
+#[unsafe(no_mangle)]
+pub static GO_RUNTIME: Global<u32> = Global::new(0);
 
 /// Offset of `pid` in the kernel's `task_struct`, in bytes. Set at load time, from the kernel's own type information.
 #[unsafe(no_mangle)]
@@ -167,6 +172,18 @@ pub static GO_CALLS: Array<GoCallSet> = Array::with_max_entries(GO_CALL_SETS, 0)
 /// Small calls that this CPU has seen where a probe is on their path.
 #[map]
 pub static SMALL_HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The last assist of a goroutine, by (tgid, g), tag-checked.
+#[map]
+pub static GO_ASSISTS: Array<GoAssist> = Array::with_max_entries(GO_CALL_SETS, 0);
+
+/// Stops of Go's world, by slot. Cleared by the user side when a slot becomes free.
+#[map]
+pub static GO_STOPS: Array<GoStop> = Array::with_max_entries(1024, 0);
+
+/// 1 while every `sync.Pool.Get` is counted. Set by the user side.
+#[map]
+pub static POOL_WINDOW: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Open calls of native allocators by thread, tag-checked.
 #[map]

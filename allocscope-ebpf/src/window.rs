@@ -126,6 +126,15 @@ pub struct ClosedCall {
 }
 
 impl ClosedCall {
+    /// Gives `ns` of it another name that nobody had seen: of what it waited, else of what Go's runtime did.
+    #[inline(always)]
+    pub fn rename(self, to: Cause, ns: u64) {
+        if ns != 0 {
+            // SAFETY: a checked map value.
+            unsafe { (*self.window).call.rename(to, ns) };
+        }
+    }
+
     /// Counts it in the process in `slot`. One that is not counted (a call that failed, or is not large) leaves its
     /// page faults as plain ones.
     #[inline(always)]

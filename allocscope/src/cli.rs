@@ -141,6 +141,11 @@ pub struct ProbeArgs {
     #[arg(long)]
     pub allow_small_cost: bool,
 
+    /// Trace Go's runtime as well: stops of the world, assists, collections, what goes back to the system, and
+    /// sync.Pool, whose every Get is probed for 100 ms every 10 s
+    #[arg(long)]
+    pub go_runtime: bool,
+
     /// Where tracing costs a process more than this percentage of one CPU, take its uprobes out, and if that is
     /// not enough leave it alone; the report says so
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
@@ -272,6 +277,10 @@ pub struct InspectArgs {
     /// Show the plan of --allow-small-cost
     #[arg(long)]
     pub allow_small_cost: bool,
+
+    /// Show the plan of --go-runtime
+    #[arg(long)]
+    pub go_runtime: bool,
 
     /// How to write the result
     #[arg(long, short, value_enum, default_value_t = FormatArg::Table)]

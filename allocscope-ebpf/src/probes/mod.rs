@@ -4,6 +4,7 @@ mod cause;
 mod fault;
 mod free;
 mod go;
+mod go_mark;
 mod memory_call;
 mod native;
 mod process;

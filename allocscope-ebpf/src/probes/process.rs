@@ -2,12 +2,13 @@
 
 use crate::atomic::increment;
 use crate::filter::{Traced, is_return_safe};
-use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, REPORT_EVERY_EXEC, TARGETS};
+use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, GO_STOPS, REPORT_EVERY_EXEC, TARGETS};
 use crate::record::lost;
 use crate::thread;
 use allocscope_common::config::{FOLLOW_CHILDREN, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
+use allocscope_common::go_runtime::GoStop;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use aya_ebpf::macros::{raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
@@ -83,6 +84,10 @@ fn try_exec() -> Option<u32> {
         (*image.filed).object_classes = 0;
         (*traced.target).brk = 0;
         (*traced.target).flags &= FOLLOW_CHILDREN;
+    }
+    if let Some(stop) = GO_STOPS.get_ptr_mut(traced.slot) {
+        // SAFETY: a checked map value, as above.
+        unsafe { *stop = GoStop::default() };
     }
     report(ProcessEventKind::Exec, tgid, 0, traced.slot)
 }

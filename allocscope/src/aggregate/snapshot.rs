@@ -96,6 +96,10 @@ pub struct ToolSnapshot {
     pub page_sizes_known: bool,
     /// How page faults are seen; empty where that is not known.
     pub page_faults_via: &'static str,
+    /// Windows in which every get of a `sync.Pool` was counted.
+    pub pool_windows: u64,
+    /// Their time, in seconds.
+    pub pool_window_seconds: f64,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

@@ -81,7 +81,7 @@ pub(super) fn tell_small_cost(session: &Session) {
 /// How files are examined.
 pub(super) fn examiner(probe: &ProbeOptions) -> Examiner {
     let depth = if probe.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
-    Examiner { debug_dirs: probe.debug_dirs.clone(), depth }
+    Examiner { debug_dirs: probe.debug_dirs.clone(), depth, go_runtime: probe.go_runtime }
 }
 
 fn tell_start(comm: &str, pid: u32, session: &Session) {

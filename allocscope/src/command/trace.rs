@@ -74,10 +74,12 @@ pub async fn run(
             catch_up(session).await?;
             return Ok(Stop::ProcessEnded);
         }
+        let pool_window = session.pool_window_due();
         tokio::select! {
             wakeup = session.wait() => session.handle(wakeup?),
             () = live.tick() => live.show(&session.snapshot()),
             _ = housekeeping.tick() => session.housekeep(),
+            () = pool_window => session.turn_pool_window(),
             request = next_request(server) => answer(session, request),
             () = signals.next(), if !until.ignore_signals => return Ok(Stop::Signal),
             () = until_deadline(deadline) => return Ok(Stop::Time),

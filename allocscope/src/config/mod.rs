@@ -80,6 +80,8 @@ pub struct ProbeOptions {
     pub debug_dirs: Vec<PathBuf>,
     /// Probe what small allocations pass as well.
     pub allow_small_cost: bool,
+    /// Probe Go's runtime beside its large-object path.
+    pub go_runtime: bool,
     /// The most that tracing may cost a process, in percent of one CPU; above 0.
     pub max_overhead_percent: Option<f64>,
     /// What is done for each page fault.
@@ -184,6 +186,8 @@ pub struct InspectConfig {
     pub debug_dirs: Vec<PathBuf>,
     /// Show the plan of `--allow-small-cost`.
     pub allow_small_cost: bool,
+    /// Show the plan of `--go-runtime`.
+    pub go_runtime: bool,
     /// How to write the result.
     pub format: Format,
     /// Whether the result may have colour.
@@ -316,6 +320,7 @@ impl From<ProbeArgs> for ProbeOptions {
             attach_via,
             debug_dirs,
             allow_small_cost: args.allow_small_cost,
+            go_runtime: args.go_runtime,
             max_overhead_percent: args.max_overhead,
             page_faults: match args.page_faults {
                 PageFaultsArg::Timed => PageFaults::Timed,
@@ -400,7 +405,8 @@ fn inspect(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
     };
     let debug_dirs = with_system_dir(args.debug_dir);
     let allow_small_cost = args.allow_small_cost;
-    Ok(InspectConfig { subject, debug_dirs, allow_small_cost, format: args.format.into(), color })
+    let go_runtime = args.go_runtime;
+    Ok(InspectConfig { subject, debug_dirs, allow_small_cost, go_runtime, format: args.format.into(), color })
 }
 
 fn usage(message: String) -> Failure {
@@ -441,6 +447,7 @@ mod tests {
                 attach_via: None,
                 debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],
                 allow_small_cost: false,
+                go_runtime: false,
                 max_overhead_percent: None,
                 page_faults: PageFaults::Timed,
                 off_cpu: true,

@@ -4,6 +4,7 @@
 //! Counts go from the start of tracing. Times are seconds, sizes bytes. Fields are only added; where one
 //! would change its meaning, `schema` grows. A percentile is null where no duration is known.
 
+use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
@@ -79,6 +80,9 @@ pub struct Process<'a> {
     pub window_seconds: f64,
     /// Where it went: these sum to it.
     pub causes: BTreeMap<&'static str, f64>,
+    /// What its Go runtime did; absent where that is not traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub go_runtime: Option<GoRuntime>,
     /// What tracing has cost the process.
     pub cost: Cost,
 }
@@ -256,6 +260,7 @@ impl<'a> Process<'a> {
             partial_release_seconds: seconds(counters.partial_release_ns as f64),
             window_seconds: seconds(process.windows_ns() as f64),
             causes: causes(process),
+            go_runtime: GoRuntime::of(process),
             cost: Cost::new(process, tool),
         }
     }

@@ -1,5 +1,6 @@
 //! A [`Snapshot`] into what Prometheus scrapes: text, or protobuf with native histograms beside classic ones.
 
+use super::go_runtime::{GoRuntime, STOPS};
 use super::names::{self, Family, label_value, size_label};
 use super::quantile::timed;
 use crate::aggregate::{ProcessSnapshot, Snapshot};
@@ -7,6 +8,7 @@ use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
+use allocscope_common::go_runtime::RuntimeEvent;
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -115,6 +117,9 @@ impl<'a> Process<'a> {
             self.tell_series(series, reading, families);
         }
         self.tell_live(families);
+        if let Some(runtime) = GoRuntime::of(self.process) {
+            self.tell_runtime(&runtime, families);
+        }
     }
 
     fn tell_live(&self, families: &mut Families) {
@@ -124,6 +129,32 @@ impl<'a> Process<'a> {
             families.add(&names::LIVE_BYTES, &labels, live.bytes as f64);
             families.add(&names::LIVE_TOUCHED_BYTES, &labels, live.touched_bytes as f64);
             families.add(&names::LIVE_TOUCH, &labels, live.touch_ns as f64 / 1e9);
+        }
+    }
+
+    fn tell_runtime_durations(&self, event: RuntimeEvent, reading: &SeriesReading, families: &mut Families) {
+        if let Some((_, reason)) = STOPS.iter().find(|(stop, _)| *stop == event) {
+            families.add_histogram(&names::GO_STOP_DURATION, &self.labels(&[reason]), reading);
+        } else if event == RuntimeEvent::Assist {
+            families.add_histogram(&names::GO_ASSIST_DURATION, &self.labels(&[]), reading);
+        }
+    }
+
+    /// All of them as soon as there is one, those that never came as 0.
+    fn tell_runtime(&self, runtime: &GoRuntime, families: &mut Families) {
+        let labels = self.labels(&[]);
+        for (family, value) in [
+            (&names::GO_CYCLES, runtime.gc_cycles),
+            (&names::GO_SCAVENGED_BYTES, runtime.scavenged_bytes),
+            (&names::GO_POOL_SLOW_GETS, runtime.pool_slow_gets),
+            (&names::GO_POOL_NEW, runtime.pool_new),
+            (&names::GO_POOL_CLEANUPS, runtime.pool_cleanups),
+            (&names::GO_POOLS_CLEANED, runtime.pools_cleaned),
+            (&names::GO_POOL_SAMPLED_GETS, runtime.pool_sample.gets),
+            (&names::GO_POOL_SAMPLED_SLOW_GETS, runtime.pool_sample.slow_gets),
+            (&names::GO_POOL_SAMPLED_NEW, runtime.pool_sample.new),
+        ] {
+            families.add(family, &labels, value as f64);
         }
     }
 
@@ -212,6 +243,7 @@ impl<'a> Process<'a> {
                 let labels = self.labels(&[kind.name(), scope.name()]);
                 families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading);
             }
+            Series::Runtime(event) => self.tell_runtime_durations(event, reading, families),
         }
     }
 }
@@ -228,6 +260,10 @@ fn tell_tool(snapshot: &Snapshot, families: &mut Families) {
     families.add(&names::PROCESSES, &[], alive as f64);
     families.add(&names::PROCESSES_OVER_LIMIT, &[], tool.processes_over_limit as f64);
     families.add(&names::RETIRED_UNSCRAPED, &[], snapshot.retired_unscraped as f64);
+    if tool.pool_windows > 0 {
+        families.add(&names::GO_POOL_WINDOWS, &[], tool.pool_windows as f64);
+        families.add(&names::GO_POOL_WINDOW_SECONDS, &[], tool.pool_window_seconds);
+    }
     families.add(&names::MAP_BYTES, &[], tool.map_bytes as f64);
     families.add(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     families.add(&names::CPU_SECONDS, &[], tool.cpu_seconds);
@@ -494,7 +530,12 @@ mod tests {
 
     #[test]
     fn text_is_well_formed_and_histograms_agree_with_themselves() {
-        let families = exposition::parse(&text(sample::snapshot()));
+        let mut snapshot = sample::snapshot();
+        for event in [RuntimeEvent::StopGc, RuntimeEvent::Assist] {
+            snapshot.processes[0].series.insert(Series::Runtime(event), SeriesReading::default());
+        }
+        snapshot.tool.pool_windows = 1;
+        let families = exposition::parse(&text(snapshot));
         for family in names::ALL {
             let parsed = families.get(family.name).unwrap_or_else(|| panic!("{} is missing", family.name));
             assert_eq!(parsed.help, family.help);

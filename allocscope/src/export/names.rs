@@ -105,6 +105,32 @@ families! {
         "Ended processes that were let go before a scrape has shown their final counts.";
     MAP_BYTES = GAUGE Bytes "allocscope_map_bytes" []
         "Kernel memory held by allocscope's maps, as far as the kernel tells.";
+    GO_CYCLES = COUNTER None "allocscope_go_gc_cycles_total" ["pid", "comm"]
+        "Collections of a Go program that came to the end of their marking.";
+    GO_STOP_DURATION = HISTOGRAM Seconds "allocscope_go_stop_the_world_duration_seconds" ["pid", "comm", "reason"]
+        "Time from when Go's world is told to stop until it is told to run; reason is gc, other, or unknown before Go 1.21.";
+    GO_ASSIST_DURATION = HISTOGRAM Seconds "allocscope_go_gc_assist_duration_seconds" ["pid", "comm"]
+        "Time that a goroutine marks, or waits for marking, in return for memory.";
+    GO_SCAVENGED_BYTES = COUNTER Bytes "allocscope_go_scavenged_bytes_total" ["pid", "comm"]
+        "Bytes that a Go program gave back to the system and kept the addresses of.";
+    GO_POOL_SLOW_GETS = COUNTER None "allocscope_go_pool_slow_gets_total" ["pid", "comm"]
+        "Gets of a sync.Pool that found nothing on their own processor.";
+    GO_POOL_NEW = COUNTER None "allocscope_go_pool_new_total" ["pid", "comm"]
+        "Gets of a sync.Pool that called New.";
+    GO_POOL_CLEANUPS = COUNTER None "allocscope_go_pool_cleanups_total" ["pid", "comm"]
+        "Times that all sync.Pools were cleaned, once a collection.";
+    GO_POOLS_CLEANED = COUNTER None "allocscope_go_pools_cleaned_total" ["pid", "comm"]
+        "The sync.Pools that had something to clean, summed over the cleanups.";
+    GO_POOL_SAMPLED_GETS = COUNTER None "allocscope_go_pool_sampled_gets_total" ["pid", "comm"]
+        "Gets of a sync.Pool in the windows in which every one is counted.";
+    GO_POOL_SAMPLED_SLOW_GETS = COUNTER None "allocscope_go_pool_sampled_slow_gets_total" ["pid", "comm"]
+        "Of the gets in those windows the ones that found nothing on their own processor.";
+    GO_POOL_SAMPLED_NEW = COUNTER None "allocscope_go_pool_sampled_new_total" ["pid", "comm"]
+        "Of the gets in those windows the ones that called New: 1 less its share is the hit rate.";
+    GO_POOL_WINDOWS = COUNTER None "allocscope_go_pool_windows_total" []
+        "Windows in which every get of a sync.Pool was counted.";
+    GO_POOL_WINDOW_SECONDS = COUNTER Seconds "allocscope_go_pool_window_seconds_total" []
+        "Time of those windows: over the time traced their duty, in which each get takes as long as a probe costs more.";
     BUILD_INFO = GAUGE None "allocscope_build_info" ["version"]
         "1, with the version of allocscope.";
     CPU_SECONDS = COUNTER Seconds "process_cpu_seconds_total" []

@@ -28,6 +28,8 @@ pub fn snapshot() -> Snapshot {
             attached_via: Some("session"),
             page_sizes_known: true,
             page_faults_via: "tp_btf and memcg",
+            pool_windows: 0,
+            pool_window_seconds: 0.0,
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,

@@ -3,6 +3,7 @@
 //! Plain ASCII, at most [`WIDTH`] columns but for names that are longer. Text from outside (names of
 //! processes, paths) cannot carry terminal control sequences.
 
+use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
@@ -46,6 +47,7 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += &fault_table(process);
     text += "\nWhere the time of calls, releases and all page faults went\n";
     text += &cause_table(process);
+    text += &GoRuntime::of(process).map_or_else(String::new, |runtime| format!("\n{}", runtime.text()));
     text += "\nCoverage\n";
     text += &coverage(process);
     text += &lost(snapshot);

@@ -8,6 +8,7 @@ use allocscope_common::cell::TotalsCell;
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
+use allocscope_common::go_runtime::GoStop;
 use allocscope_common::key::{
     BucketKey, FaultKind, FaultScope, RangeKey, Series, SeriesKey, slot_of_space, space,
 };
@@ -25,6 +26,8 @@ pub struct Maps {
     processes: PerCpuArray<MapData, ProcessCounters>,
     return_safe: Array<MapData, u32>,
     images: Array<MapData, Image>,
+    go_stops: Array<MapData, GoStop>,
+    pool_window: Array<MapData, u32>,
     series: Indexed<SeriesKey, TotalsCell>,
     buckets: Indexed<BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
@@ -57,6 +60,8 @@ impl Maps {
             processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
             return_safe: Array::try_from(map(ebpf, "RETURN_SAFE")?)?,
             images: Array::try_from(map(ebpf, "IMAGES")?)?,
+            go_stops: Array::try_from(map(ebpf, "GO_STOPS")?)?,
+            pool_window: Array::try_from(map(ebpf, "POOL_WINDOW")?)?,
             series: Indexed::take(ebpf, ["SERIES", "TOTALS", "TOTALS_OWNERS", "FREE_TOTALS"])?,
             buckets: Indexed::take(ebpf, ["BUCKETS", "COUNTS", "COUNT_OWNERS", "FREE_COUNTS"])?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
@@ -95,6 +100,14 @@ impl Maps {
         Ok(self.return_safe.set(slot, u32::from(safe), 0)?)
     }
 
+    /// Opens or closes the window in which every get of a `sync.Pool` is counted.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_pool_window(&mut self, open: bool) -> Result<()> {
+        Ok(self.pool_window.set(0, u32::from(open), 0)?)
+    }
+
     /// Whether the process in `slot` is taken for safe from return probes.
     pub fn is_return_safe(&self, slot: u32) -> bool {
         self.return_safe.get(&slot, 0).is_ok_and(|safe| safe != 0)
@@ -131,6 +144,7 @@ impl Maps {
         for &slot in slots {
             self.processes.set(slot, on_each_cpu(ProcessCounters::default())?, 0)?;
             self.start_image(slot)?;
+            self.go_stops.set(slot, GoStop::default(), 0)?;
             self.free_slots.push(slot, 0)?;
         }
         Ok(())

@@ -26,6 +26,8 @@ pub struct LoadOptions {
     pub follow_all: bool,
     /// Report the exec of untraced processes too.
     pub report_every_exec: bool,
+    /// Record what Go's runtime does.
+    pub go_runtime: bool,
     /// Load the kernel side's diagnostics (`-v`).
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
@@ -44,6 +46,7 @@ impl Default for LoadOptions {
             max_processes: 1,
             follow_all: false,
             report_every_exec: false,
+            go_runtime: false,
             log: false,
             attach_via: None,
             page_faults: PageFaults::Timed,
@@ -101,6 +104,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("PROCESSES", processes)
         .map_max_entries("RETURN_SAFE", processes)
         .map_max_entries("IMAGES", processes)
+        .map_max_entries("GO_STOPS", processes)
         .map_max_entries("SERIES", series)
         .map_max_entries("TOTALS", series)
         .map_max_entries("TOTALS_OWNERS", series)
@@ -117,6 +121,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
     let (page_fault_event, thp_fault_event) = (PAGE_FAULT.unwrap_or(-1), THP_FAULT.unwrap_or(-1));
+    let go_runtime = u32::from(options.go_runtime);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     loader
@@ -127,6 +132,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("PAGE_FAULT_EVENT", &page_fault_event, true)
         .override_global("THP_FAULT_EVENT", &thp_fault_event, true)
         .override_global("PAGE_SIZE_AT", &page_size_at, true)
+        .override_global("GO_RUNTIME", &go_runtime, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };

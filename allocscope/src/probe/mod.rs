@@ -21,6 +21,6 @@ pub use batch::WholeMap;
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
 pub use raw::data_of;
-pub use sites::{AttachedSites, Returns, Scope};
+pub use sites::{AttachedSites, PoolProbes, PoolSites, Returns, Scope};
 pub use system::SystemProbes;
 pub use tracefs::Tracefs;

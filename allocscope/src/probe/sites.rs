@@ -3,7 +3,7 @@
 use super::Loaded;
 use super::held::HeldLink;
 use super::ladder::{attach_calls, attach_calls_at_callers, attach_sites};
-use crate::site::{CallSite, Miss, Plan};
+use crate::site::{CallSite, Miss, Plan, Site};
 use std::fs::File;
 
 /// Which processes of a binary are probed.
@@ -105,5 +105,32 @@ impl AttachedSites {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.attached == 0
+    }
+}
+
+/// Where a binary's `sync.Pool.Get` is probed when it is.
+pub struct PoolSites {
+    file: File,
+    sites: Vec<Site>,
+    scope: Scope,
+}
+
+/// Live probes of [`PoolSites`]; dropping them detaches.
+#[expect(dead_code, reason = "links are kept to be dropped")]
+pub struct PoolProbes(Vec<HeldLink>);
+
+impl PoolSites {
+    /// `None` where there are none, or the binary's other sites are not attached.
+    pub fn of(file: &File, sites: Vec<Site>, scope: Scope, others_attached: bool) -> Option<Self> {
+        if sites.is_empty() || !others_attached {
+            return None;
+        }
+        Some(Self { file: file.try_clone().ok()?, sites, scope })
+    }
+
+    /// # Errors
+    /// Why the kernel refuses.
+    pub fn attach(&self, loaded: &mut Loaded) -> anyhow::Result<PoolProbes> {
+        attach_sites(loaded, &self.file, &self.sites, self.scope).map(PoolProbes)
     }
 }

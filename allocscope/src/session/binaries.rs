@@ -9,7 +9,7 @@ use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
 use crate::allocator::Examination;
 use crate::allocator::detect::Allocator;
-use crate::probe::{AttachedSites, Loaded, Returns, Scope};
+use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
@@ -76,6 +76,8 @@ struct Binary {
     users: usize,
     part: Part,
     sites: AttachedSites,
+    /// Its `sync.Pool.Get`, where that is to be sampled.
+    pool: Option<PoolSites>,
 }
 
 /// What one file contributes to a process' coverage.
@@ -203,7 +205,8 @@ impl Binaries {
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
         let part =
             Part { attached: sites.len(), planned: plan.len(), slows_small: plan.slows_small(), misses };
-        self.known.insert(id, Binary { users: 1, part: part.clone(), sites });
+        let pool = PoolSites::of(&opened.file, plan.sampled, scope, !sites.is_empty());
+        self.known.insert(id, Binary { users: 1, part: part.clone(), sites, pool });
         part
     }
 
@@ -217,9 +220,21 @@ impl Binaries {
             };
             any = true;
             binary.part.attached = 0;
-            drop(std::mem::take(&mut binary.sites));
+            drop((binary.pool.take(), std::mem::take(&mut binary.sites)));
         }
         any
+    }
+
+    /// Probes every `sync.Pool.Get` of the binaries in use. Those that the kernel refuses are left.
+    pub fn attach_pool_probes(&self, loaded: &mut Loaded) -> Vec<PoolProbes> {
+        let pools = self.known.values().filter_map(|binary| binary.pool.as_ref());
+        let attached = pools.map(|pool| pool.attach(loaded));
+        let told = attached.inspect(|result| {
+            if let Err(error) = result {
+                log::info!("gets of sync.Pool are not sampled: {error:#}");
+            }
+        });
+        told.flatten().collect()
     }
 
     /// Tells that a process no longer uses its binaries; the last one of each detaches its probes.

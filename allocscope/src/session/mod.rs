@@ -9,6 +9,7 @@ pub mod examine;
 mod examined;
 mod file_bytes;
 mod overhead;
+mod pool_window;
 mod price;
 mod price_uprobe;
 mod selfmon;
@@ -30,6 +31,7 @@ use binaries::{Attached, Binaries, Reach, Used};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
+use pool_window::PoolWindows;
 use price::Prices;
 pub use price_uprobe::{UprobePrices, uprobe_prices};
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,6 +96,7 @@ pub struct Session {
     prices: Prices,
     overhead: Option<Overhead>,
     over_limit: u64,
+    pool_windows: PoolWindows,
 }
 
 struct Tracked {
@@ -130,6 +133,7 @@ impl Session {
             max_processes: options.max_processes,
             follow_all,
             report_every_exec: by_name || follow_all,
+            go_runtime: options.examiner.go_runtime,
             log: options.log,
             attach_via: options.attach_via,
             page_faults: options.page_faults,
@@ -155,6 +159,7 @@ impl Session {
             prices,
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
+            pool_windows: PoolWindows::new(options.examiner.go_runtime),
             options,
         })
     }
@@ -286,6 +291,8 @@ impl Session {
             page_sizes_known: self.loaded.knows_page_sizes(),
             page_faults_via: self.system.fault_rung().name(),
             map_bytes: self.maps.held_bytes,
+            pool_windows: self.pool_windows.count,
+            pool_window_seconds: self.pool_windows.time.as_secs_f64(),
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
 mod counts;
+pub mod go;
 pub mod http;
 pub mod report;
 mod running;
