@@ -1,5 +1,6 @@
 //! Values of the kernel maps: what is counted, and a name for everything that can be lost.
 
+use crate::cause::CAUSES;
 use crate::key::named;
 use core::fmt;
 
@@ -41,23 +42,6 @@ named!(ProbeClass {
 /// Number of [`ProbeClass`] values.
 pub const PROBE_CLASSES: usize = 5;
 
-/// What a large allocation's call spends its time on, where it can be told apart.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum StallCause {
-    /// Getting the pages, and what no other cause names.
-    AllocLarge = 0,
-    /// Starting a collection: Go makes the goroutine do it whose allocation is due.
-    GcStart = 1,
-    /// Clearing memory that was used before. Page faults in it are told as page faults as well.
-    Zeroing = 2,
-}
-
-named!(StallCause { AllocLarge => "alloc_large", GcStart => "gc_start", Zeroing => "zeroing" });
-
-/// Number of [`StallCause`] values.
-pub const STALL_CAUSES: usize = 3;
-
 /// What is counted for each process beside its series.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,8 +58,8 @@ pub struct ProcessCounters {
     pub partial_releases: u64,
     /// Nanoseconds spent in them.
     pub partial_release_ns: u64,
-    /// Nanoseconds in large allocations' calls, by [`StallCause`].
-    pub stall_ns: [u64; STALL_CAUSES],
+    /// Nanoseconds in large allocations' calls, releases and page faults, by [`crate::cause::Cause`].
+    pub stall_ns: [u64; CAUSES],
     /// Native calls whose result no allocator returns: the probed function may be another one.
     pub odd_results: u64,
 }
@@ -156,8 +140,7 @@ pub struct LiveRange {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
-const _: () = assert!(size_of::<ProcessCounters>() == 120);
+const _: () = assert!(size_of::<ProcessCounters>() == 224);
 const _: () = assert!(size_of::<LiveRange>() == 48);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
-const _: () = assert!(StallCause::ALL.len() == STALL_CAUSES);
 const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

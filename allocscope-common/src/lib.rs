@@ -10,6 +10,7 @@
 #![no_std]
 
 pub mod bucket;
+pub mod cause;
 pub mod config;
 pub mod counter;
 pub mod event;

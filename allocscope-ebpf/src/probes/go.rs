@@ -12,7 +12,8 @@ use crate::filter::{Traced, is_large};
 use crate::inflight::{close_go_call, find_go_call, open_go_call};
 use crate::objects;
 use crate::record::{counters, hit, lost, record};
-use allocscope_common::counter::{LossReason, ProbeClass, StallCause};
+use allocscope_common::cause::Cause;
+use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::go_call::{GoCall, GoCallTag};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
@@ -170,12 +171,12 @@ fn count_stalls(traced: &Traced, call: &GoCall, now_ns: u64) {
     unsafe {
         let stall_ns = &raw mut (*counters).stall_ns;
         let alloc_ns = gc_start.saturating_sub(call.start_ns);
-        add(&raw mut (*stall_ns)[StallCause::AllocLarge as usize], alloc_ns);
+        add(&raw mut (*stall_ns)[Cause::Alloc as usize], alloc_ns);
         if gc_start != zeroing {
-            add(&raw mut (*stall_ns)[StallCause::GcStart as usize], zeroing.saturating_sub(gc_start));
+            add(&raw mut (*stall_ns)[Cause::GcStart as usize], zeroing.saturating_sub(gc_start));
         }
         if zeroing != now_ns {
-            add(&raw mut (*stall_ns)[StallCause::Zeroing as usize], now_ns.saturating_sub(zeroing));
+            add(&raw mut (*stall_ns)[Cause::Zeroing as usize], now_ns.saturating_sub(zeroing));
         }
     }
 }

@@ -9,7 +9,8 @@ use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
 use crate::aggregate::{Coverage, ProcessSnapshot, Snapshot, ToolSnapshot};
 use crate::intake::SeriesReading;
-use allocscope_common::counter::{ProbeClass, StallCause};
+use allocscope_common::cause::Cause;
+use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::FaultKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -230,7 +231,7 @@ impl<'a> Process<'a> {
             live_ranges: counters.ranges_filed.saturating_sub(counters.ranges_ended),
             partial_releases: counters.partial_releases,
             partial_release_seconds: seconds(counters.partial_release_ns as f64),
-            stall_seconds: StallCause::ALL
+            stall_seconds: Cause::ALL
                 .iter()
                 .map(|&cause| (cause.name(), seconds(counters.stall_ns[cause as usize] as f64)))
                 .collect(),

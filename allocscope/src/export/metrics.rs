@@ -5,7 +5,8 @@ use super::quantile::timed;
 use crate::aggregate::{ProcessSnapshot, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
-use allocscope_common::counter::{ProbeClass, StallCause};
+use allocscope_common::cause::Cause;
+use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -155,7 +156,7 @@ impl<'a> Process<'a> {
             let untimed = counters.untimed_faults[kind as usize] as f64;
             families.add(&names::UNTIMED_PAGE_FAULTS, &self.labels(&[kind.name()]), untimed);
         }
-        for &cause in StallCause::ALL {
+        for &cause in Cause::ALL.iter().filter(|&&cause| cause != Cause::PageFault) {
             let time_ns = counters.stall_ns[cause as usize];
             families.add(&names::STALL, &self.labels(&[cause.name()]), time_ns as f64 / 1e9);
         }

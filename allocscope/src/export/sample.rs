@@ -5,6 +5,7 @@ use crate::intake::SeriesReading;
 use crate::site::Miss;
 use crate::target::{ProcessId, ProcessInfo};
 use allocscope_common::bucket::bucket_of_ns;
+use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, Series, Stage};
 use std::collections::BTreeMap;
@@ -79,7 +80,7 @@ fn server() -> ProcessSnapshot {
             partial_releases: 1,
             partial_release_ns: 3_000,
             odd_results: 0,
-            stall_ns: [12_000, 0, 4_000],
+            stall_ns: stall_ns(),
         },
         series: BTreeMap::from([
             (stage(Stage::Call), series(&[16_000, 18_000], SIZE)),
@@ -89,6 +90,13 @@ fn server() -> ProcessSnapshot {
             (fault(FaultScope::Other), series(&[700], 0)),
         ]),
     }
+}
+
+fn stall_ns() -> [u64; CAUSES] {
+    let mut ns = [0; CAUSES];
+    ns[Cause::Alloc as usize] = 12_000;
+    ns[Cause::Zeroing as usize] = 4_000;
+    ns
 }
 
 fn batch() -> ProcessSnapshot {
