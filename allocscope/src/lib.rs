@@ -56,6 +56,7 @@
 //!     counted. (`probe::load` sets every size)
 //! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)
 
+pub mod advice;
 pub mod aggregate;
 pub mod allocator;
 pub mod cli;

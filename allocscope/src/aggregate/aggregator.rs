@@ -220,6 +220,7 @@ impl Traced {
             alive: self.life == Life::Running,
             counters: self.counts.counters,
             series: self.counts.series.clone(),
+            findings: Vec::new(),
         }
     }
 }

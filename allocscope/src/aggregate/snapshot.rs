@@ -1,5 +1,6 @@
 //! What every exporter gets.
 
+use super::Finding;
 use crate::intake::SeriesReading;
 use crate::site::Miss;
 use crate::target::ProcessInfo;
@@ -38,6 +39,8 @@ pub struct ProcessSnapshot {
     pub counters: ProcessCounters,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
+    /// What `advice` has to say of it; empty until that was asked.
+    pub findings: Vec<Finding>,
 }
 
 /// Which of a process' allocations are seen.
@@ -85,6 +88,9 @@ pub struct ToolSnapshot {
     /// What one hit of each probe class costs the traced process, in nanoseconds, measured at start-up;
     /// a class that could not be measured is absent.
     pub probe_price_ns: BTreeMap<ProbeClass, f64>,
+    /// Time of first touch by 2 MiB pages in parts of that by 4 KiB pages, both of the same memory, measured at
+    /// start-up; `None` where the machine has no huge pages to give.
+    pub huge_touch_ratio: Option<f64>,
     /// Processes not traced because `--max-processes` was reached.
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.

@@ -1,5 +1,6 @@
 //! A snapshot into bytes, one file a format; [`http`] is the only socket.
 
+pub mod findings;
 pub mod http;
 pub mod json;
 pub mod metrics;

@@ -9,11 +9,13 @@ mod examined;
 mod file_bytes;
 mod overhead;
 mod price;
+mod price_huge;
 mod price_uprobe;
 mod selfmon;
 mod taken_out;
 mod watch;
 
+use crate::advice::Advisor;
 use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
 use crate::config::{AttachVia, Selection};
 use crate::failure::{Exit, Failure};
@@ -58,7 +60,21 @@ pub struct SessionOptions {
     pub max_overhead_percent: Option<f64>,
     /// Whether the kernel side's diagnostics are read.
     pub log: bool,
+    /// Which time findings are about.
+    pub advice: AdviceOn,
 }
+
+/// Which time findings are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdviceOn {
+    /// All since tracing began.
+    Run,
+    /// The last minutes.
+    Recent,
+}
+
+/// At the usual interval between scrapes, 15 s or 30 s, twenty or ten of them.
+const RECENT: Duration = Duration::from_secs(300);
 
 impl SessionOptions {
     /// Where processes are selected by name, a scrape is to see an ended one; else the final report is, and
@@ -66,7 +82,15 @@ impl SessionOptions {
     fn retirement(&self) -> Retirement {
         match self.selection {
             Some(_) => Retirement::default(),
-            None => Retirement { max_ended: self.max_processes as usize, ..Retirement::default() },
+            None => Retirement { max_ended: self.max_processes as usize, max_age: Duration::MAX },
+        }
+    }
+
+    /// A report tells of the whole run, a scrape of what goes on.
+    fn advisor(&self) -> Advisor {
+        match self.advice {
+            AdviceOn::Run => Advisor::of_run(),
+            AdviceOn::Recent => Advisor::of_last(RECENT),
         }
     }
 }
@@ -84,9 +108,11 @@ pub struct Session {
     _kernel_log: Option<watch::KernelLog>,
     watches: Watches,
     aggregator: Aggregator,
+    advisor: Advisor,
     tracked: BTreeMap<u32, Tracked>,
     slots: BTreeSet<u32>,
     prices: Prices,
+    huge_touch_ratio: Option<f64>,
     overhead: Option<Overhead>,
     over_limit: u64,
 }
@@ -120,6 +146,7 @@ impl Session {
         let by_name = matches!(options.selection, Some(Selection::Comm(_) | Selection::Exe(_)));
         let reach = Reach { one_process: options.one_process, libraries_of_all: follow_all };
         let mut prices = Prices::before_attaching();
+        let huge_touch_ratio = price_huge::huge_touch_ratio();
         let mut loaded = load(&LoadOptions {
             min_size_bytes: options.min_size_bytes,
             max_processes: options.max_processes,
@@ -143,9 +170,11 @@ impl Session {
             _kernel_log: kernel_log,
             watches: Watches::new(),
             aggregator: Aggregator::new(options.retirement()),
+            advisor: options.advisor(),
             tracked: BTreeMap::new(),
             slots: BTreeSet::new(),
             prices,
+            huge_touch_ratio,
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
             options,
@@ -276,13 +305,15 @@ impl Session {
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
+            huge_touch_ratio: self.huge_touch_ratio,
             processes_over_limit: self.over_limit + kernel_over_limit,
             attached_via: self.loaded.attached_via().map(AttachVia::name),
             map_bytes: self.maps.held_bytes,
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });
-        let snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        self.advisor.advise(&mut snapshot);
         self.free_retired();
         snapshot
     }

@@ -1,0 +1,1 @@
+//! Findings and non-findings over snapshots made by hand.
