@@ -10,7 +10,7 @@ use core::fmt;
 pub struct Totals {
     /// Events.
     pub count: u64,
-    /// Bytes asked for (call), released (release) or of the released range (touch); 0 for faults.
+    /// Bytes asked for (call), released (release) or made real by the released range's faults (touch); 0 for faults.
     pub bytes: u64,
     /// Nanoseconds, summed.
     pub time_ns: u64,
@@ -132,7 +132,9 @@ pub struct LiveRange {
     /// Time of its page faults so far, in nanoseconds.
     pub touch_ns: u64,
     /// Its page faults so far.
-    pub faults: u64,
+    pub faults: u32,
+    /// Pages of 4 KiB that they made real, beyond one for each.
+    pub more_pages: u32,
     /// When it was filed, in nanoseconds.
     pub filed_ns: u64,
     /// [`crate::key::Allocator`] as a number.

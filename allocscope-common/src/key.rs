@@ -228,7 +228,7 @@ pub const fn slot_of_space(space: u32) -> u32 {
 
 /// Names a granule of an address space (class 12 to 43), or with class 0 a live range by its start.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RangeKey {
     /// See [`space`].
     pub space: u32,

@@ -6,7 +6,8 @@
 //!    (each file asserts its sizes at compile time) and is plain old data.
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
 //!    [`bucket`] (durations to histogram buckets), [`range`] (addresses to granules), [`object`]
-//!    (objects and granules to places in arrays) and [`go_call`] (goroutines to places for their open calls).
+//!    (objects and granules to places in arrays), [`go_call`] (goroutines to places for their open calls) and
+//!    [`touch`] (page faults to the pages that they made real).
 #![no_std]
 
 pub mod bucket;
@@ -20,5 +21,6 @@ pub mod native_id;
 pub mod object;
 pub mod range;
 pub mod site_id;
+pub mod touch;
 #[cfg(feature = "user")]
 mod user;

@@ -4,6 +4,7 @@ use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters, Totals};
 use crate::event::ProcessEvent;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
+use crate::object::Object;
 use crate::range::Granule;
 
 macro_rules! pod {
@@ -19,6 +20,7 @@ pod!(
     Granule,
     Image,
     LiveRange,
+    Object,
     ProcessCounters,
     ProcessEvent,
     RangeKey,

@@ -15,6 +15,7 @@ mod objects;
 mod probes;
 mod ranges;
 mod record;
+mod touch;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -23,6 +23,11 @@ pub static MIN_SIZE: Global<u64> = Global::new(DEFAULT_MIN_SIZE);
 #[unsafe(no_mangle)]
 pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 
+/// Where in `struct perf_sample_data` the size of the faulting page is; 0 where the kernel does not tell it. Set at
+/// load time.
+#[unsafe(no_mangle)]
+pub static PAGE_SIZE_AT: Global<u64> = Global::new(0);
+
 /// 1 where exec events of untraced processes are wanted too. Set at load time.
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
@@ -76,6 +81,10 @@ pub static GRANULES_ADDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0
 /// The last range that a fault on this CPU fell into: first touches mostly walk one range.
 #[map]
 pub static LAST_RANGE: PerCpuArray<CachedRange> = PerCpuArray::with_max_entries(1, 0);
+
+/// The range and the 2 MiB of it that the last fault on this CPU fell into, as one word, see `touch`.
+#[map]
+pub static LAST_BLOCK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Live objects of heaps, see [`allocscope_common::object`]: filed at every large call, so in an array.
 #[map]

@@ -16,6 +16,7 @@ use allocscope_common::object::{
     EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
 };
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
+use allocscope_common::touch::touched_bytes;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -275,7 +276,7 @@ pub extern "C" fn tell_touch(slot: u64) -> u64 {
     let object = unsafe { *object };
     let (slot, class) = (slot_of_home(object.home), size_class(object.size));
     let key = SeriesKey::stage_numbered(slot, object.allocator as u8, Stage::Touch, class);
-    record(key, object.touch_ns, object.end.wrapping_sub(object.start));
+    record(key, object.touch_ns, touched_bytes(object.faults, object.more_pages));
     0
 }
 
@@ -344,8 +345,8 @@ pub fn find_newest(image: &Image, address: u64) -> Option<*mut Object> {
 pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     let (slot, object) = find(image, start).or_else(|| find(image, end.wrapping_sub(1)))?;
     // SAFETY: a checked map value.
-    let Object { start: first, end: last, size, touch_ns, faults, filed_ns, allocator, .. } =
-        unsafe { *object };
+    let now = unsafe { *object };
+    let Object { start: first, end: last, size, touch_ns, faults, more_pages, filed_ns, allocator, .. } = now;
     if first < start || last > end {
         return None;
     }
@@ -353,5 +354,5 @@ pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     // SAFETY: a checked map value.
     unsafe { (*object).faults = 0 };
     end_object(slot);
-    Some(LiveRange { end: last, size, touch_ns, faults, filed_ns, allocator })
+    Some(LiveRange { end: last, size, touch_ns, faults, more_pages, filed_ns, allocator })
 }

@@ -193,6 +193,20 @@ fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
     start <= address && address < unsafe { (*range).end }
 }
 
+/// Takes out the range that was filed at `start` at `since_ns` or later: by a part of the call that is about to
+/// file it anew.
+#[inline(always)]
+pub fn end_filed_since(image: &Image, start: u64, since_ns: u64) -> Option<LiveRange> {
+    let (_, range) = get(image.space(), start)?;
+    // SAFETY: a checked map value; copied, because the entry is about to go.
+    let range = unsafe { *range };
+    if range.filed_ns < since_ns {
+        return None;
+    }
+    end(image, start, range);
+    Some(range)
+}
+
 /// Takes a range out of the maps.
 #[inline(always)]
 pub fn end(image: &Image, start: u64, range: LiveRange) {

@@ -6,13 +6,15 @@
 //! outside the pair is the exception's entry and exit and what the programs do after reading the clock: some
 //! third of a traced 4 KiB fault in a virtual machine (tests/truth.rs measures it), little of a 2 MiB one.
 
-use crate::atomic::add;
+use crate::atomic::{add, increment};
 use crate::filter::Traced;
 use crate::inflight::{FaultStart, close_fault, open_fault};
 use crate::record::{counters, hit, record, total};
+use crate::touch::{Touched, count_pages};
 use crate::{objects, ranges};
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, SeriesKey};
+use allocscope_common::range::Span;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, perf_event, raw_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, PerfEventContext, RawTracePointContext, TracePointContext};
@@ -72,7 +74,7 @@ fn try_end(ctx: &PerfEventContext, kind: FaultKind) -> Option<u32> {
     hit(traced.slot, ProbeClass::PageFault);
     // SAFETY: a helper without arguments.
     let ns = start_ns.map(|start_ns| unsafe { bpf_ktime_get_ns() }.saturating_sub(start_ns));
-    let scope = attribute(&traced, address, ns.unwrap_or(0));
+    let scope = attribute(ctx, &traced, address, ns.unwrap_or(0));
     let key = SeriesKey::fault(traced.slot, kind, scope);
     match ns {
         Some(ns) => record(key, ns, 0),
@@ -92,23 +94,29 @@ fn untimed(traced: &Traced, key: SeriesKey, kind: FaultKind) {
 
 /// Adds a fault to the object that holds its address, or else to the live range.
 #[inline(always)]
-fn attribute(traced: &Traced, address: u64, ns: u64) -> FaultScope {
+fn attribute(ctx: &PerfEventContext, traced: &Traced, address: u64, ns: u64) -> FaultScope {
     let Some(image) = traced.image() else { return FaultScope::Other };
     if let Some(object) = objects::find_newest(&image, address) {
         // SAFETY: a checked map value.
         unsafe {
-            add(&raw mut (*object).faults, 1);
+            increment(&raw mut (*object).faults);
             add(&raw mut (*object).touch_ns, ns);
+            let (span, filed_ns) = ((*object).span(), (*object).filed_ns);
+            let more_pages = &raw mut (*object).more_pages;
+            count_pages(ctx, address, Touched { span, filed_ns, more_pages });
         }
         return FaultScope::Large;
     }
-    let Some((_, range)) = ranges::find(&image, address) else {
+    let Some((start, range)) = ranges::find(&image, address) else {
         return FaultScope::Other;
     };
     // SAFETY: a checked map value.
     let allocator = unsafe {
-        add(&raw mut (*range).faults, 1);
+        increment(&raw mut (*range).faults);
         add(&raw mut (*range).touch_ns, ns);
+        let (span, filed_ns) = (Span { start, end: (*range).end }, (*range).filed_ns);
+        let more_pages = &raw mut (*range).more_pages;
+        count_pages(ctx, address, Touched { span, filed_ns, more_pages });
         (*range).allocator
     };
     // A thread's stack, reserved addresses (an allocator's own heap) and files are no large allocations.

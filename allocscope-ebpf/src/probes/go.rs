@@ -191,7 +191,8 @@ fn file(
 ) -> Option<u32> {
     let image = traced.image()?;
     let (home, allocator) = (image.home(), allocator as u64);
-    objects::file(&image, Object { home, start, end, size, touch_ns: 0, faults: 0, filed_ns, allocator });
+    let new = Object { home, start, end, size, filed_ns, allocator, ..Object::default() };
+    objects::file(&image, new);
     None
 }
 

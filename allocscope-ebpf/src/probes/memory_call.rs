@@ -14,6 +14,7 @@ use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
+use allocscope_common::touch::touched_bytes;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
@@ -136,7 +137,7 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
         ranges::file(
             &traced.image()?,
             start,
-            LiveRange { end, size: len, touch_ns: 0, faults: 0, filed_ns, allocator },
+            LiveRange { end, size: len, filed_ns, allocator, ..LiveRange::default() },
         );
     }
     None
@@ -172,14 +173,14 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record(touch, range.touch_ns, range.size);
+        record(touch, range.touch_ns, touched_bytes(range.faults, range.more_pages));
     }
     open(&traced, [len, outcome, range.size, range.allocator, 0, 0])
 }
 
 #[inline(always)]
 fn outcome(unmapped: &Unmapped) -> (u64, LiveRange) {
-    let none = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, filed_ns: 0, allocator: 0 };
+    let none = LiveRange::default();
     match unmapped.first {
         Some(range) => (ENDED, range),
         None if unmapped.cut > 0 => (CUT, none),
@@ -240,7 +241,7 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(old_len) && !is_large(new_len) {
         return None;
     }
-    let mut kept = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, filed_ns: 0, allocator: 0 };
+    let mut kept = LiveRange::default();
     let image = traced.image()?;
     if let Some((range_start, range)) = ranges::find(&image, start) {
         // SAFETY: a checked map value; copied, because the entry is about to go.
@@ -251,7 +252,8 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
             kept = range;
         }
     }
-    open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator])
+    let pages = u64::from(kept.more_pages) << 32 | u64::from(kept.faults);
+    open(&traced, [start, old_len, new_len, kept.touch_ns, pages, kept.allocator])
 }
 
 /// The end of `mremap`: the new address, or an error.
@@ -263,16 +265,18 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
     let (traced, call, ns) = close()?;
-    let [old_start, old_len, new_len, touch_ns, faults, allocator] = call.args;
+    let [old_start, old_len, new_len, touch_ns, pages, allocator] = call.args;
     let new_start = result(ctx)?;
     let moved = new_start <= LAST_ADDRESS;
-    if moved && is_large(new_len) {
+    // As for `mmap`: inside of an allocator's call it is part of it.
+    if moved && is_large(new_len) && !in_native_call(traced.pid_tgid) {
         record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), ns, new_len);
     }
     if allocator != 0 {
         let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
         let filed_ns = call.start_ns + ns;
-        let range = LiveRange { end: page_end(start, size), size, touch_ns, faults, filed_ns, allocator };
+        let (end, faults, more_pages) = (page_end(start, size), pages as u32, (pages >> 32) as u32);
+        let range = LiveRange { end, size, touch_ns, faults, more_pages, filed_ns, allocator };
         ranges::file(&traced.image()?, start, range);
     }
     None

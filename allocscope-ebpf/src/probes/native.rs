@@ -155,7 +155,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let allocator = native_id::allocator_of(cookie);
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    let (size, touch_ns, faults, filed_ns, allocator) = (call.size, 0, 0, now_ns, u64::from(allocator));
+    let (size, filed_ns, allocator) = (call.size, now_ns, u64::from(allocator));
     match memory {
         Memory::Unknown => {
             lost(LossReason::ResultUnreadable);
@@ -165,11 +165,14 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
             }
         }
         Memory::Mapping { start, end } => {
-            ranges::file(&image, start, LiveRange { end, size, touch_ns, faults, filed_ns, allocator });
+            // What this very call moved with its contents stays what it was.
+            let moved = ranges::end_filed_since(&image, start, call.start_ns).unwrap_or_default();
+            ranges::file(&image, start, LiveRange { end, size, filed_ns, allocator, ..moved });
         }
         Memory::Object { start, end } => {
             let home = call.home;
-            objects::file(&image, Object { home, start, end, size, touch_ns, faults, filed_ns, allocator });
+            let new = Object { home, start, end, size, filed_ns, allocator, ..Object::default() };
+            objects::file(&image, new);
         }
     }
     None

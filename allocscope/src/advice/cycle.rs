@@ -80,15 +80,14 @@ fn add_mapped(cycles: &mut Cycles, size_class: u8, class: &Class) {
 /// Memory of a heap that its allocator gives back (`brk`, `madvise`) and faults in again. What was in use at most
 /// has to be faulted in once; the rest was there before.
 fn add_heap(cycles: &mut Cycles, window: &Window) {
-    let (touch_ns, given_back) = (window.heap_touch_ns(), window.given_back());
-    let Some(touched) = window.touched_bytes(touch_ns) else { return };
+    let (touched, given_back) = (window.heap_touched_bytes(), window.given_back());
     let again = (touched - window.heap_peak_bytes).min(given_back.bytes as f64);
     if again <= 0.0 || touched <= 0.0 {
         return;
     }
     let of_releases = ratio(again, given_back.bytes as f64).min(1.0);
     cycles.releases += of_releases * given_back.count as f64;
-    cycles.touch_ns += again / touched * touch_ns;
+    cycles.touch_ns += again / touched * window.heap_touch_ns();
     cycles.release_ns += of_releases * given_back.time_ns as f64;
     cycles.kept_bytes += window.heap_peak_bytes.max(0.0);
     for ((_, size_class), class) in window.memory().filter(|(_, class)| class.is_of_heap()) {

@@ -44,12 +44,12 @@ fn is_worth_it(window: &Window, saving: &Saving) -> bool {
 /// The part of a class' first touches that huge pages would serve: those that lie whole in a block at the worst
 /// alignment. None where the blocks are small, hardly touched, or have huge pages already.
 fn covered(window: &Window, size_class: u8, class: &Class) -> f64 {
-    let touched = window.touched_bytes(class.touch.time_ns as f64);
-    let is_dense = touched.is_some_and(|bytes| bytes >= worth::HUGE_PAGE_TOUCHED * class.touch.bytes as f64);
-    if size_class < worth::HUGE_PAGE_CLASS || class.touch.count == 0 || !is_dense {
+    let mean_bytes = class.mean_bytes();
+    let asked_bytes = mean_bytes * class.touch.count as f64;
+    let is_dense = class.touch.bytes as f64 >= worth::HUGE_PAGE_TOUCHED * asked_bytes;
+    if size_class < worth::HUGE_PAGE_CLASS || asked_bytes == 0.0 || !is_dense || !window.has_small_pages() {
         return 0.0;
     }
-    let mean_bytes = class.touch.bytes as f64 / class.touch.count as f64;
     ((mean_bytes / HUGE_PAGE_BYTES).floor() - 1.0).max(0.0) * HUGE_PAGE_BYTES / mean_bytes
 }
 

@@ -1,6 +1,6 @@
 //! A window into findings of memory that is asked for and never touched.
 
-use super::window::{Class, Window};
+use super::window::{Class, Window, ratio};
 use super::worth;
 use crate::aggregate::{Figure, Finding, FindingKind, Setting};
 use allocscope_common::key::Allocator;
@@ -17,14 +17,12 @@ pub fn find(window: &Window) -> Vec<Finding> {
 }
 
 fn finding(window: &Window, family: Allocator, size_class: u8, class: &Class) -> Option<Finding> {
-    if class.release.count < worth::CYCLES
-        || class.touch.count < class.release.count
-        || class.touch.bytes == 0
-    {
+    // With less touches than releases, ranges were released of which nothing is known.
+    if class.release.count < worth::CYCLES || class.touch.count < class.release.count {
         return None;
     }
-    let share = window.touched_bytes(class.touch.time_ns as f64)? / class.touch.bytes as f64;
-    let live_bytes = (class.peak_live_bytes as f64).max(class.touch.bytes as f64 / class.touch.count as f64);
+    let share = ratio(class.touch.bytes as f64, class.release.bytes as f64);
+    let live_bytes = (class.peak_live_bytes as f64).max(class.mean_bytes());
     let untouched_bytes = live_bytes * (1.0 - share);
     if share > worth::OVER_ALLOCATION_TOUCHED || untouched_bytes < worth::UNTOUCHED_BYTES {
         return None;

@@ -2,8 +2,7 @@
 //! was live in between.
 
 use super::worth;
-use crate::aggregate::ProcessSnapshot;
-use crate::aggregate::Tier;
+use crate::aggregate::{ProcessSnapshot, Tier};
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::Totals;
 use allocscope_common::key::{Allocator, FaultScope, Series, Stage};
@@ -72,10 +71,10 @@ impl Class {
         self.touch.count > self.release.count
     }
 
-    /// Touches of ranges whose release is seen come with it; the others are of objects in a heap.
-    fn heap_touch_ns(&self) -> f64 {
+    /// The part of its touches that were of objects in a heap: those of ranges whose release is seen come with it.
+    fn heap_part(&self) -> f64 {
         let of_heap = self.touch.count.saturating_sub(self.release.count);
-        self.touch.time_ns as f64 * ratio(of_heap as f64, self.touch.count as f64)
+        ratio(of_heap as f64, self.touch.count as f64)
     }
 }
 
@@ -113,17 +112,18 @@ impl Window {
 
     /// Time of first touch of objects in a heap, in nanoseconds.
     pub fn heap_touch_ns(&self) -> f64 {
-        self.memory().map(|(_, class)| class.heap_touch_ns()).sum()
+        self.memory().map(|(_, class)| class.touch.time_ns as f64 * class.heap_part()).sum()
     }
 
-    /// Bytes that such a time of first touch has made real; `None` where pages were not small, so that it does
-    /// not tell.
-    pub fn touched_bytes(&self, touch_ns: f64) -> Option<f64> {
-        if self.faults.count == 0 || self.faults.time_ns == 0 {
-            return (touch_ns == 0.0).then_some(0.0);
-        }
-        let fault_ns = self.faults.time_ns as f64 / self.faults.count as f64;
-        (fault_ns < worth::SMALL_FAULT_NS).then(|| touch_ns / fault_ns * PAGE_BYTES)
+    /// Bytes of objects in a heap that were made real.
+    pub fn heap_touched_bytes(&self) -> f64 {
+        self.memory().map(|(_, class)| class.touch.bytes as f64 * class.heap_part()).sum()
+    }
+
+    /// Whether page faults in large ranges made small pages real, by and large.
+    pub fn has_small_pages(&self) -> bool {
+        let touched: u64 = self.memory().map(|(_, class)| class.touch.bytes).sum();
+        self.faults.count as f64 * PAGE_BYTES >= worth::SMALL_PAGES * touched as f64
     }
 
     /// Nanoseconds in the window as seconds per second.
@@ -244,8 +244,8 @@ impl Stretch {
             *peak = live.max(*peak);
         }
         let window = self.window(digest, process);
-        let faulted = window.touched_bytes(window.heap_touch_ns()).unwrap_or(0.0);
-        self.heap_peak_bytes = self.heap_peak_bytes.max(faulted - window.given_back().bytes as f64);
+        let in_use_bytes = window.heap_touched_bytes() - window.given_back().bytes as f64;
+        self.heap_peak_bytes = self.heap_peak_bytes.max(in_use_bytes);
     }
 
     fn window(&self, last: &Digest, process: &ProcessSnapshot) -> Window {

@@ -35,6 +35,6 @@ pub const UNTOUCHED_BYTES: f64 = (64 << 20) as f64;
 /// of it is told as churn already.
 pub const STORM: f64 = 0.05;
 
-/// A fault that takes longer on average, in nanoseconds, was of a huge page, or had to wait: pages of 4 KiB take
-/// 0.3 to 3 us, those of 2 MiB 60 us and more.
-pub const SMALL_FAULT_NS: f64 = 20_000.0;
+/// The part of the bytes made real that as many faults of 4 KiB must account for, where pages are to count as
+/// small: a fault of a huge page makes 512 times as much real.
+pub const SMALL_PAGES: f64 = 0.5;

@@ -219,6 +219,7 @@ impl Traced {
             coverage: self.coverage.clone(),
             alive: self.life == Life::Running,
             counters: self.counts.counters,
+            live: self.counts.live.clone(),
             series: self.counts.series.clone(),
             findings: Vec::new(),
         }

@@ -1,7 +1,7 @@
 //! What every exporter gets.
 
 use super::Finding;
-use crate::intake::SeriesReading;
+use crate::intake::{LiveReading, SeriesReading};
 use crate::site::Miss;
 use crate::target::ProcessInfo;
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
@@ -37,6 +37,8 @@ pub struct ProcessSnapshot {
     pub alive: bool,
     /// Its counters.
     pub counters: ProcessCounters,
+    /// Its live ranges.
+    pub live: LiveReading,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
     /// What `advice` has to say of it; empty until that was asked.

@@ -151,8 +151,25 @@ pub struct Allocations {
     pub bytes: u64,
     /// Bytes given back.
     pub released_bytes: u64,
+    /// Bytes made real by page faults, of what was released and of what is live.
+    pub touched_bytes: u64,
+    /// What is neither released nor known to be over: in no stage but `call`.
+    pub live: Live,
     /// `call`, `touch` (per released range) and `release`; those without events are absent.
     pub stages: BTreeMap<&'static str, Timing>,
+}
+
+/// Live ranges of a size class.
+#[derive(Debug, Serialize)]
+pub struct Live {
+    /// How many.
+    pub ranges: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+    /// Bytes made real by page faults so far.
+    pub touched_bytes: u64,
+    /// Time of these page faults.
+    pub touch_seconds: f64,
 }
 
 /// Page faults of a kind and scope.
@@ -316,6 +333,13 @@ impl Allocations {
             count: call.count,
             bytes: call.bytes,
             released_bytes: row.release.map_or(0, |series| series.totals.bytes),
+            touched_bytes: row.touched_bytes(),
+            live: Live {
+                ranges: row.live.ranges,
+                bytes: row.live.bytes,
+                touched_bytes: row.live.touched_bytes,
+                touch_seconds: seconds(row.live.touch_ns as f64),
+            },
             stages: row.stages().map(|(stage, series)| (stage.name(), Timing::new(series))).collect(),
         }
     }
@@ -419,6 +443,11 @@ mod tests {
         assert_eq!(row["size_bytes"], 64 << 20);
         assert_eq!(row["bytes"], 128 << 20);
         assert_eq!(row["released_bytes"], 64 << 20);
+        assert_eq!(row["touched_bytes"], 80 << 20);
+        assert_eq!(
+            row["live"],
+            json!({"ranges": 1, "bytes": 64 << 20, "touched_bytes": 16 << 20, "touch_seconds": 0.006})
+        );
         assert_eq!(
             row["stages"]["touch"],
             json!({

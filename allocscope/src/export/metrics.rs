@@ -115,6 +115,17 @@ impl<'a> Process<'a> {
         for (series, reading) in &self.process.series {
             self.tell_series(series, reading, families);
         }
+        self.tell_live(families);
+    }
+
+    fn tell_live(&self, families: &mut Families) {
+        for (&(allocator, size_class), live) in &self.process.live {
+            let size = size_label(size_class);
+            let labels = self.labels(&[allocator.name(), &size]);
+            families.add(&names::LIVE_BYTES, &labels, live.bytes as f64);
+            families.add(&names::LIVE_TOUCHED_BYTES, &labels, live.touched_bytes as f64);
+            families.add(&names::LIVE_TOUCH, &labels, live.touch_ns as f64 / 1e9);
+        }
     }
 
     /// `pid`, `comm` and the label values after them.
@@ -213,7 +224,7 @@ impl<'a> Process<'a> {
                         families.add(&names::ALLOCATED_BYTES, &labels, bytes);
                     }
                     Stage::Release => families.add(&names::RELEASED_BYTES, &labels, bytes),
-                    Stage::Touch => {}
+                    Stage::Touch => families.add(&names::TOUCHED_BYTES, &labels, bytes),
                 }
             }
             Series::Fault { kind, scope } => {

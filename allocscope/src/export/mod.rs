@@ -11,3 +11,4 @@ mod rows;
 #[cfg(test)]
 mod sample;
 pub mod table;
+mod touched;

@@ -57,6 +57,14 @@ families! {
         "Large allocations.";
     ALLOCATED_BYTES = COUNTER Bytes "allocscope_allocated_bytes_total" ["pid", "comm", "allocator", "size"]
         "Bytes asked for by large allocations.";
+    TOUCHED_BYTES = COUNTER Bytes "allocscope_allocation_touched_bytes_total" ["pid", "comm", "allocator", "size"]
+        "Bytes that page faults made real in large ranges which were released since; of live ones see allocscope_live_touched_bytes.";
+    LIVE_BYTES = GAUGE Bytes "allocscope_live_bytes" ["pid", "comm", "allocator", "size"]
+        "Bytes asked for by large allocations that were not released yet.";
+    LIVE_TOUCHED_BYTES = GAUGE Bytes "allocscope_live_touched_bytes" ["pid", "comm", "allocator", "size"]
+        "Bytes that page faults made real so far in large ranges that were not released yet.";
+    LIVE_TOUCH = GAUGE Seconds "allocscope_live_touch_seconds" ["pid", "comm", "allocator", "size"]
+        "Time of the page faults so far in large ranges that were not released yet.";
     RELEASED_BYTES = COUNTER Bytes "allocscope_released_bytes_total" ["pid", "comm", "allocator", "size"]
         "Bytes of large allocations that were given back.";
     PAGE_FAULTS = COUNTER None "allocscope_page_faults_total" ["pid", "comm", "kind", "scope"]

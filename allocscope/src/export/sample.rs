@@ -3,7 +3,7 @@
 use crate::aggregate::{
     Coverage, Figure, Finding, FindingKind, ProcessSnapshot, Setting, Snapshot, Tier, ToolSnapshot,
 };
-use crate::intake::SeriesReading;
+use crate::intake::{LiveTotals, SeriesReading};
 use crate::site::Miss;
 use crate::target::{ProcessId, ProcessInfo};
 use allocscope_common::bucket::bucket_of_ns;
@@ -112,6 +112,10 @@ fn server() -> ProcessSnapshot {
             odd_results: 0,
             stall_ns: stall_ns(),
         },
+        live: BTreeMap::from([(
+            (Allocator::Go, 26),
+            LiveTotals { ranges: 1, bytes: SIZE, touched_bytes: SIZE / 4, touch_ns: 6_000_000 },
+        )]),
         series: BTreeMap::from([
             (stage(Stage::Call), series(&[16_000, 18_000], SIZE)),
             (stage(Stage::Touch), series(&[24_000_000], SIZE)),
@@ -149,6 +153,7 @@ fn batch() -> ProcessSnapshot {
         },
         alive: false,
         counters: ProcessCounters::default(),
+        live: BTreeMap::new(),
         series: BTreeMap::from([(
             Series::Stage { allocator: Allocator::Mmap, stage: Stage::Call, size_class: 20 },
             series(&[2_500_000_000], 1 << 20),

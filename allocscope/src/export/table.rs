@@ -7,6 +7,7 @@ use super::findings::findings;
 use super::names::size_label;
 use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
+use super::touched;
 use crate::aggregate::{ProcessSnapshot, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::counter::ProbeClass;
@@ -39,6 +40,7 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += "\n\nLarge allocations (touch: all page faults of a released range)\n";
     text += &allocations(process);
     text += &stage_totals(process);
+    text += &touched::section(process);
     text += "\nPage faults\n";
     text += &fault_table(process);
     text += "\nCoverage\n";
@@ -88,7 +90,7 @@ pub(super) fn headline(process: &ProcessSnapshot, snapshot: &Snapshot) -> String
 /// A line for each stage of each allocator's size class.
 fn allocations(process: &ProcessSnapshot) -> String {
     let rows = rows(process);
-    if rows.is_empty() {
+    if rows.iter().all(|row| row.stages().next().is_none()) {
         return "no large allocation was seen\n".to_owned();
     }
     let all_ns = total_ns(&rows);
@@ -258,7 +260,7 @@ fn longest(series: &SeriesReading) -> String {
     if series.buckets.is_empty() { "-".to_owned() } else { duration(series.totals.max_ns as f64) }
 }
 
-fn share(part: u64, whole: u64) -> String {
+pub(super) fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
 }
 
@@ -272,7 +274,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { '?' } else { c }).collect()
 }
 
-fn new_table(header: &[&str]) -> Table {
+pub(super) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     // Otherwise the width would be that of the terminal there happens to be.
     table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
@@ -281,7 +283,7 @@ fn new_table(header: &[&str]) -> Table {
 }
 
 /// The table as lines; numbers stand right, the columns `text` left.
-fn finish(mut table: Table, text: &[usize]) -> String {
+pub(super) fn finish(mut table: Table, text: &[usize]) -> String {
     for (index, column) in table.column_iter_mut().enumerate() {
         if !text.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -390,6 +392,11 @@ Large allocations (touch: all page faults of a released range)
 |           |       |       |        | touch   |      1 | 24.0ms | 24.0ms | 24.0ms | 24.0ms | 24.0ms | 85.6% |
 |           |       |       |        | release |      1 | 4.00ms | 4.00ms | 4.00ms | 4.00ms | 4.00ms | 14.3% |
 total 28.0ms: call 34.0us (0.1%), touch 24.0ms (85.6%), release 4.00ms (14.3%)
+
+Touched, of what was asked for (by page faults; live: not released, not in the table above)
+| allocator |  size | asked for | touched | ratio | live | live bytes | live touched | live touch time |
+|-----------|-------|-----------|---------|-------|------|------------|--------------|-----------------|
+| go        | 64MiB |    128MiB | 80.0MiB | 62.5% |    1 |    64.0MiB |      16.0MiB |          6.00ms |
 
 Page faults
 | kind  | scope | count |   time |    p50 |    p99 |    max |

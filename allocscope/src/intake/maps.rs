@@ -1,16 +1,18 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
+use super::live::LiveMaps;
 use super::{Reading, SlotReading};
 use crate::probe::data_of;
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
 use allocscope_common::event::ProcessEvent;
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey, slot_of_space, space};
+use allocscope_common::object::home;
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The maps of one tracing run.
 pub struct Maps {
@@ -27,6 +29,7 @@ pub struct Maps {
     granules_sweep_at: u64,
     granules_capacity: u64,
     lost: PerCpuArray<MapData, u64>,
+    live: LiveMaps,
     /// Kernel memory that the maps hold, in bytes, as the kernel tells it.
     pub held_bytes: u64,
 }
@@ -42,6 +45,7 @@ impl Maps {
     pub fn take(ebpf: &mut Ebpf, max_processes: u32) -> Result<(Self, Events)> {
         let held_bytes = ebpf.maps().filter_map(|(_, map)| held_bytes(map)).sum();
         let granules_capacity = ebpf.map("GRANULES").and_then(max_entries).unwrap_or(0);
+        let live = LiveMaps::of(ebpf);
         let events = Events::try_from(map(ebpf, "EVENTS")?)?;
         let mut maps = Self {
             targets: HashMap::try_from(map(ebpf, "TARGETS")?)?,
@@ -57,6 +61,7 @@ impl Maps {
             granules_sweep_at: granules_capacity / 2,
             granules_capacity,
             lost: PerCpuArray::try_from(map(ebpf, "LOST")?)?,
+            live,
             held_bytes,
         };
         for slot in 0..max_processes {
@@ -207,10 +212,33 @@ impl Maps {
             };
             slot.series.entry(series).or_default().totals = sum_totals(&totals);
         }
+        self.read_live(&mut reading);
         for reason in 0..LOSS_REASONS {
             reading.lost[reason] = self.lost.get(&(reason as u32), 0).map_or(0, |counts| counts.iter().sum());
         }
         reading
+    }
+
+    /// Live ranges of the slots in a reading, if there are any: the maps are large.
+    fn read_live(&self, reading: &mut Reading) {
+        let has_live = |slot: &SlotReading| slot.counters.ranges_filed > slot.counters.ranges_ended;
+        if !reading.slots.values().any(has_live) {
+            return;
+        }
+        let numbers: BTreeMap<u32, u32> = reading
+            .slots
+            .keys()
+            .filter_map(|slot| Some((*slot, self.images.get(slot, 0).ok()?.number)))
+            .collect();
+        let live = self.live.read(
+            |slot, found| numbers.get(&slot).is_some_and(|&number| space(slot, number) == found),
+            |slot, found| numbers.get(&slot).is_some_and(|&number| home(slot, number) == found),
+        );
+        for (slot, live) in live {
+            if let Some(slot) = reading.slots.get_mut(&slot) {
+                slot.live = live;
+            }
+        }
     }
 
     /// What was counted so far for the process in `slot`, beside its series.

@@ -1,6 +1,7 @@
 //! Page faults: the start by the best rung that loads, the end by software events on each CPU.
 
-use super::perf_link::attach_tracepoint;
+use super::btf::kernel_member_at;
+use super::perf_link::{attach_software, attach_tracepoint};
 use super::{Loaded, Tracefs};
 use crate::failure::{Exit, Failure};
 use anyhow::{Context, Result, anyhow};
@@ -37,27 +38,33 @@ impl FaultRung {
 pub(super) struct FaultLinks {
     pub(super) rung: FaultRung,
     _tracepoints: Vec<OwnedFd>,
+    _ends: Vec<OwnedFd>,
 }
 
 impl FaultLinks {
     pub(super) fn attach(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<Self> {
-        attach_end(loaded, "fault_minor", SoftwareEvent::PageFaultsMin)?;
-        attach_end(loaded, "fault_major", SoftwareEvent::PageFaultsMaj)?;
+        let mut ends = attach_end(loaded, "fault_minor", SoftwareEvent::PageFaultsMin)?;
+        ends.extend(attach_end(loaded, "fault_major", SoftwareEvent::PageFaultsMaj)?);
+        let (rung, tracepoints) = Self::attach_start(loaded, tracefs);
+        Ok(Self { rung, _tracepoints: tracepoints, _ends: ends })
+    }
+
+    fn attach_start(loaded: &mut Loaded, tracefs: &Tracefs) -> (FaultRung, Vec<OwnedFd>) {
         let mut refusals = Vec::new();
         match attach_btf(loaded) {
-            Ok(()) => return Ok(Self { rung: FaultRung::BtfTracepoint, _tracepoints: Vec::new() }),
+            Ok(()) => return (FaultRung::BtfTracepoint, Vec::new()),
             Err(error) => refusals.push(format!("{error:#}")),
         }
         match attach_raw(loaded) {
-            Ok(()) => return Ok(Self { rung: FaultRung::RawTracepoint, _tracepoints: Vec::new() }),
+            Ok(()) => return (FaultRung::RawTracepoint, Vec::new()),
             Err(error) => refusals.push(format!("{error:#}")),
         }
         match attach_perf(loaded, tracefs) {
-            Ok(links) => return Ok(Self { rung: FaultRung::PerfTracepoint, _tracepoints: links }),
+            Ok(links) => return (FaultRung::PerfTracepoint, links),
             Err(error) => refusals.push(format!("{error:#}")),
         }
         log::warn!("page faults are counted but not timed: {}", refusals.join("; "));
-        Ok(Self { rung: FaultRung::Untimed, _tracepoints: Vec::new() })
+        (FaultRung::Untimed, Vec::new())
     }
 }
 
@@ -92,16 +99,24 @@ fn attach_perf(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<Vec<OwnedFd>> {
 }
 
 /// The end: one event for each CPU, all processes; the program filters.
-fn attach_end(loaded: &mut Loaded, program: &str, event: SoftwareEvent) -> Result<()> {
+fn attach_end(loaded: &mut Loaded, program: &str, event: SoftwareEvent) -> Result<Vec<OwnedFd>> {
     let cpus = aya::util::online_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?;
+    let tells_page_size = loaded.page_size_at != 0;
     let program: &mut PerfEvent = loaded.program(program)?;
-    let attach = |program: &mut PerfEvent| -> Result<()> {
+    let attach = |program: &mut PerfEvent| -> Result<Vec<OwnedFd>> {
         program.load()?;
+        if tells_page_size {
+            let (program, event) = (program.fd()?.as_fd(), event as u64);
+            return Ok(cpus
+                .iter()
+                .map(|&cpu| attach_software(program, event, cpu))
+                .collect::<Result<_, _>>()?);
+        }
         for cpu in cpus {
             let scope = PerfEventScope::AllProcessesOneCpu { cpu };
             program.attach(PerfEventConfig::Software(event), scope, SamplePolicy::Period(1), false)?;
         }
-        Ok(())
+        Ok(Vec::new())
     };
     attach(program).map_err(|error| {
         Failure::error(
@@ -109,6 +124,18 @@ fn attach_end(loaded: &mut Loaded, program: &str, event: SoftwareEvent) -> Resul
             format!("page faults cannot be counted ({error:#}); run `allocscope doctor`"),
         )
     })
+}
+
+/// Where the size of the page is in a sample that the kernel hands to a program; `None` where it does not tell: before
+/// 6.3, which prepares no sample before the program runs, and without type information.
+pub(super) fn page_size_at() -> Option<u64> {
+    let release = nix::sys::utsname::uname().ok()?.release().to_str()?.to_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    if version < (6, 3) {
+        return None;
+    }
+    kernel_member_at("perf_sample_data", "data_page_size").map(u64::from)
 }
 
 impl Loaded {

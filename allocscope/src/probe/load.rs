@@ -1,5 +1,6 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
+use super::faults::page_size_at;
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::AttachVia;
@@ -46,6 +47,8 @@ impl Default for LoadOptions {
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) ladder: Ladder,
+    /// Where a fault's sample tells the size of its page; 0 where it does not.
+    pub(super) page_size_at: u64,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -85,6 +88,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2);
     let follow_all = u32::from(options.follow_all);
+    let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
@@ -92,6 +96,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
+        .override_global("PAGE_SIZE_AT", &page_size_at, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
@@ -100,7 +105,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let object = RawObject::bind(OBJECT, &ebpf)
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
-    Ok(Loaded { ebpf, ladder, max_processes: processes })
+    Ok(Loaded { ebpf, ladder, page_size_at, max_processes: processes })
 }
 
 fn explain(error: EbpfError) -> anyhow::Error {

@@ -3,6 +3,8 @@
 //! Every link is owned by a file descriptor of this process: dropping it detaches, and so does the
 //! kernel when the process is killed.
 
+mod batch;
+mod btf;
 mod faults;
 mod ladder;
 mod load;
@@ -12,6 +14,7 @@ mod sites;
 mod system;
 mod tracefs;
 
+pub use batch::WholeMap;
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
 pub use raw::data_of;
