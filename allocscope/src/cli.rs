@@ -1,5 +1,7 @@
 //! The command line into a [`Cli`]: every flag checked for form, none acted upon.
 
+pub mod budget;
+
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use clap_complete::Shell;
 use regex::Regex;
 
 use crate::failure::Exit;
+use budget::Budget;
 
 /// The port that `daemon` listens on unless told otherwise. Prometheus' list of default ports starts
 /// at 9100 and is filled upwards, so this one is well above the crowded part (to be entered there before a
@@ -21,6 +24,17 @@ pub const DEFAULT_PORT: u16 = 10_789;
 
 /// The largest size taken from the command line: a whole address space with five-level page tables.
 const MAX_SIZE_BYTES: u64 = 1 << 57;
+
+const RUN_HELP: &str = "\
+The command keeps its own standard streams and signals; allocscope exits as it does. With --budget, where the
+command succeeds, allocscope exits with 120 if a limit is broken, else with 121 if one cannot be judged. A command
+that fails has its own exit code, whatever came of the limits: they are told all the same.
+
+Examples:
+  allocscope run -- ./server --port 80
+  allocscope run --min-size 1MiB --no-follow-children -- make -j4
+  allocscope run --env LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 -- ./server
+  allocscope run --budget 'first_touch_p99<5ms,large_allocs<1000,faults<1e6' --junit budget.xml -- ./bench";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,13 +113,7 @@ pub struct AttachArgs {
 
 /// `run`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-The command keeps its own standard streams and signals; allocscope exits as it does.
-
-Examples:
-  allocscope run -- ./server --port 80
-  allocscope run --min-size 1MiB --no-follow-children -- make -j4
-  allocscope run --env LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 -- ./server")]
+#[command(after_help = run_after_help())]
 pub struct RunArgs {
     /// Trace the command's children, too (the default)
     #[arg(long, overrides_with = "no_follow_children")]
@@ -118,6 +126,14 @@ pub struct RunArgs {
     /// Set an environment variable for the command only; may be given more than once
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = environment)]
     pub env: Vec<(String, String)>,
+
+    /// Compare the run with limits, such as first_touch_p99<5ms,large_allocs<1000 (see below)
+    #[arg(long, short, value_name = "LIMITS")]
+    pub budget: Option<Budget>,
+
+    /// Write what came of the limits to a file as JUnit XML
+    #[arg(long, value_name = "FILE", requires = "budget")]
+    pub junit: Option<PathBuf>,
 
     /// What to trace and how to tell it.
     #[command(flatten)]
@@ -616,6 +632,10 @@ fn regex(text: &str) -> Result<Regex, String> {
         let last = message.lines().last().unwrap_or_default();
         format!("not a regular expression: {}", last.trim_start_matches("error: "))
     })
+}
+
+fn run_after_help() -> String {
+    format!("{RUN_HELP}\n\n{}", budget::HELP)
 }
 
 fn after_help() -> String {

@@ -26,7 +26,7 @@ use window::{History, Window};
 #[derive(Clone, Debug)]
 pub struct Advisor {
     length: Duration,
-    last: Duration,
+    last: Option<Duration>,
     processes: BTreeMap<ProcessId, History>,
 }
 
@@ -39,12 +39,12 @@ impl Advisor {
     /// Advises on the last `length` of time, at least half of it: for a daemon, whose findings are to go when
     /// their cause does.
     pub fn of_last(length: Duration) -> Self {
-        Self { length, last: Duration::ZERO, processes: BTreeMap::new() }
+        Self { length, last: None, processes: BTreeMap::new() }
     }
 
     /// Takes a snapshot in and writes what it means into it. Processes that are no longer in it are forgotten.
     pub fn advise(&mut self, snapshot: &mut Snapshot) {
-        let (now, before) = (snapshot.elapsed, self.last);
+        let (now, before) = (snapshot.elapsed, self.last.unwrap_or(snapshot.elapsed));
         let ids: BTreeSet<_> = snapshot.processes.iter().map(|process| process.info.id).collect();
         self.processes.retain(|id, _| ids.contains(id));
         for process in &mut snapshot.processes {
@@ -53,7 +53,7 @@ impl Advisor {
             history.observe(process, now, self.length);
             process.findings = findings(&history.window(process), snapshot.tool.huge_touch_ratio);
         }
-        self.last = now;
+        self.last = Some(now);
     }
 }
 

@@ -111,6 +111,12 @@ impl ProcessSnapshot {
     pub fn probe_cost_seconds(&self, tool: &ToolSnapshot) -> f64 {
         cost_seconds(&self.counters, &tool.probe_price_ns)
     }
+
+    /// Whether it ran into probes of which the price is not known.
+    pub fn has_unpriced_hits(&self, tool: &ToolSnapshot) -> bool {
+        let is_hit = |class: &&ProbeClass| self.counters.hits[**class as usize] > 0;
+        ProbeClass::ALL.iter().filter(is_hit).any(|class| !tool.probe_price_ns.contains_key(class))
+    }
 }
 
 /// Hits times price (in nanoseconds), in seconds.

@@ -5,6 +5,7 @@ pub mod attach;
 pub mod completions;
 pub mod daemon;
 pub mod doctor;
+mod gate;
 pub mod inspect;
 pub mod man;
 pub mod run;

@@ -1,6 +1,7 @@
 //! `run`: a command, traced from its first instruction; its exit status is allocscope's.
 
 use super::attach::session_options;
+use super::gate::Gate;
 use super::stopped::{NotStarted, Stopped};
 use super::trace::{self, Live, Server, Signals, Until};
 use crate::config::RunConfig;
@@ -21,12 +22,18 @@ pub fn run(config: RunConfig) -> Result<u8> {
 }
 
 async fn traced(config: RunConfig) -> Result<u8> {
+    let gate = Gate::new(&config)?;
     let Observed { mut session, server, status } = observe(&config, Live::new(&config.trace)).await?;
-    trace::report(&session.snapshot(), config.trace.format)?;
+    let snapshot = session.snapshot();
+    trace::report(&snapshot, config.trace.format)?;
     if let Some(server) = server {
         server.stop(&mut session).await;
     }
-    Ok(exit_code(status))
+    let code = exit_code(status);
+    match gate {
+        Some(gate) => gate.judge(&snapshot, code),
+        None => Ok(code),
+    }
 }
 
 /// A command that was traced to its end; still attached.

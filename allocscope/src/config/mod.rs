@@ -15,6 +15,8 @@ use crate::cli::{
 };
 use crate::failure::{Exit, Failure};
 
+pub use crate::cli::budget::{Budget, Item, Measure, Timed, Unit as BudgetUnit};
+
 /// One run of the program.
 #[derive(Debug)]
 pub struct Config {
@@ -69,6 +71,10 @@ pub struct RunConfig {
     pub arguments: Vec<OsString>,
     /// Environment variables for it alone.
     pub environment: Vec<(String, String)>,
+    /// Limits to compare the run with.
+    pub budget: Option<Budget>,
+    /// The file for what came of them, as JUnit XML.
+    pub junit: Option<PathBuf>,
     /// What to trace and how to tell it.
     pub trace: TraceOptions,
 }
@@ -375,7 +381,14 @@ fn advise(args: AdviseArgs, color: Color) -> Result<AdviseConfig, Failure> {
         Some(pid) => AdviseSubject::Process(AttachConfig { pid, duration: Some(args.duration), trace }),
         None => {
             let (program, arguments) = command_of(args.command)?;
-            AdviseSubject::Command(RunConfig { program, arguments, environment: args.env, trace })
+            AdviseSubject::Command(RunConfig {
+                program,
+                arguments,
+                environment: args.env,
+                budget: None,
+                junit: None,
+                trace,
+            })
         }
     };
     Ok(AdviseConfig { subject, fail_on_finding: args.fail_on_finding })
@@ -384,7 +397,8 @@ fn advise(args: AdviseArgs, color: Color) -> Result<AdviseConfig, Failure> {
 fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
     let (program, arguments) = command_of(args.command)?;
     let trace = trace(args.trace, !args.no_follow_children, color);
-    Ok(RunConfig { program, arguments, environment: args.env, trace })
+    let (budget, junit) = (args.budget, args.junit);
+    Ok(RunConfig { program, arguments, environment: args.env, budget, junit, trace })
 }
 
 fn command_of(words: Vec<OsString>) -> Result<(OsString, Vec<OsString>), Failure> {
