@@ -122,7 +122,7 @@ impl Window {
 
     /// Whether page faults in large ranges made small pages real, by and large.
     pub fn has_small_pages(&self) -> bool {
-        let touched: u64 = self.memory().map(|(_, class)| class.touch.bytes).sum();
+        let touched = total(self.memory().map(|(_, class)| class.touch.bytes));
         self.faults.count as f64 * PAGE_BYTES >= worth::SMALL_PAGES * touched as f64
     }
 
@@ -138,7 +138,7 @@ impl Window {
 
     /// Whether memory came and went all along, not in one burst.
     pub fn is_steady(&self) -> bool {
-        let touch_ns: u64 = self.memory().map(|(_, class)| class.touch.time_ns).sum();
+        let touch_ns = total(self.memory().map(|(_, class)| class.touch.time_ns));
         self.active_intervals >= worth::ACTIVE_INTERVALS
             && self.largest_touch_ns as f64 <= worth::LARGEST_INTERVAL * touch_ns as f64
     }
@@ -315,12 +315,12 @@ impl Digest {
 
     fn touch_ns(&self) -> u64 {
         let memory = self.classes.iter().filter(|((allocator, _), _)| is_memory(*allocator));
-        memory.map(|(_, class)| class.touch.time_ns).sum()
+        total(memory.map(|(_, class)| class.touch.time_ns))
     }
 
     fn has_events(&self) -> bool {
-        let events = |class: &Class| class.call.count + class.touch.count + class.release.count;
-        self.classes.values().any(|class| events(class) > 0)
+        let counts = |class: &Class| class.call.count | class.touch.count | class.release.count;
+        self.classes.values().any(|class| counts(class) > 0)
     }
 
     /// Memory came and went.
@@ -356,6 +356,11 @@ pub fn sum(a: Totals, b: Totals) -> Totals {
         time_ns: a.time_ns.saturating_add(b.time_ns),
         max_ns: a.max_ns.max(b.max_ns),
     }
+}
+
+/// Of counts that come from outside: too many stay the most there are.
+fn total(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
 }
 
 /// A part of a whole; 0 of nothing.

@@ -133,8 +133,8 @@ mod tests {
    what      memory is given back
    rests on  observed 10.0s, releases 99, touch 250ms/s, kept 128MiB, huge touch 25.0%
    set       GLIBC_TUNABLES=glibc.malloc.mmap_threshold=134217728
-             in the program: mallopt, and some more words that are here to fill the line, so that it goes on in the
-             next one
+             in the program: mallopt, and some more words that are here to fill the line, so that it goes on in the next
+             one
    risk      more memory
    check     again
 ";

@@ -12,13 +12,16 @@ use crate::aggregate::Setting;
 
 /// `DEFAULT_MMAP_THRESHOLD_MAX` and `HEAP_MAX_SIZE / 2` of 64-bit builds.
 const LARGEST_OLD_THRESHOLD: u64 = 32 << 20;
+/// Log2 of a user's address space on x86-64, which no threshold need exceed.
+const LARGEST_CLASS: u8 = 47;
 /// Two blocks of this class (log2) do not fit into one heap of `HEAP_MAX_SIZE`, nor does one of the next.
 const MAIN_ARENA_CLASS: u8 = 25;
 
 /// Thresholds above the largest class, and above twice what was live.
 pub fn keep(cycles: &Cycles) -> Advice {
-    let mmap_threshold = 2u64 << cycles.largest_class().min(46);
-    let trim_threshold = (2 * cycles.kept_bytes as u64).next_power_of_two().max(2 * mmap_threshold);
+    let mmap_threshold = 2u64 << cycles.largest_class().min(LARGEST_CLASS);
+    let kept_bytes = (cycles.kept_bytes as u64).min(1 << LARGEST_CLASS);
+    let trim_threshold = (2 * kept_bytes).next_power_of_two().max(2 * mmap_threshold);
     let mut tunables =
         format!("glibc.malloc.mmap_threshold={mmap_threshold}:glibc.malloc.trim_threshold={trim_threshold}");
     let mut text =
