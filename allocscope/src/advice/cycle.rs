@@ -51,9 +51,10 @@ pub fn cycles(window: &Window) -> BTreeMap<Allocator, Cycles> {
 /// The allocator whose objects' pages were faulted in although no release of their own is seen; of several,
 /// that with the most.
 fn heap_family(window: &Window) -> Option<Allocator> {
-    let mut times: BTreeMap<Allocator, u64> = BTreeMap::new();
-    for ((allocator, _), class) in window.memory().filter(|(_, class)| class.is_of_heap()) {
-        *times.entry(window.family(allocator)).or_default() += class.touch.time_ns;
+    let mut times = BTreeMap::<Allocator, u64>::new();
+    for ((allocator, _), class) in window.heap_classes() {
+        let ns = times.entry(window.family(allocator)).or_default();
+        *ns = class.real_ns.saturating_add(*ns);
     }
     times.into_iter().max_by_key(|&(_, ns)| ns).map(|(family, _)| family)
 }
@@ -90,7 +91,7 @@ fn add_heap(cycles: &mut Cycles, window: &Window) {
     cycles.touch_ns += again / touched * window.heap_touch_ns();
     cycles.release_ns += of_releases * given_back.time_ns as f64;
     cycles.kept_bytes += window.heap_peak_bytes.max(0.0);
-    for ((_, size_class), class) in window.memory().filter(|(_, class)| class.is_of_heap()) {
+    for ((_, size_class), class) in window.heap_classes() {
         cycles.kept_bytes += class.mean_bytes();
         cycles.size_classes.insert(size_class);
     }

@@ -35,7 +35,7 @@ fn releases(window: &Window) -> Totals {
 
 fn finding(window: &Window, family: Allocator, worst: &Cycles, recoverable: f64, all: Totals) -> Finding {
     let per_second = |name, ns| Figure { name, value: window.per_second(ns) };
-    let advice = setting::keep(family, worst, window.seconds / worst.releases);
+    let advice = setting::keep(family, worst);
     Finding {
         kind: FindingKind::ReleaseStorm,
         allocator: family,

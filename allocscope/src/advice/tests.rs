@@ -287,12 +287,7 @@ fn purged(program: &mut Program, allocator: Allocator, size: u64) {
 #[test]
 fn purging_is_found_with_the_setting_of_its_allocator() {
     let cases = [
-        (
-            "jemalloc",
-            Allocator::Jemalloc,
-            "MALLOC_CONF",
-            "dirty_decay_ms:30000,muzzy_decay_ms:30000,oversize_threshold:0",
-        ),
+        ("jemalloc", Allocator::Jemalloc, "MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1"),
         ("mimalloc", Allocator::Mimalloc, "MIMALLOC_PURGE_DELAY", "-1"),
         ("tcmalloc", Allocator::Tcmalloc, "TCMALLOC_RELEASE_RATE", "0"),
         ("go1.22.10", Allocator::Go, "GODEBUG", "madvdontneed=0"),
@@ -305,6 +300,23 @@ fn purging_is_found_with_the_setting_of_its_allocator() {
         let expected = 4.0 * cycle_seconds(16 * MIB) - 4.0 * CALL_NS as f64 / 1e9;
         assert_near(churn.recoverable.unwrap(), expected);
     }
+}
+
+/// Objects that never come to the same addresses again: their touches are told of live ones only.
+#[test]
+fn unmapping_by_an_allocator_is_found_where_objects_move() {
+    let findings = advise(Program::new("mimalloc"), |program, _| {
+        program.call(Allocator::Mimalloc, 64 * MIB);
+        let faults = 64 * MIB / PAGE;
+        let live = program.process.live.entry((Allocator::Mimalloc, 26)).or_default();
+        live.touched_bytes += 64 * MIB;
+        live.touch_ns += faults * FAULT_NS;
+        program.release(Allocator::Mmap, 64 * MIB, 64 * MIB);
+    });
+    let churn = find(&findings, FindingKind::ThresholdChurn).unwrap();
+    assert_eq!(churn.allocator, Allocator::Mimalloc);
+    let of_each = cycle_seconds(64 * MIB) - CALL_NS as f64 / 1e9;
+    assert_near(churn.recoverable.unwrap(), 4.0 * of_each);
 }
 
 #[test]

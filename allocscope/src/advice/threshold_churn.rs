@@ -19,7 +19,7 @@ pub fn find(window: &Window, cycles: &BTreeMap<Allocator, Cycles>) -> Vec<Findin
 }
 
 fn finding(window: &Window, family: Allocator, cycles: &Cycles) -> Finding {
-    let advice = setting::keep(family, cycles, window.seconds / cycles.releases);
+    let advice = setting::keep(family, cycles);
     Finding {
         kind: FindingKind::ThresholdChurn,
         allocator: family,

@@ -47,8 +47,12 @@ pub struct Window {
 pub struct Class {
     /// Calls.
     pub call: Totals,
-    /// First touches.
+    /// First touches, of ranges that are over.
     pub touch: Totals,
+    /// Bytes made real so far, of ranges that are live as well.
+    pub real_bytes: u64,
+    /// Nanoseconds of the page faults that did it.
+    pub real_ns: u64,
     /// Releases.
     pub release: Totals,
     /// The most bytes at a snapshot that were asked for in the window and not released.
@@ -67,14 +71,18 @@ impl Class {
     }
 
     /// Whether pages of objects were faulted in whose release is not seen.
-    pub fn is_of_heap(&self) -> bool {
-        self.touch.count > self.release.count
+    fn is_of_heap(&self) -> bool {
+        self.touch.count > self.release.count || (self.release.count == 0 && self.real_bytes > 0)
     }
 
-    /// The part of its touches that were of objects in a heap: those of ranges whose release is seen come with it.
-    fn heap_part(&self) -> f64 {
+    /// The part of its touches that were of objects in a heap, of which live ones may be free: those of ranges
+    /// whose release is seen come with it.
+    fn of_heap(&self, real: u64, told: u64) -> f64 {
+        if self.release.count == 0 {
+            return real as f64;
+        }
         let of_heap = self.touch.count.saturating_sub(self.release.count);
-        ratio(of_heap as f64, self.touch.count as f64)
+        told as f64 * ratio(of_heap as f64, self.touch.count as f64)
     }
 }
 
@@ -103,26 +111,42 @@ impl Window {
             .filter(|((allocator, _), _)| is_memory(*allocator))
     }
 
-    /// What gives a heap's memory back.
+    /// Classes of which objects lie in a heap: not mappings, which an allocator's heap may itself lie in.
+    pub fn heap_classes(&self) -> impl Iterator<Item = (ClassKey, &Class)> {
+        let is_object = |allocator| !matches!(allocator, Allocator::Mmap | Allocator::Mremap);
+        self.memory().filter(move |((allocator, _), class)| is_object(*allocator) && class.is_of_heap())
+    }
+
+    /// What gives a heap's memory back. Of allocators that map it themselves, unmapping does.
     pub fn given_back(&self) -> Totals {
-        let heap = |key: &ClassKey| matches!(key.0, Allocator::Brk | Allocator::Madvise);
+        let maps_itself = ["jemalloc", "mimalloc", "tcmalloc"].contains(&self.allocator.as_str());
+        let heap = |key: &ClassKey| match key.0 {
+            Allocator::Brk | Allocator::Madvise => true,
+            Allocator::Mmap | Allocator::Mremap => maps_itself && !self.is_cycled(key),
+            _ => false,
+        };
         let releases = self.classes.iter().filter(|(key, _)| heap(key)).map(|(_, class)| class.release);
         releases.fold(Totals::default(), sum)
     }
 
+    /// Whether mappings of a class come and go whole, so that their cycles are their own.
+    fn is_cycled(&self, key: &ClassKey) -> bool {
+        self.classes.get(key).is_some_and(|class| class.call.count >= class.release.count)
+    }
+
     /// Time of first touch of objects in a heap, in nanoseconds.
     pub fn heap_touch_ns(&self) -> f64 {
-        self.memory().map(|(_, class)| class.touch.time_ns as f64 * class.heap_part()).sum()
+        self.heap_classes().map(|(_, class)| class.of_heap(class.real_ns, class.touch.time_ns)).sum()
     }
 
     /// Bytes of objects in a heap that were made real.
     pub fn heap_touched_bytes(&self) -> f64 {
-        self.memory().map(|(_, class)| class.touch.bytes as f64 * class.heap_part()).sum()
+        self.heap_classes().map(|(_, class)| class.of_heap(class.real_bytes, class.touch.bytes)).sum()
     }
 
     /// Whether page faults in large ranges made small pages real, by and large.
     pub fn has_small_pages(&self) -> bool {
-        let touched = total(self.memory().map(|(_, class)| class.touch.bytes));
+        let touched = total(self.memory().map(|(_, class)| class.real_bytes));
         self.faults.count as f64 * PAGE_BYTES >= worth::SMALL_PAGES * touched as f64
     }
 
@@ -138,7 +162,7 @@ impl Window {
 
     /// Whether memory came and went all along, not in one burst.
     pub fn is_steady(&self) -> bool {
-        let touch_ns = total(self.memory().map(|(_, class)| class.touch.time_ns));
+        let touch_ns = total(self.memory().map(|(_, class)| class.real_ns));
         self.active_intervals >= worth::ACTIVE_INTERVALS
             && self.largest_touch_ns as f64 <= worth::LARGEST_INTERVAL * touch_ns as f64
     }
@@ -290,6 +314,14 @@ impl Digest {
                 Series::Fault { scope: FaultScope::Other, .. } => {}
             }
         }
+        for class in digest.classes.values_mut() {
+            (class.real_bytes, class.real_ns) = (class.touch.bytes, class.touch.time_ns);
+        }
+        for (&key, live) in &process.live {
+            let class = digest.classes.entry(key).or_default();
+            class.real_bytes = class.real_bytes.saturating_add(live.touched_bytes);
+            class.real_ns = class.real_ns.saturating_add(live.touch_ns);
+        }
         digest
     }
 
@@ -302,7 +334,9 @@ impl Digest {
                 difference(class.touch, before.touch),
                 difference(class.release, before.release),
             ];
-            (key, Class { call, touch, release, peak_live_bytes: 0 })
+            let real_bytes = class.real_bytes.saturating_sub(before.real_bytes);
+            let real_ns = class.real_ns.saturating_sub(before.real_ns);
+            (key, Class { call, touch, release, real_bytes, real_ns, peak_live_bytes: 0 })
         };
         Self {
             classes: self.classes.iter().map(class).collect(),
@@ -315,7 +349,7 @@ impl Digest {
 
     fn touch_ns(&self) -> u64 {
         let memory = self.classes.iter().filter(|((allocator, _), _)| is_memory(*allocator));
-        total(memory.map(|(_, class)| class.touch.time_ns))
+        total(memory.map(|(_, class)| class.real_ns))
     }
 
     fn has_events(&self) -> bool {

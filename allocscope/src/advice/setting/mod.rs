@@ -19,11 +19,11 @@ pub struct Advice {
     pub risk: &'static str,
 }
 
-/// What keeps a family's memory. `period_seconds` is the mean time from one release to the next.
-pub fn keep(family: Allocator, cycles: &Cycles, period_seconds: f64) -> Advice {
+/// What keeps a family's memory.
+pub fn keep(family: Allocator, cycles: &Cycles) -> Advice {
     match family {
         Allocator::Glibc => glibc::keep(cycles),
-        Allocator::Jemalloc => jemalloc::keep(cycles, period_seconds),
+        Allocator::Jemalloc => jemalloc::keep(),
         Allocator::Mimalloc => mimalloc::keep(),
         Allocator::Tcmalloc => tcmalloc::keep(),
         Allocator::Go => go::keep(),
