@@ -174,7 +174,7 @@ fn an_idle_process_gets_one_line() {
     let pid = idle.pid();
     let ended = support::allocscope(&format!("advise --pid {pid} --duration 2s --fail-on-finding"));
     assert_eq!(ended.code, Some(0), "{ended}");
-    let line = "no findings: looked at 0 large allocations and 0 page faults in them, of 1 process, over 2.";
+    let line = "no findings: looked at 0 large allocations and 0 page faults in them, of 1 process, over ";
     assert!(ended.stdout.starts_with(line) && ended.stdout.lines().count() == 1, "{ended}");
     assert!(idle.is_running());
 }

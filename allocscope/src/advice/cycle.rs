@@ -91,7 +91,8 @@ fn add_heap(cycles: &mut Cycles, window: &Window) {
     cycles.touch_ns += again / touched * window.heap_touch_ns();
     cycles.release_ns += of_releases * given_back.time_ns as f64;
     cycles.kept_bytes += window.heap_peak_bytes.max(0.0);
-    for ((_, size_class), class) in window.heap_classes() {
+    let is_much = |ns: f64| ns >= worth::SHARE * window.heap_touch_ns();
+    for ((_, size_class), class) in window.heap_classes().filter(|(_, class)| is_much(class.heap_ns())) {
         cycles.kept_bytes += class.mean_bytes();
         cycles.size_classes.insert(size_class);
     }

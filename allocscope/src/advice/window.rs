@@ -75,6 +75,11 @@ impl Class {
         self.touch.count > self.release.count || (self.release.count == 0 && self.real_bytes > 0)
     }
 
+    /// Nanoseconds of first touch of objects in a heap.
+    pub fn heap_ns(&self) -> f64 {
+        self.of_heap(self.real_ns, self.touch.time_ns)
+    }
+
     /// The part of its touches that were of objects in a heap, of which live ones may be free: those of ranges
     /// whose release is seen come with it.
     fn of_heap(&self, real: u64, told: u64) -> f64 {
@@ -136,7 +141,7 @@ impl Window {
 
     /// Time of first touch of objects in a heap, in nanoseconds.
     pub fn heap_touch_ns(&self) -> f64 {
-        self.heap_classes().map(|(_, class)| class.of_heap(class.real_ns, class.touch.time_ns)).sum()
+        self.heap_classes().map(|(_, class)| class.heap_ns()).sum()
     }
 
     /// Bytes of objects in a heap that were made real.

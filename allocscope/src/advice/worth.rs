@@ -17,6 +17,9 @@ pub const ACTIVE_INTERVALS: u32 = 4;
 /// The largest part of all first touch that one interval may hold, for the same reason.
 pub const LARGEST_INTERVAL: f64 = 0.5;
 
+/// The part of a heap's first touch that a class must have to be named.
+pub const SHARE: f64 = 0.01;
+
 /// The smallest class (log2) for huge pages: of 4 MiB at least one huge page is whole, whatever the alignment.
 pub const HUGE_PAGE_CLASS: u8 = 22;
 

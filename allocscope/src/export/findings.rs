@@ -73,14 +73,17 @@ fn text(number: usize, finding: &Finding) -> String {
 /// `name_with_unit` into `name with unit value`; the unit is the name's end.
 fn figure(figure: &Figure) -> String {
     let Figure { name, value } = *figure;
-    let units: [(&str, fn(f64) -> String); 4] = [
-        ("_seconds_per_second", |value| format!("{}/s", duration(value * 1e9))),
-        ("_seconds", |value| duration(value * 1e9)),
-        ("_bytes", |value| bytes(value as u64)),
-        ("_ratio", |value| format!("{:.1}%", 100.0 * value)),
-    ];
-    let known = units.iter().find_map(|(unit, tell)| Some((name.strip_suffix(unit)?, tell(value))));
-    let (name, value) = known.unwrap_or_else(|| (name, format!("{value:.0}")));
+    let (name, value) = if let Some(name) = name.strip_suffix("_seconds_per_second") {
+        (name, format!("{}/s", duration(value * 1e9)))
+    } else if let Some(name) = name.strip_suffix("_seconds") {
+        (name, duration(value * 1e9))
+    } else if let Some(name) = name.strip_suffix("_bytes") {
+        (name, bytes(value as u64))
+    } else if let Some(name) = name.strip_suffix("_ratio") {
+        (name, format!("{:.1}%", 100.0 * value))
+    } else {
+        (name, format!("{value:.0}"))
+    };
     format!("{} {value}", name.replace('_', " "))
 }
 
