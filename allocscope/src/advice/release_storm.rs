@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// At most one: `mmap_lock` is the process'. It names the family whose releases take the most time.
 pub fn find(window: &Window, cycles: &BTreeMap<Allocator, Cycles>) -> Vec<Finding> {
     let releases = releases(window);
-    let waited = window.per_second(window.mmap_lock_ns as f64);
+    let waited = window.rate(window.mmap_lock_ns as f64);
     let spent = window.per_second(releases.time_ns as f64);
     let is_storm = spent >= worth::STORM || (waited >= worth::RECOVERABLE && spent >= worth::RECOVERABLE);
     let worst = cycles.iter().max_by(|a, b| a.1.release_ns.total_cmp(&b.1.release_ns));
@@ -48,7 +48,10 @@ fn finding(window: &Window, family: Allocator, worst: &Cycles, recoverable: f64,
             Figure { name: "releases", value: all.count as f64 },
             Figure { name: "released_bytes", value: all.bytes as f64 },
             per_second("release_seconds_per_second", all.time_ns as f64),
-            per_second("mmap_lock_seconds_per_second", window.mmap_lock_ns as f64),
+            Figure {
+                name: "mmap_lock_seconds_per_second",
+                value: window.rate(window.mmap_lock_ns as f64),
+            },
         ],
         setting: Setting {
             environment: advice.setting.environment,

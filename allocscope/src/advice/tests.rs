@@ -155,6 +155,19 @@ fn churn_is_found_with_its_time_and_the_thresholds_that_end_it() {
     assert!(churn.risk.contains("64 MiB") && churn.risk.contains("lock"), "{}", churn.risk);
 }
 
+/// A quarter of the time others had the CPU: it is not said to be saved.
+#[test]
+fn time_in_which_others_had_the_cpu_is_left_out() {
+    let findings = advise(Program::new("glibc"), |program, _| {
+        program.cycle(Allocator::Glibc, 64 * MIB);
+        program.process.counters.stall_ns[Cause::PageFault as usize] += 3_000;
+        program.process.counters.stall_ns[Cause::Runnable as usize] += 1_000;
+    });
+    let churn = find(&findings, FindingKind::ThresholdChurn).unwrap();
+    assert_near(churn.recoverable.unwrap(), 0.75 * 4.0 * cycle_seconds(64 * MIB));
+    assert_near(figure(churn, "waited_for_cpu_ratio"), 0.25);
+}
+
 #[test]
 fn smaller_blocks_need_neither_a_new_glibc_nor_one_arena() {
     let findings = advise(Program::new("glibc"), |program, _| {

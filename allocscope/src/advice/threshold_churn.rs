@@ -44,6 +44,7 @@ fn figures(window: &Window, cycles: &Cycles) -> Vec<Figure> {
         per_second("call_seconds_per_second", cycles.call_ns),
         per_second("touch_seconds_per_second", cycles.touch_ns),
         per_second("release_seconds_per_second", cycles.release_ns),
+        Figure { name: "waited_for_cpu_ratio", value: window.runnable },
         Figure { name: "kept_bytes", value: cycles.kept_bytes },
     ]
 }

@@ -3,7 +3,7 @@
 
 use super::worth;
 use crate::aggregate::{ProcessSnapshot, Tier};
-use allocscope_common::cause::Cause;
+use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::counter::Totals;
 use allocscope_common::key::{Allocator, FaultScope, Series, Stage};
 use std::collections::BTreeMap;
@@ -26,6 +26,9 @@ pub struct Window {
     pub faults: Totals,
     /// Time that threads of the process waited for its `mmap_lock`.
     pub mmap_lock_ns: u64,
+    /// The part of the time of all calls, faults and releases in which the thread was ready to run and others had
+    /// the CPU: to them it is not lost, and no setting gets it back.
+    pub runnable: f64,
     /// Releases of parts of ranges, and their time.
     pub partial_releases: u64,
     /// Nanoseconds of those.
@@ -155,8 +158,13 @@ impl Window {
         self.faults.count as f64 * PAGE_BYTES >= worth::SMALL_PAGES * touched as f64
     }
 
-    /// Nanoseconds in the window as seconds per second.
+    /// Nanoseconds of calls, faults or releases as seconds per second, without those in which others had the CPU.
     pub fn per_second(&self, ns: f64) -> f64 {
+        self.rate(ns * (1.0 - self.runnable))
+    }
+
+    /// Nanoseconds in the window as seconds per second.
+    pub fn rate(&self, ns: f64) -> f64 {
         ratio(ns / 1e9, self.seconds)
     }
 
@@ -206,7 +214,7 @@ struct Stretch {
 struct Digest {
     classes: BTreeMap<ClassKey, Class>,
     faults: Totals,
-    mmap_lock_ns: u64,
+    causes_ns: [u64; CAUSES],
     partial_releases: u64,
     partial_release_ns: u64,
 }
@@ -278,8 +286,9 @@ impl Stretch {
     }
 
     fn window(&self, last: &Digest, process: &ProcessSnapshot) -> Window {
-        let Digest { mut classes, faults, mmap_lock_ns, partial_releases, partial_release_ns } =
+        let Digest { mut classes, faults, causes_ns, partial_releases, partial_release_ns } =
             last.since(&self.base);
+        let of_cause = |cause: Cause| causes_ns[cause as usize];
         for (key, class) in &mut classes {
             class.peak_live_bytes = self.peaks.get(key).copied().unwrap_or_default();
         }
@@ -287,7 +296,8 @@ impl Stretch {
             seconds: self.ended.saturating_sub(self.began).as_secs_f64(),
             classes,
             faults,
-            mmap_lock_ns,
+            mmap_lock_ns: of_cause(Cause::MmapLock),
+            runnable: ratio(of_cause(Cause::Runnable) as f64, total(causes_ns.into_iter()) as f64),
             partial_releases,
             partial_release_ns,
             heap_peak_bytes: self.heap_peak_bytes,
@@ -302,7 +312,7 @@ impl Stretch {
 impl Digest {
     fn of(process: &ProcessSnapshot) -> Self {
         let mut digest = Self {
-            mmap_lock_ns: process.counters.stall_ns[Cause::MmapLock as usize],
+            causes_ns: process.counters.stall_ns,
             partial_releases: process.counters.partial_releases,
             partial_release_ns: process.counters.partial_release_ns,
             ..Self::default()
@@ -346,7 +356,9 @@ impl Digest {
         Self {
             classes: self.classes.iter().map(class).collect(),
             faults: difference(self.faults, earlier.faults),
-            mmap_lock_ns: self.mmap_lock_ns.saturating_sub(earlier.mmap_lock_ns),
+            causes_ns: std::array::from_fn(|cause| {
+                self.causes_ns[cause].saturating_sub(earlier.causes_ns[cause])
+            }),
             partial_releases: self.partial_releases.saturating_sub(earlier.partial_releases),
             partial_release_ns: self.partial_release_ns.saturating_sub(earlier.partial_release_ns),
         }
