@@ -160,8 +160,8 @@ fn churn_is_found_with_its_time_and_the_thresholds_that_end_it() {
 fn time_in_which_others_had_the_cpu_is_left_out() {
     let findings = advise(Program::new("glibc"), |program, _| {
         program.cycle(Allocator::Glibc, 64 * MIB);
-        program.process.counters.stall_ns[Cause::PageFault as usize] += 3_000;
-        program.process.counters.stall_ns[Cause::Runnable as usize] += 1_000;
+        let quarter_ns = (cycle_seconds(64 * MIB) * 1e9) as u64 / 4;
+        program.process.counters.stall_ns[Cause::Runnable as usize] += quarter_ns;
     });
     let churn = find(&findings, FindingKind::ThresholdChurn).unwrap();
     assert_near(churn.recoverable.unwrap(), 0.75 * 4.0 * cycle_seconds(64 * MIB));

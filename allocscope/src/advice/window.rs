@@ -3,7 +3,7 @@
 
 use super::worth;
 use crate::aggregate::{ProcessSnapshot, Tier};
-use allocscope_common::cause::{CAUSES, Cause};
+use allocscope_common::cause::Cause;
 use allocscope_common::counter::Totals;
 use allocscope_common::key::{Allocator, FaultScope, Series, Stage};
 use std::collections::BTreeMap;
@@ -214,7 +214,10 @@ struct Stretch {
 struct Digest {
     classes: BTreeMap<ClassKey, Class>,
     faults: Totals,
-    causes_ns: [u64; CAUSES],
+    mmap_lock_ns: u64,
+    runnable_ns: u64,
+    /// Of all calls, releases and page faults.
+    spent_ns: u64,
     partial_releases: u64,
     partial_release_ns: u64,
 }
@@ -286,9 +289,9 @@ impl Stretch {
     }
 
     fn window(&self, last: &Digest, process: &ProcessSnapshot) -> Window {
-        let Digest { mut classes, faults, causes_ns, partial_releases, partial_release_ns } =
-            last.since(&self.base);
-        let of_cause = |cause: Cause| causes_ns[cause as usize];
+        let since = last.since(&self.base);
+        let runnable = ratio(since.runnable_ns as f64, since.spent_ns as f64).min(1.0);
+        let Digest { mut classes, faults, mmap_lock_ns, partial_releases, partial_release_ns, .. } = since;
         for (key, class) in &mut classes {
             class.peak_live_bytes = self.peaks.get(key).copied().unwrap_or_default();
         }
@@ -296,8 +299,8 @@ impl Stretch {
             seconds: self.ended.saturating_sub(self.began).as_secs_f64(),
             classes,
             faults,
-            mmap_lock_ns: of_cause(Cause::MmapLock),
-            runnable: ratio(of_cause(Cause::Runnable) as f64, total(causes_ns.into_iter()) as f64),
+            mmap_lock_ns,
+            runnable,
             partial_releases,
             partial_release_ns,
             heap_peak_bytes: self.heap_peak_bytes,
@@ -312,12 +315,16 @@ impl Stretch {
 impl Digest {
     fn of(process: &ProcessSnapshot) -> Self {
         let mut digest = Self {
-            causes_ns: process.counters.stall_ns,
+            mmap_lock_ns: process.counters.stall_ns[Cause::MmapLock as usize],
+            runnable_ns: process.counters.stall_ns[Cause::Runnable as usize],
             partial_releases: process.counters.partial_releases,
             partial_release_ns: process.counters.partial_release_ns,
             ..Self::default()
         };
         for (series, reading) in &process.series {
+            if !matches!(series, Series::Stage { stage: Stage::Touch, .. }) {
+                digest.spent_ns = digest.spent_ns.saturating_add(reading.totals.time_ns);
+            }
             match *series {
                 Series::Stage { allocator, stage, size_class } => {
                     let class = digest.classes.entry((allocator, size_class)).or_default();
@@ -356,9 +363,9 @@ impl Digest {
         Self {
             classes: self.classes.iter().map(class).collect(),
             faults: difference(self.faults, earlier.faults),
-            causes_ns: std::array::from_fn(|cause| {
-                self.causes_ns[cause].saturating_sub(earlier.causes_ns[cause])
-            }),
+            mmap_lock_ns: self.mmap_lock_ns.saturating_sub(earlier.mmap_lock_ns),
+            runnable_ns: self.runnable_ns.saturating_sub(earlier.runnable_ns),
+            spent_ns: self.spent_ns.saturating_sub(earlier.spent_ns),
             partial_releases: self.partial_releases.saturating_sub(earlier.partial_releases),
             partial_release_ns: self.partial_release_ns.saturating_sub(earlier.partial_release_ns),
         }
