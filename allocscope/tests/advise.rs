@@ -1,4 +1,5 @@
 //! `advise` on real programs: what is found, that following it saves what it says, and who gets no advice.
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! `run --budget` end to end: what is printed, what is written, and how it exits.
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
 mod support;
 

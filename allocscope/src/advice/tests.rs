@@ -1,4 +1,5 @@
 //! Findings and non-findings over snapshots made by hand: a program that does something in each quarter of a second.
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
 use super::{Advisor, worth};
 use crate::aggregate::{Coverage, Finding, FindingKind, ProcessSnapshot, Snapshot, Tier, ToolSnapshot};
