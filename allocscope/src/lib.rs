@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! Cli -> Config -> [ProcessInfo] -> Plan -> Attached ==> kernel maps, ring ==> Reading -> Aggregator -> Snapshot -> Prometheus | table | JSON
-//! cli    config    target           allocator probe      allocscope-ebpf       intake     aggregate     export
-//!                                   + site
+//! cli    config    target           allocator probe      allocscope-ebpf       intake     aggregate   +findings   export
+//!                                   + site                                                            advice
 //! ```
 //!
 //! Each arrow is a type and each stage imports only stages to its left, plus `allocscope_common`.
@@ -22,6 +22,7 @@
 //! | [`probe`] | a plan into live links; what could not be attached is data, not an error | kernel |
 //! | [`intake`] | maps and ring buffer into a `Reading`; decoding is pure and checked | kernel |
 //! | [`aggregate`] | readings into a `Snapshot`: totals, histograms, retirement of dead processes | pure, cannot fail |
+//! | [`advice`] | snapshots over time into findings: what a process could save, what that rests on, the setting that does it | pure, cannot fail |
 //! | [`export`] | a snapshot into bytes, one file a format; `http` is the only socket | pure, but for http |
 //! | [`session`] | owns one tracing run: what is traced, attached and read | wiring |
 //! | [`preflight`] | privileges and kernel, before anything is loaded; privileges given up after | edge |
@@ -30,7 +31,7 @@
 //! # Invariants, and what guards them
 //!
 //! 1. Stages import only leftwards. (`cargo xtask tidy`)
-//! 2. `site`, `allocator`, `aggregate` and `export` do no I/O and cannot fail on data: what reads a file
+//! 2. `site`, `allocator`, `aggregate`, `advice` and `export` do no I/O and cannot fail on data: what reads a file
 //!    for `allocator` is in [`session`], and what cannot be read is absent. (`cargo xtask tidy`;
 //!    `tests/hostile.rs` on mutated binaries, with bounds on time and memory; `allocscope/fuzz`)
 //! 3. A small allocation costs nothing, unless the user asked for it and was told the price: no probe sits on a
@@ -58,6 +59,7 @@
 //!     counted. (`probe::load` sets every size)
 //! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)
 
+pub mod advice;
 pub mod aggregate;
 pub mod allocator;
 pub mod cli;

@@ -15,6 +15,7 @@ use allocscope_common::go_runtime::{GoAssist, GoStop, RuntimeEvent, is_late, is_
 use allocscope_common::key::SeriesKey;
 use allocscope_common::site_id::{Role, frame_bytes_of, result_offset_of};
 use aya_ebpf::helpers::bpf_probe_read_user;
+use core::ptr::null_mut;
 
 /// Offset of `g.m`: the same in the DWARF of 1.19 to 1.27.
 const G_M: u64 = 48;
@@ -25,17 +26,13 @@ const FIRST_ARGUMENT: u64 = 8;
 /// In place of an argument: the stop's reason is in rax.
 const REASON_KNOWN: u64 = 1;
 
-/// Something that happened: its event, duration and bytes.
-struct Happened {
-    event: u64,
-    ns: Option<u64>,
-    bytes: u64,
-}
+/// In place of a duration: there is none.
+const UNTIMED: u64 = u64::MAX;
 
 /// Takes in the hit of a place of `role`.
 #[inline(always)]
 pub fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
-    let happened = if is_of_call(role) {
+    if is_of_call(role) {
         change_cause(traced, regs, cookie, role, now_ns)
     } else if role == Role::Assist as u8 {
         begin_assist(traced, regs, cookie, now_ns)
@@ -44,14 +41,30 @@ pub fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u6
     } else if role <= Role::Started as u8 {
         stop(traced, regs, cookie, role, now_ns)
     } else {
-        count(regs, cookie, role)
-    }?;
-    let key = SeriesKey::runtime(traced.slot, happened.event as u8);
-    match happened.ns {
-        Some(ns) => record(key, ns, happened.bytes),
-        None => total(key, 1, happened.bytes),
+        count(traced, regs, cookie, role)
     }
-    sample(traced, happened.event)
+}
+
+/// Records an event of the process in `slot`. Returns 0.
+///
+/// A function with global linkage, which the verifier checks once and not for each kind of place.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_event(slot: u64, event: u64, ns: u64, bytes: u64) -> u64 {
+    let key = SeriesKey::runtime(slot as u32, event as u8);
+    if ns == UNTIMED {
+        total(key, 1, bytes);
+    } else {
+        record(key, ns, bytes);
+    }
+    sample(slot as u32, event);
+    0
+}
+
+#[inline(always)]
+fn tell(traced: &Traced, event: u64, ns: u64, bytes: u64) -> Option<u32> {
+    tell_event(traced.slot.into(), event, ns, bytes);
+    None
 }
 
 #[inline(always)]
@@ -87,7 +100,7 @@ fn leave(traced: &Traced, call: *mut GoCall, cause: Cause, now_ns: u64) {
 }
 
 #[inline(always)]
-fn change_cause(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
+fn change_cause(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
     let on_own_stack = role == Role::Sweep as u8 || role == Role::Swept as u8;
     let g = if on_own_stack { regs.r14 } else { current_goroutine(regs, result_offset_of(cookie))? };
     let call = find_go_call_of(traced.tgid(), g)?;
@@ -111,7 +124,7 @@ fn current_goroutine(regs: &Registers, curg: u64) -> Option<u64> {
 }
 
 #[inline(always)]
-fn begin_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Option<Happened> {
+fn begin_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Option<u32> {
     let malloc_sp = regs.rsp.wrapping_add(frame_bytes_of(cookie));
     let tag = regs.tag_at(traced, malloc_sp)?;
     // SAFETY: the helper checks the address itself.
@@ -145,7 +158,7 @@ fn wait_in_assist(traced: &Traced, g: u64, wait_ns: u64) {
 }
 
 #[inline(always)]
-fn end_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Option<Happened> {
+fn end_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Option<u32> {
     let argument = result_offset_of(cookie);
     if is_taken(argument & 0xf, regs.flags) != (argument >> 4 & 1 == 1) {
         return None;
@@ -156,13 +169,12 @@ fn end_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Op
         (*assist).is_open = 0;
         (*assist).start_ns
     };
-    let ns = Some(now_ns.saturating_sub(start_ns));
-    Some(Happened { event: RuntimeEvent::Assist as u64, ns, bytes: 0 })
+    tell(traced, RuntimeEvent::Assist as u64, now_ns.saturating_sub(start_ns), 0)
 }
 
 /// One stop at a time: the runtime holds `worldsema`.
 #[inline(always)]
-fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<Happened> {
+fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
     let stop = GO_STOPS.get_ptr_mut(traced.slot)?;
     let argument = result_offset_of(cookie);
     let goroutine = current_goroutine(regs, argument & !REASON_KNOWN).unwrap_or(0);
@@ -175,14 +187,15 @@ fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -
         wait_in_assist(traced, goroutine, wait_ns);
         return None;
     }
-    let call = find_go_call_of(traced.tgid(), goroutine);
+    // Not an `Option`, whose pointer the compiler keeps undefined, and stores, where there is none.
+    let call = find_go_call_of(traced.tgid(), goroutine).unwrap_or(null_mut());
     if role == Role::StopBegin as u8 {
         let known = argument & REASON_KNOWN != 0;
         let event = if known { stop_event(regs.rax) } else { RuntimeEvent::StopUnknown } as u64;
         let is_late = u64::from(!known || is_late(regs.rax));
         // SAFETY: as above.
         unsafe { *stop = GoStop { begin_ns: now_ns, stopped_at_ns: 0, event, is_late, ..*stop } };
-        if let Some(call) = call {
+        if !call.is_null() {
             enter(traced, call, Cause::GcStop, now_ns);
         }
         return None;
@@ -195,7 +208,7 @@ fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -
             (*stop).stopped_at_ns = 0;
             (*stop).total_ns.wrapping_sub(before_ns)
         };
-        if let Some(call) = call {
+        if !call.is_null() {
             leave(traced, call, Cause::GcStop, now_ns);
             // SAFETY: as above. Its own stop has a name already.
             unsafe { (*call).stopped_ns += stopped_ns };
@@ -208,12 +221,14 @@ fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -
     }
     // SAFETY: as above.
     unsafe { (*stop).begin_ns = 0 };
-    let happened = Happened { event, ns: Some(now_ns.saturating_sub(begin_ns)), bytes: 0 };
-    (GO_RUNTIME.load() != 0).then_some(happened)
+    if GO_RUNTIME.load() != 0 {
+        tell(traced, event, now_ns.saturating_sub(begin_ns), 0);
+    }
+    None
 }
 
 #[inline(always)]
-fn count(regs: &Registers, cookie: u64, role: u8) -> Option<Happened> {
+fn count(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32> {
     let (event, bytes) = if role == Role::Cycle as u8 {
         (RuntimeEvent::Cycle, 0)
     } else if role == Role::Scavenge as u8 {
@@ -233,12 +248,12 @@ fn count(regs: &Registers, cookie: u64, role: u8) -> Option<Happened> {
     } else {
         return None;
     };
-    Some(Happened { event: event as u64, ns: None, bytes })
+    tell(traced, event as u64, UNTIMED, bytes)
 }
 
 /// Counts a miss of a pool again where the window in which all gets are counted is open.
 #[inline(always)]
-fn sample(traced: &Traced, event: u64) -> Option<u32> {
+fn sample(slot: u32, event: u64) -> Option<u32> {
     let sampled = if event == RuntimeEvent::PoolSlowGet as u64 {
         RuntimeEvent::SampledSlowGet
     } else if event == RuntimeEvent::PoolNew as u64 {
@@ -247,7 +262,7 @@ fn sample(traced: &Traced, event: u64) -> Option<u32> {
         return None;
     };
     if is_sampling() {
-        total(SeriesKey::runtime(traced.slot, sampled as u8), 1, 0);
+        total(SeriesKey::runtime(slot, sampled as u8), 1, 0);
     }
     None
 }

@@ -221,6 +221,7 @@ impl Traced {
             counters: self.counts.counters,
             live: self.counts.live.clone(),
             series: self.counts.series.clone(),
+            findings: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What every exporter gets.
 
+use super::Finding;
 use crate::intake::{LiveReading, SeriesReading};
 use crate::site::Miss;
 use crate::target::ProcessInfo;
@@ -41,6 +42,8 @@ pub struct ProcessSnapshot {
     pub live: LiveReading,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
+    /// What `advice` has to say of it; empty until that was asked.
+    pub findings: Vec<Finding>,
 }
 
 /// Which of a process' allocations are seen.
@@ -88,6 +91,9 @@ pub struct ToolSnapshot {
     /// What one hit of each probe class costs the traced process, in nanoseconds, measured at start-up;
     /// a class that could not be measured is absent.
     pub probe_price_ns: BTreeMap<ProbeClass, f64>,
+    /// Time of first touch by 2 MiB pages in parts of that by 4 KiB pages, both of the same memory, measured at
+    /// start-up; `None` where the machine has no huge pages to give.
+    pub huge_touch_ratio: Option<f64>,
     /// Processes not traced because `--max-processes` was reached.
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.
@@ -128,6 +134,12 @@ impl ProcessSnapshot {
     fn faults_ns(&self) -> u64 {
         let faults = self.series.iter().filter(|(series, _)| matches!(series, Series::Fault { .. }));
         faults.fold(0, |sum: u64, (_, reading)| sum.saturating_add(reading.totals.time_ns))
+    }
+
+    /// Whether it ran into probes of which the price is not known.
+    pub fn has_unpriced_hits(&self, tool: &ToolSnapshot) -> bool {
+        let is_hit = |class: &&ProbeClass| self.counters.hits[**class as usize] > 0;
+        ProbeClass::ALL.iter().filter(is_hit).any(|class| !tool.probe_price_ns.contains_key(class))
     }
 }
 

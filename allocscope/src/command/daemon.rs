@@ -4,7 +4,7 @@ use super::tell;
 use super::trace::{self, Live, Server, Signals, Until};
 use crate::config::{DaemonConfig, Selection};
 use crate::preflight;
-use crate::session::{Session, SessionOptions};
+use crate::session::{AdviceOn, Session, SessionOptions};
 use anyhow::Result;
 
 /// Serves until SIGTERM or SIGINT.
@@ -32,6 +32,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         off_cpu: config.probe.off_cpu,
         selection: (!by_pid).then(|| config.selection.clone()),
         log: log::log_enabled!(log::Level::Info),
+        advice: AdviceOn::Recent,
     })?;
     match &config.selection {
         Selection::Pids(pids) => {

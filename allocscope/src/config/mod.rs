@@ -10,10 +10,12 @@ use allocscope_common::config::MAX_SLOTS;
 use regex::Regex;
 
 use crate::cli::{
-    AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
+    AdviseArgs, AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
     InspectArgs, ManArgs, PageFaultsArg, ProbeArgs, RunArgs, SelectionArgs, TraceArgs, Workload,
 };
 use crate::failure::{Exit, Failure};
+
+pub use crate::cli::budget::{Budget, Item, Measure, Timed, Unit as BudgetUnit};
 
 /// One run of the program.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub enum Command {
     Attach(AttachConfig),
     /// Start a command and trace it.
     Run(RunConfig),
+    /// Tell what would make a process faster.
+    Advise(AdviseConfig),
     /// Serve metrics of many processes.
     Daemon(DaemonConfig),
     /// Show a plan without attaching.
@@ -67,8 +71,30 @@ pub struct RunConfig {
     pub arguments: Vec<OsString>,
     /// Environment variables for it alone.
     pub environment: Vec<(String, String)>,
+    /// Limits to compare the run with.
+    pub budget: Option<Budget>,
+    /// The file for what came of them, as JUnit XML.
+    pub junit: Option<PathBuf>,
     /// What to trace and how to tell it.
     pub trace: TraceOptions,
+}
+
+/// What `advise` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdviseConfig {
+    /// Whom to observe.
+    pub subject: AdviseSubject,
+    /// Whether findings are told by the exit code.
+    pub fail_on_finding: bool,
+}
+
+/// Whom `advise` observes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdviseSubject {
+    /// A process, for a time.
+    Process(AttachConfig),
+    /// A command, to its end.
+    Command(RunConfig),
 }
 
 /// How probes are put.
@@ -253,6 +279,7 @@ impl TryFrom<Cli> for Config {
         let command = match cli.command {
             CommandArgs::Attach(args) => Command::Attach(attach(args, color)),
             CommandArgs::Run(args) => Command::Run(run(args, color)?),
+            CommandArgs::Advise(args) => Command::Advise(advise(args, color)?),
             CommandArgs::Daemon(args) => Command::Daemon(DaemonConfig::try_from(args)?),
             CommandArgs::Inspect(args) => Command::Inspect(inspect(args, color)?),
             CommandArgs::Doctor(args) => Command::Doctor(DoctorConfig { format: args.format.into(), color }),
@@ -363,14 +390,45 @@ fn attach(args: AttachArgs, color: Color) -> AttachConfig {
     }
 }
 
+fn advise(args: AdviseArgs, color: Color) -> Result<AdviseConfig, Failure> {
+    let trace = TraceOptions {
+        min_size_bytes: args.min_size,
+        interval: None,
+        format: args.format.into(),
+        listen: None,
+        follow_children: args.pid.is_none(),
+        probe: args.probe.into(),
+        color,
+    };
+    let subject = match args.pid {
+        Some(pid) => AdviseSubject::Process(AttachConfig { pid, duration: Some(args.duration), trace }),
+        None => {
+            let (program, arguments) = command_of(args.command)?;
+            AdviseSubject::Command(RunConfig {
+                program,
+                arguments,
+                environment: args.env,
+                budget: None,
+                junit: None,
+                trace,
+            })
+        }
+    };
+    Ok(AdviseConfig { subject, fail_on_finding: args.fail_on_finding })
+}
+
 fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
-    let mut words = args.command.into_iter();
-    let program = words
-        .next()
-        .filter(|program| !program.is_empty())
-        .ok_or_else(|| usage("`run` needs a command after `--`".to_owned()))?;
+    let (program, arguments) = command_of(args.command)?;
     let trace = trace(args.trace, !args.no_follow_children, color);
-    Ok(RunConfig { program, arguments: words.collect(), environment: args.env, trace })
+    let (budget, junit) = (args.budget, args.junit);
+    Ok(RunConfig { program, arguments, environment: args.env, budget, junit, trace })
+}
+
+fn command_of(words: Vec<OsString>) -> Result<(OsString, Vec<OsString>), Failure> {
+    let mut words = words.into_iter();
+    let program = words.next().filter(|program| !program.is_empty());
+    let program = program.ok_or_else(|| usage("a command is needed after `--`".to_owned()))?;
+    Ok((program, words.collect()))
 }
 
 fn trace(args: TraceArgs, follow_children: bool, color: Color) -> TraceOptions {

@@ -8,7 +8,7 @@ use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
-use crate::aggregate::{Coverage, ProcessSnapshot, Snapshot, ToolSnapshot};
+use crate::aggregate::{Coverage, Finding, ProcessSnapshot, Snapshot, ToolSnapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
@@ -85,6 +85,33 @@ pub struct Process<'a> {
     pub go_runtime: Option<GoRuntime>,
     /// What tracing has cost the process.
     pub cost: Cost,
+    /// What could be saved, the largest saving first.
+    pub findings: Vec<FindingView<'a>>,
+}
+
+/// Something that a process could save. Savings of one process overlap.
+#[derive(Debug, Serialize)]
+pub struct FindingView<'a> {
+    /// `threshold_churn`, `huge_pages`, `over_allocation` or `release_storm`.
+    pub kind: &'static str,
+    /// Whose memory it is about.
+    pub allocator: &'static str,
+    /// Lower bounds of the size classes it is about.
+    pub sizes: Vec<String>,
+    /// Time to be saved in each second; null where none is claimed.
+    pub recoverable_seconds_per_second: Option<f64>,
+    /// What happens.
+    pub summary: &'a str,
+    /// The numbers it rests on; each name ends with its unit.
+    pub figures: BTreeMap<&'static str, f64>,
+    /// Environment variables that end it; empty where the program has to change.
+    pub environment: BTreeMap<&'static str, &'a str>,
+    /// The same in words.
+    pub setting: &'a str,
+    /// What may become worse.
+    pub risk: &'a str,
+    /// How to see whether it helped.
+    pub check: &'a str,
 }
 
 /// Which of a process' allocations are seen.
@@ -198,6 +225,8 @@ pub struct Tool {
     pub version: &'static str,
     /// Price of a probe hit by class, in seconds; classes that could not be measured are absent.
     pub probe_price_seconds: BTreeMap<&'static str, f64>,
+    /// Time of first touch by 2 MiB pages in parts of that by 4 KiB pages; null where there are none to be had.
+    pub huge_touch_ratio: Option<f64>,
     /// Processes not traced because of the maximum number.
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; absent where none was.
@@ -262,6 +291,25 @@ impl<'a> Process<'a> {
             causes: causes(process),
             go_runtime: GoRuntime::of(process),
             cost: Cost::new(process, tool),
+            findings: process.findings.iter().map(FindingView::new).collect(),
+        }
+    }
+}
+
+impl<'a> FindingView<'a> {
+    fn new(finding: &'a Finding) -> Self {
+        let environment = &finding.setting.environment;
+        Self {
+            kind: finding.kind.name(),
+            allocator: finding.allocator.name(),
+            sizes: finding.size_classes.iter().map(|&class| size_label(class)).collect(),
+            recoverable_seconds_per_second: finding.recoverable,
+            summary: &finding.summary,
+            figures: finding.figures.iter().map(|figure| (figure.name, figure.value)).collect(),
+            environment: environment.iter().map(|(name, value)| (*name, value.as_str())).collect(),
+            setting: &finding.setting.text,
+            risk: &finding.risk,
+            check: &finding.check,
         }
     }
 }
@@ -346,6 +394,7 @@ impl Tool {
                 .iter()
                 .map(|(class, &price_ns)| (class.name(), seconds(price_ns)))
                 .collect(),
+            huge_touch_ratio: tool.huge_touch_ratio,
             processes_over_limit: tool.processes_over_limit,
             attached_via: tool.attached_via,
             page_sizes_known: tool.page_sizes_known,
@@ -426,6 +475,23 @@ mod tests {
         let fault = &document["processes"][0]["faults"][0];
         assert_eq!((&fault["kind"], &fault["scope"]), (&json!("minor"), &json!("large")));
         assert_eq!((&fault["count"], &fault["timed"]), (&json!(4), &json!(3)));
+    }
+
+    #[test]
+    fn findings_carry_their_numbers_and_settings() {
+        let mut snapshot = sample::snapshot();
+        snapshot.processes[0].findings = vec![sample::finding()];
+        let document = parsed(&snapshot, true);
+        let finding = &document["processes"][0]["findings"][0];
+        assert_eq!((&finding["kind"], &finding["allocator"]), (&json!("threshold_churn"), &json!("glibc")));
+        assert_eq!(finding["sizes"], json!(["1MiB", "64MiB"]));
+        assert_eq!(finding["recoverable_seconds_per_second"], 0.28);
+        assert_eq!(finding["figures"]["kept_bytes"], 134_217_728.0);
+        assert_eq!(
+            finding["environment"],
+            json!({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=134217728"})
+        );
+        assert_eq!(document["processes"][1]["findings"], json!([]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::go_runtime::{GoRuntime, STOPS};
 use super::names::{self, Family, label_value, size_label};
 use super::quantile::timed;
-use crate::aggregate::{ProcessSnapshot, Snapshot};
+use crate::aggregate::{FindingKind, ProcessSnapshot, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
 use allocscope_common::cause::Cause;
@@ -113,6 +113,7 @@ impl<'a> Process<'a> {
         self.tell_coverage(families);
         self.tell_counters(snapshot, families);
         self.tell_faults(families);
+        self.tell_findings(families);
         for (series, reading) in &self.process.series {
             self.tell_series(series, reading, families);
         }
@@ -219,6 +220,22 @@ impl<'a> Process<'a> {
             let series = self.process.series.get(&Series::Fault { kind, scope });
             let count = series.map_or(0, |series| series.totals.count);
             families.add(&names::PAGE_FAULTS, &self.labels(&[kind.name(), scope.name()]), count as f64);
+        }
+    }
+
+    /// Every kind, so that an alert ends where a finding does; none for a process without large allocations,
+    /// of which there is nothing to find.
+    fn tell_findings(&self, families: &mut Families) {
+        let is_stage = |series: &Series| matches!(series, Series::Stage { .. });
+        if !self.process.series.keys().any(is_stage) {
+            return;
+        }
+        for kind in FindingKind::ALL {
+            let labels = self.labels(&[kind.name()]);
+            let found = self.process.findings.iter().filter(|finding| finding.kind == kind);
+            let seconds = found.clone().filter_map(|finding| finding.recoverable).fold(0.0, |sum, s| sum + s);
+            families.add(&names::FINDING, &labels, seconds);
+            families.add(&names::FINDING_ACTIVE, &labels, found.count() as f64);
         }
     }
 
@@ -483,6 +500,7 @@ impl<'a> MediaRange<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::Finding;
     use crate::export::sample::{self, exposition};
     use allocscope_common::bucket::bucket_of_ns;
     use proptest::prelude::*;
@@ -566,6 +584,24 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
+    }
+
+    #[test]
+    fn findings_are_seconds_by_kind() {
+        let mut snapshot = sample::snapshot();
+        let untimed = Finding { kind: FindingKind::OverAllocation, recoverable: None, ..sample::finding() };
+        snapshot.processes[0].findings = vec![sample::finding(), untimed];
+        snapshot.processes[1].series.clear();
+        let text = text(snapshot);
+        for line in [
+            r#"allocscope_finding{pid="4242",comm="server",kind="threshold_churn"} 0.28"#,
+            r#"allocscope_finding{pid="4242",comm="server",kind="over_allocation"} 0"#,
+            r#"allocscope_finding_active{pid="4242",comm="server",kind="over_allocation"} 1"#,
+            r#"allocscope_finding_active{pid="4242",comm="server",kind="release_storm"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+        }
+        assert!(!text.contains("allocscope_finding{pid=\"4300\""));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! A snapshot into bytes, one file a format; [`http`] is the only socket.
 
+pub mod budget;
+pub mod findings;
 pub mod go_runtime;
 pub mod http;
 pub mod json;
+pub mod junit;
 pub mod metrics;
 pub mod names;
 mod page;

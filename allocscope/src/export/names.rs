@@ -76,6 +76,10 @@ families! {
         "Time of large allocations' calls, of releases and of all page faults, by what it went to; each moment once.";
     UNTIMED_PAGE_FAULTS = COUNTER None "allocscope_untimed_page_faults_total" ["pid", "comm", "kind"]
         "Page faults whose start was not seen: they are counted without a duration.";
+    FINDING = GAUGE None "allocscope_finding" ["pid", "comm", "kind"]
+        "Seconds per second that the process would save by what a finding of the kind advises, over the last minutes; 0 without one.";
+    FINDING_ACTIVE = GAUGE None "allocscope_finding_active" ["pid", "comm", "kind"]
+        "Findings of the kind, those that save memory and no time as well.";
     LIVE_RANGES = GAUGE None "allocscope_live_ranges" ["pid", "comm"]
         "Large ranges that were allocated and not released yet.";
     PARTIAL_RELEASES = COUNTER None "allocscope_partial_releases_total" ["pid", "comm"]

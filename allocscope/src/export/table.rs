@@ -3,6 +3,7 @@
 //! Plain ASCII, at most [`WIDTH`] columns but for names that are longer. Text from outside (names of
 //! processes, paths) cannot carry terminal control sequences.
 
+use super::findings::findings;
 use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::quantile_ns;
@@ -54,6 +55,8 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += "\nWhat tracing cost the process\n";
     text += &cost_table(process, snapshot);
     let _ = writeln!(text, "{}", cost_line(process, snapshot));
+    text += "\nAdvice\n";
+    text += &findings(process);
     text
 }
 
@@ -83,7 +86,7 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     format!("{value:.decimals$}{}", units[unit])
 }
 
-fn headline(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
+pub(super) fn headline(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     let state = if process.alive { "" } else { ", ended" };
     let elapsed = duration(snapshot.elapsed.as_nanos() as f64);
     let exe = plain(&process.info.exe.to_string_lossy());
@@ -450,6 +453,9 @@ What tracing cost the process
 | uprobe_emulated |   20 | 400ns | 8.00us |
 | page_fault      |    5 | 100ns |  500ns |
 tracing cost: about 8.50us, 0.000% of one CPU
+
+Advice
+none
 ";
 
     const GOLDEN_LIVE: &str = "\

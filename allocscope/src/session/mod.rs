@@ -11,11 +11,13 @@ mod file_bytes;
 mod overhead;
 mod pool_window;
 mod price;
+mod price_huge;
 mod price_uprobe;
 mod selfmon;
 mod taken_out;
 mod watch;
 
+use crate::advice::Advisor;
 use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
 use crate::config::{AttachVia, PageFaults, Selection};
 use crate::failure::{Exit, Failure};
@@ -65,7 +67,21 @@ pub struct SessionOptions {
     pub off_cpu: bool,
     /// Whether the kernel side's diagnostics are read.
     pub log: bool,
+    /// Which time findings are about.
+    pub advice: AdviceOn,
 }
+
+/// Which time findings are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdviceOn {
+    /// All since tracing began.
+    Run,
+    /// The last minutes.
+    Recent,
+}
+
+/// At the usual interval between scrapes, 15 s or 30 s, twenty or ten of them.
+const RECENT: Duration = Duration::from_secs(300);
 
 impl SessionOptions {
     /// Where processes are selected by name, a scrape is to see an ended one; else the final report is, and
@@ -73,7 +89,15 @@ impl SessionOptions {
     fn retirement(&self) -> Retirement {
         match self.selection {
             Some(_) => Retirement::default(),
-            None => Retirement { max_ended: self.max_processes as usize, ..Retirement::default() },
+            None => Retirement { max_ended: self.max_processes as usize, max_age: Duration::MAX },
+        }
+    }
+
+    /// A report tells of the whole run, a scrape of what goes on.
+    fn advisor(&self) -> Advisor {
+        match self.advice {
+            AdviceOn::Run => Advisor::of_run(),
+            AdviceOn::Recent => Advisor::of_last(RECENT),
         }
     }
 }
@@ -91,9 +115,11 @@ pub struct Session {
     _kernel_log: Option<watch::KernelLog>,
     watches: Watches,
     aggregator: Aggregator,
+    advisor: Advisor,
     tracked: BTreeMap<u32, Tracked>,
     slots: BTreeSet<u32>,
     prices: Prices,
+    huge_touch_ratio: Option<f64>,
     overhead: Option<Overhead>,
     over_limit: u64,
     pool_windows: PoolWindows,
@@ -128,6 +154,7 @@ impl Session {
         let by_name = matches!(options.selection, Some(Selection::Comm(_) | Selection::Exe(_)));
         let reach = Reach { one_process: options.one_process, libraries_of_all: follow_all };
         let mut prices = Prices::before_attaching();
+        let huge_touch_ratio = price_huge::huge_touch_ratio();
         let mut loaded = load(&LoadOptions {
             min_size_bytes: options.min_size_bytes,
             max_processes: options.max_processes,
@@ -154,9 +181,11 @@ impl Session {
             _kernel_log: kernel_log,
             watches: Watches::new(),
             aggregator: Aggregator::new(options.retirement()),
+            advisor: options.advisor(),
             tracked: BTreeMap::new(),
             slots: BTreeSet::new(),
             prices,
+            huge_touch_ratio,
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
             pool_windows: PoolWindows::new(options.examiner.go_runtime),
@@ -286,6 +315,7 @@ impl Session {
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
+            huge_touch_ratio: self.huge_touch_ratio,
             processes_over_limit: self.over_limit + kernel_over_limit,
             attached_via: self.loaded.attached_via().map(AttachVia::name),
             page_sizes_known: self.loaded.knows_page_sizes(),
@@ -296,7 +326,8 @@ impl Session {
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });
-        let snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        self.advisor.advise(&mut snapshot);
         self.free_retired();
         snapshot
     }
