@@ -34,7 +34,7 @@ pub struct Target {
 pub struct Image {
     /// How many images the slot has had: grows when its process calls exec and when the slot becomes free.
     pub number: u32,
-    /// Grows whenever a live range ends or changes, so that a cached range can be told stale.
+    /// Grows whenever a live range is filed or ends, so that what was found before can be told stale.
     pub range_generation: u32,
     /// Granule classes of live ranges, a bit each.
     pub range_classes: u64,
@@ -42,6 +42,10 @@ pub struct Image {
     pub object_classes: u64,
     /// When a range was last filed, in nanoseconds: an object filed later is in none that is newer.
     pub range_filed_ns: u64,
+    /// When an object was last filed, in nanoseconds: tells the same of what was found among objects.
+    pub object_filed_ns: u64,
+    /// 1 where a range lies in a larger one, or did; else 0.
+    pub has_nested_ranges: u64,
 }
 
 /// Flag of a [`Target`]: children get a slot as they are forked.
@@ -52,4 +56,4 @@ pub const FOLLOW_CHILDREN: u32 = 1;
 pub const OWN_HEAP: u32 = 2;
 
 const _: () = assert!(size_of::<Target>() == 16);
-const _: () = assert!(size_of::<Image>() == 32);
+const _: () = assert!(size_of::<Image>() == 48);

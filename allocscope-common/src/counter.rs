@@ -10,7 +10,7 @@ use core::fmt;
 pub struct Totals {
     /// Events.
     pub count: u64,
-    /// Bytes asked for (call), released (release) or of the released range (touch); 0 for faults.
+    /// Bytes asked for (call), released (release) or made real by the released range's faults (touch); 0 for faults.
     pub bytes: u64,
     /// Nanoseconds, summed.
     pub time_ns: u64,
@@ -46,7 +46,8 @@ pub const PROBE_CLASSES: usize = 5;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessCounters {
-    /// Probe hits by [`ProbeClass`].
+    /// Probe hits by [`ProbeClass`]. The kernel side leaves page faults out, whose number is in their series; small
+    /// calls of an allocator's function are counted 64 at once.
     pub hits: [u64; PROBE_CLASSES],
     /// Faults whose start was not seen (minor, major): counted in the series without a duration.
     pub untimed_faults: [u64; 2],
@@ -112,7 +113,7 @@ pub enum LossReason {
     RangeSplit = 8,
     /// A call unmapped more ranges than one event follows (four).
     UnmapTooMany = 9,
-    /// A page fault's start slot was taken by another thread: counted, not timed.
+    /// A page fault's start slot was taken by another thread: not timed, and not counted where its end tells no address.
     FaultOverwritten = 10,
     /// The ring of process events was full.
     EventRingFull = 11,
@@ -168,7 +169,9 @@ pub struct LiveRange {
     /// Time of its page faults so far, in nanoseconds.
     pub touch_ns: u64,
     /// Its page faults so far.
-    pub faults: u64,
+    pub faults: u32,
+    /// Pages of 4 KiB that they made real, beyond one for each.
+    pub more_pages: u32,
     /// When it was filed, in nanoseconds.
     pub filed_ns: u64,
     /// [`crate::key::Allocator`] as a number.

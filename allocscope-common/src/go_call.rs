@@ -30,6 +30,8 @@ pub struct GoCall {
     pub size: u64,
     /// The thread that its goroutine was last seen on, which has its window.
     pub thread: u64,
+    /// For how long the world had been stopped in total when it began, and by itself since.
+    pub stopped_ns: u64,
     /// When it began to clear the object's memory; 0 where it has not.
     pub zeroing_ns: u64,
     /// Calls that its record is to stand for, see [`crate::allocation`]; 0 where that is not decided, or none is made.
@@ -79,7 +81,7 @@ const fn is_unwound(old: GoCallTag, new: GoCallTag) -> bool {
     same_goroutine && old.tgid_depth >= new.tgid_depth
 }
 
-const _: () = assert!(size_of::<GoCall>() == 56);
+const _: () = assert!(size_of::<GoCall>() == 64);
 const _: () = assert!(GO_CALL_SETS.is_power_of_two());
 
 #[cfg(test)]

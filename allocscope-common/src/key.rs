@@ -1,5 +1,6 @@
 //! Keys of the kernel maps.
 
+use crate::go_runtime::RuntimeEvent;
 use core::fmt;
 
 /// Which allocator served a call. Bounded: these are metric label values.
@@ -145,10 +146,14 @@ pub enum Series {
         /// In a large range or not.
         scope: FaultScope,
     },
+    /// Something that Go's runtime does.
+    Runtime(RuntimeEvent),
 }
 
 /// In place of a stage: this series counts page faults.
 const FAULT: u8 = 0;
+/// Likewise: this one counts what Go's runtime does.
+const RUNTIME: u8 = 255;
 
 impl SeriesKey {
     /// The key of a stage.
@@ -187,6 +192,33 @@ impl SeriesKey {
         }
     }
 
+    /// The key as one word, for functions that take nothing else.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.slot as u64
+            | (self.stage as u64) << 32
+            | (self.allocator_or_kind as u64) << 40
+            | (self.size_class_or_scope as u64) << 48
+    }
+
+    /// The key of a [`SeriesKey::word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            slot: word as u32,
+            stage: (word >> 32) as u8,
+            allocator_or_kind: (word >> 40) as u8,
+            size_class_or_scope: (word >> 48) as u8,
+            reserved: 0,
+        }
+    }
+
+    /// The key of what Go's runtime does.
+    #[inline(always)]
+    pub const fn runtime(slot: u32, event: u8) -> Self {
+        Self { slot, stage: RUNTIME, allocator_or_kind: event, size_class_or_scope: 0, reserved: 0 }
+    }
+
     /// What the key names; `None` where a field holds no known value.
     pub fn decode(&self) -> Option<Series> {
         if self.stage == FAULT {
@@ -194,6 +226,9 @@ impl SeriesKey {
                 kind: FaultKind::from_number(self.allocator_or_kind)?,
                 scope: FaultScope::from_number(self.size_class_or_scope)?,
             });
+        }
+        if self.stage == RUNTIME {
+            return RuntimeEvent::from_number(self.allocator_or_kind).map(Series::Runtime);
         }
         Some(Series::Stage {
             allocator: Allocator::from_number(self.allocator_or_kind)?,
@@ -228,7 +263,7 @@ pub const fn slot_of_space(space: u32) -> u32 {
 
 /// Names a granule of an address space (class 12 to 43), or with class 0 a live range by its start.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RangeKey {
     /// See [`space`].
     pub space: u32,
@@ -252,12 +287,16 @@ mod tests {
             for &stage in Stage::ALL {
                 let key = SeriesKey::stage(7, allocator, stage, 26);
                 assert_eq!(key.decode(), Some(Series::Stage { allocator, stage, size_class: 26 }));
+                assert_eq!(SeriesKey::from_word(key.word()), key);
             }
         }
         for &kind in FaultKind::ALL {
             for &scope in FaultScope::ALL {
                 assert_eq!(SeriesKey::fault(7, kind, scope).decode(), Some(Series::Fault { kind, scope }));
             }
+        }
+        for &event in RuntimeEvent::ALL {
+            assert_eq!(SeriesKey::runtime(7, event as u8).decode(), Some(Series::Runtime(event)));
         }
         assert_eq!(SeriesKey::stage_numbered(0, 200, Stage::Call, 1).decode(), None);
         assert_eq!(SeriesKey::stage_numbered(0, 1, Stage::Call, 64).decode(), None);

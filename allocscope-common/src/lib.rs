@@ -6,22 +6,29 @@
 //!    (each file asserts its sizes at compile time) and is plain old data.
 //! 2. The pure arithmetic that the kernel side runs, so that it can be tested on the host:
 //!    [`bucket`] (durations to histogram buckets), [`depth`] (frames), [`range`] (addresses to granules), [`object`]
-//!    (objects and granules to places in arrays) and [`go_call`] (goroutines to places for their open calls).
+//!    (objects and granules to places in arrays), [`cell`] (series and buckets to places in arrays), [`go_call`]
+//!    (goroutines to places for their open calls), [`go_runtime`] (processor flags to whether a jump is taken),
+//!    [`touch`] (page faults to the pages that they made real) and [`phases`] (what a thread does, one thing after
+//!    the other, to how long it did each).
 #![no_std]
 
 pub mod allocation;
 pub mod bucket;
 pub mod cause;
+pub mod cell;
 pub mod config;
+pub mod cookie;
 pub mod counter;
 pub mod depth;
 pub mod event;
 pub mod go_call;
+pub mod go_runtime;
 pub mod key;
 pub mod native_id;
 pub mod object;
 pub mod phases;
 pub mod range;
 pub mod site_id;
+pub mod touch;
 #[cfg(feature = "user")]
 mod user;

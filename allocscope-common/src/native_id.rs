@@ -1,5 +1,6 @@
 //! (allocator, where the size is, what is returned, price) of a native probe site to the 64-bit BPF cookie and back.
 
+use crate::cookie::Field;
 use crate::key::Allocator;
 use crate::site_id::StepClass;
 
@@ -24,6 +25,25 @@ pub enum NativeResult {
     GlibcNewChunk = 5,
     /// 0, with the address stored where the first argument points (`posix_memalign`).
     Status = 4,
+    /// Nothing: the argument in the size's place is the address of what is given back.
+    FreedPointer = 6,
+    /// Nothing: that argument is a jemalloc `edata_t *` (`extent_t *` before 5.3), whose second word is the address.
+    FreedExtent = 7,
+    /// Nothing: that argument is a gperftools `Span *`.
+    FreedSpan = 8,
+}
+
+impl NativeResult {
+    /// Whether the function gives memory back.
+    pub const fn is_release(self) -> bool {
+        releases(self as u8)
+    }
+}
+
+/// Whether a function with this kind of result gives memory back.
+#[inline(always)]
+pub const fn releases(result: u8) -> bool {
+    result >= NativeResult::FreedPointer as u8
 }
 
 /// The identity of a probe at a native allocator's function.
@@ -45,73 +65,81 @@ pub struct NativeId {
     pub min_kib: u32,
 }
 
-/// Set in the cookie of a call whose return is seen by plain probes at its callers, not by a return probe.
-const AT_CALLERS: u64 = 1 << 39;
+// Where a cookie has what.
+const ALLOCATOR: Field = Field::new(0, 8);
+const STEP: Field = Field::new(8, 8);
+const SIZE: Field = Field::new(16, 4);
+const TIMES: Field = Field::new(20, 4);
+const SHIFT: Field = Field::new(24, 6);
+const RESULT: Field = Field::new(32, 7);
+/// 1 where the call's return is seen by plain probes at its callers, not by a return probe.
+const AT_CALLERS: Field = Field::new(39, 1);
+const MIN_KIB: Field = Field::new(40, 24);
 
 impl NativeId {
     /// The attach cookie.
     pub const fn to_cookie(self) -> u64 {
-        self.allocator as u64
-            | (self.step as u64) << 8
-            | (self.size as u64 & 0xf) << 16
-            | (self.times as u64 & 0xf) << 20
-            | (self.shift as u64 & 0x3f) << 24
-            | (self.result as u64) << 32
-            | (self.min_kib as u64 & 0xff_ffff) << 40
+        ALLOCATOR.put(self.allocator as u64)
+            | STEP.put(self.step as u64)
+            | SIZE.put(self.size as u64)
+            | TIMES.put(self.times as u64)
+            | SHIFT.put(self.shift as u64)
+            | RESULT.put(self.result as u64)
+            | MIN_KIB.put(self.min_kib as u64)
     }
 
     /// The attach cookie where returns are seen by plain probes at the callers.
     pub const fn to_cookie_at_callers(self) -> u64 {
-        self.to_cookie() | AT_CALLERS
+        self.to_cookie() | AT_CALLERS.put(1)
     }
 }
 
 /// Whether the call's return is seen at its callers.
 #[inline(always)]
 pub const fn is_at_callers(cookie: u64) -> bool {
-    cookie & AT_CALLERS != 0
+    AT_CALLERS.get(cookie) != 0
 }
 
 /// The allocator in a cookie, as a number.
 #[inline(always)]
 pub const fn allocator_of(cookie: u64) -> u8 {
-    cookie as u8
+    ALLOCATOR.get(cookie) as u8
 }
 
 /// The step class in a cookie, as a number.
 #[inline(always)]
 pub const fn step_of(cookie: u64) -> u8 {
-    (cookie >> 8) as u8
+    STEP.get(cookie) as u8
 }
 
 /// The argument with the size.
 #[inline(always)]
 pub const fn size_of(cookie: u64) -> Argument {
-    (cookie >> 16) as u8 & 0xf
+    SIZE.get(cookie) as Argument
 }
 
 /// The argument to multiply with, or [`NO_ARGUMENT`].
 #[inline(always)]
 pub const fn times_of(cookie: u64) -> Argument {
-    (cookie >> 20) as u8 & 0xf
+    TIMES.get(cookie) as Argument
 }
 
 /// The size's unit, as a power of two.
 #[inline(always)]
 pub const fn shift_of(cookie: u64) -> u32 {
-    (cookie >> 24) as u32 & 0x3f
+    SHIFT.get(cookie) as u32
 }
 
 /// The kind of result, as a number.
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
-    (cookie >> 32) as u8 & 0x7f
+    RESULT.get(cookie) as u8
 }
 
 /// The smallest size in bytes.
 #[inline(always)]
 pub const fn min_bytes_of(cookie: u64) -> u64 {
-    (cookie >> 40) << 10
+    MIN_KIB.get(cookie) << 10
 }
 
 #[cfg(test)]
@@ -135,6 +163,7 @@ mod tests {
         assert_eq!((size_of(cookie), times_of(cookie), shift_of(cookie)), (1, NO_ARGUMENT, 13));
         assert_eq!(result_of(cookie), NativeResult::TcmallocSpan as u8);
         assert_eq!(min_bytes_of(cookie), 0xab_cdef * 1024);
+        assert!(!id.result.is_release() && NativeResult::FreedExtent.is_release());
         assert!(!is_at_callers(cookie) && is_at_callers(id.to_cookie_at_callers()));
         assert_eq!(result_of(id.to_cookie_at_callers()), NativeResult::TcmallocSpan as u8);
     }

@@ -39,7 +39,9 @@ pub struct Object {
     /// Time of its page faults so far, in nanoseconds.
     pub touch_ns: u64,
     /// Its page faults so far.
-    pub faults: u64,
+    pub faults: u32,
+    /// Pages of 4 KiB that they made real, beyond one for each.
+    pub more_pages: u32,
     /// When it was filed, in nanoseconds. Of two that hold an address the later one is live.
     pub filed_ns: u64,
     /// [`crate::key::Allocator`] as a number.

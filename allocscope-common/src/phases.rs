@@ -140,6 +140,20 @@ impl Phases {
         self.since_ns = end_ns;
     }
 
+    /// Gives up to `ns` of a closed window another name: of what it was blocked, else of what it was likeliest to be
+    /// held up in.
+    #[inline(always)]
+    pub fn rename(&mut self, to: Cause, ns: u64) {
+        let mut left_ns = ns;
+        for from in [Cause::Blocked, Cause::GcStart, Cause::Zeroing, Cause::Alloc] {
+            let from = from as usize & (CAUSES - 1);
+            let taken_ns = left_ns.min(self.ns[from]);
+            self.ns[from] -= taken_ns;
+            left_ns -= taken_ns;
+        }
+        self.ns[to as usize] += ns - left_ns;
+    }
+
     /// Closes the window: `ns` is then its split. `false` where the causes summed to more than its time.
     #[inline(always)]
     pub fn close(&mut self, base: Cause, now_ns: u64) -> bool {

@@ -1,5 +1,7 @@
 //! (function, role, price, where the result is) to the 64-bit BPF cookie of a probe and back.
 
+use crate::cookie::Field;
+
 /// A probed function of an allocator's large-object path.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -10,6 +12,8 @@ pub enum Function {
     GoMallocLarge = 2,
     /// Go's `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
     GoArenaChunk = 3,
+    /// A function of Go's runtime or of `sync.Pool` beside the large-object path: its role tells what it means.
+    GoRuntime = 4,
     /// allocscope's own, called to learn what a hit costs.
     Own = 255,
 }
@@ -26,6 +30,43 @@ pub enum Role {
     GcStart = 3,
     /// The call has begun to clear the object's memory: its address is known now.
     Zeroing = 4,
+    /// A goroutine begins to mark in return for memory (`gcAssistAlloc`). `frame_bytes` reach to the entry of the
+    /// `mallocgc` that it does so for.
+    Assist = 5,
+    /// It has done so where the probed jump goes as the argument says.
+    AssistEnd = 6,
+    /// The heap is asked to grow; on the thread's own stack, as all whose argument is the place of `m.curg`.
+    Grow = 7,
+    /// Pages are swept in return for pages; likewise.
+    Reclaim = 8,
+    /// The heap has grown; likewise.
+    Grown = 22,
+    /// The pages are swept; likewise.
+    Reclaimed = 9,
+    /// Spans are swept in return for a large object's pages, on the goroutine's own stack.
+    Sweep = 10,
+    /// That is over.
+    Swept = 11,
+    /// The world is told to stop; the argument is the place of `m.curg`, and 1 more where rax holds what for.
+    StopBegin = 12,
+    /// It has stopped; the argument is the place of `m.curg`.
+    Stopped = 13,
+    /// It is told to run again; likewise.
+    Restart = 14,
+    /// It runs again.
+    Started = 15,
+    /// A collection's marking ends.
+    Cycle = 21,
+    /// Memory goes back to the system: rbx bytes.
+    Scavenge = 16,
+    /// `sync.Pool.getSlow` begins.
+    PoolSlowGet = 17,
+    /// `sync.Pool.Get` calls `New` where the probed jump goes as the argument says.
+    PoolNew = 18,
+    /// All pools are cleaned: rcx pools have something.
+    PoolCleanup = 19,
+    /// `sync.Pool.Get` begins.
+    PoolGet = 20,
 }
 
 /// How the kernel runs the probed instruction, which decides what a hit costs.
@@ -64,56 +105,71 @@ pub struct SiteId {
     /// Bytes from the stack pointer at the site to the stack pointer at function entry: what the
     /// prologue has taken so far. Makes the stack depth at entry and exit the same number.
     pub frame_bytes: u16,
-    /// Bytes above the stack pointer at the site, for [`ResultPlace::Stack`].
+    /// Bytes above the stack pointer at the site, for [`ResultPlace::Stack`]; at a place of Go's runtime what its
+    /// [`Role`] says, its argument.
     pub result_offset: u16,
 }
+
+// Where a cookie has what.
+const FUNCTION: Field = Field::new(0, 8);
+const ROLE: Field = Field::new(8, 8);
+const STEP: Field = Field::new(16, 8);
+const RESULT: Field = Field::new(24, 8);
+const FRAME_BYTES: Field = Field::new(32, 16);
+const RESULT_OFFSET: Field = Field::new(48, 16);
 
 impl SiteId {
     /// The attach cookie.
     pub const fn to_cookie(self) -> u64 {
-        self.function as u64
-            | (self.role as u64) << 8
-            | (self.step as u64) << 16
-            | (self.result as u64) << 24
-            | (self.frame_bytes as u64) << 32
-            | (self.result_offset as u64) << 48
+        FUNCTION.put(self.function as u64)
+            | ROLE.put(self.role as u64)
+            | STEP.put(self.step as u64)
+            | RESULT.put(self.result as u64)
+            | FRAME_BYTES.put(self.frame_bytes as u64)
+            | RESULT_OFFSET.put(self.result_offset as u64)
     }
 }
 
 /// The function in a cookie, as a raw number.
 #[inline(always)]
 pub const fn function_of(cookie: u64) -> u8 {
-    cookie as u8
+    FUNCTION.get(cookie) as u8
 }
 
 /// The role in a cookie, as a raw number.
 #[inline(always)]
 pub const fn role_of(cookie: u64) -> u8 {
-    (cookie >> 8) as u8
+    ROLE.get(cookie) as u8
 }
 
 /// The step class in a cookie, as a raw number: 1 emulated, 2 stepped.
 #[inline(always)]
 pub const fn step_of(cookie: u64) -> u8 {
-    (cookie >> 16) as u8
+    STEP.get(cookie) as u8
 }
 
 /// The result place in a cookie, as a raw number.
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
-    (cookie >> 24) as u8
+    RESULT.get(cookie) as u8
 }
 
 /// Bytes from the stack pointer at the site to the stack pointer at function entry.
 #[inline(always)]
 pub const fn frame_bytes_of(cookie: u64) -> u64 {
-    (cookie >> 32) & 0xffff
+    FRAME_BYTES.get(cookie)
 }
 
 /// Bytes above the stack pointer where the result is kept.
 #[inline(always)]
 pub const fn result_offset_of(cookie: u64) -> u64 {
-    cookie >> 48
+    RESULT_OFFSET.get(cookie)
+}
+
+/// The argument of a conditional jump's site: it means something where the jump is taken, or where it is not.
+#[inline(always)]
+pub const fn jump_argument(code: u8, taken: bool) -> u16 {
+    (code & 0xf) as u16 | (taken as u16) << 4
 }
 
 #[cfg(test)]

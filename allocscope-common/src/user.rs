@@ -1,12 +1,15 @@
 //! `aya::Pod` for every type that crosses the boundary.
 
+use crate::cell::TotalsCell;
 use crate::config::{Image, Target};
-use crate::counter::{LiveRange, ProcessCounters, Totals};
+use crate::counter::{LiveRange, ProcessCounters};
 use crate::depth::{DepthCounts, DepthKey};
 use crate::event::ProcessEvent;
+use crate::go_runtime::GoStop;
 use crate::key::{BucketKey, RangeKey, SeriesKey};
 use crate::object::Object;
 use crate::range::Granule;
+use crate::touch::Touch;
 
 macro_rules! pod {
     ($($type:ty),* $(,)?) => {
@@ -20,6 +23,7 @@ pod!(
     BucketKey,
     DepthCounts,
     DepthKey,
+    GoStop,
     Granule,
     Image,
     LiveRange,
@@ -29,5 +33,6 @@ pod!(
     RangeKey,
     SeriesKey,
     Target,
-    Totals
+    TotalsCell,
+    Touch
 );

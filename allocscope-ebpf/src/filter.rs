@@ -40,13 +40,6 @@ impl Traced {
         (self.pid_tgid >> 32) as u32
     }
 
-    /// Whether return probes cannot hurt the process.
-    #[inline(always)]
-    pub fn is_return_safe(&self) -> bool {
-        // SAFETY: a checked map value.
-        RETURN_SAFE.get_ptr(self.slot).is_some_and(|safe| unsafe { *safe } != 0)
-    }
-
     /// Tells whether return probes cannot hurt the process in `slot`.
     #[inline(always)]
     pub fn set_return_safe(slot: u32, safe: bool) {
@@ -99,6 +92,13 @@ impl Image {
     pub fn of_home(home: u64) -> Option<Self> {
         Self::of(slot_of_home(home)).filter(|image| image.home() == home)
     }
+}
+
+/// Whether return probes cannot hurt the process in `slot`.
+#[inline(always)]
+pub fn is_return_safe(slot: u32) -> bool {
+    // SAFETY: a checked map value.
+    RETURN_SAFE.get_ptr(slot).is_some_and(|safe| unsafe { *safe } != 0)
 }
 
 /// Whether `bytes` count as large.

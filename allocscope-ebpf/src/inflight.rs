@@ -3,11 +3,12 @@
 //! A slot is 1.5 ns where inserting into and deleting from a hash is 200 ns. Two threads whose ids
 //! are equal modulo the number of slots share a slot; the tag tells, and the loss is counted.
 
-use crate::maps::{FAULTS, GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
+use crate::maps::{GO_ASSISTS, GO_CALLS, NATIVE_CALLS, SYSTEM_CALLS};
 use crate::record::{lost, lost_many};
 use allocscope_common::config::INFLIGHT_SLOTS;
 use allocscope_common::counter::LossReason;
 use allocscope_common::go_call::{GoCall, GoCallTag, opening, set_of};
+use allocscope_common::go_runtime::GoAssist;
 
 /// Words that an open system call keeps for its exit.
 pub const CALL_ARGS: usize = 7;
@@ -22,16 +23,6 @@ pub struct SystemCall {
     pub start_ns: u64,
     /// What its exit needs.
     pub args: [u64; CALL_ARGS],
-}
-
-/// An open page fault of a thread.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct FaultStart {
-    /// The thread, 0 in a free slot.
-    pub tag: u64,
-    /// When it began.
-    pub start_ns: u64,
 }
 
 /// An open call of a native allocator.
@@ -50,13 +41,19 @@ pub struct NativeCall {
     pub first: u64,
     /// The process' image, see [`allocscope_common::object::home`]: its return needs no look-up by the process.
     pub home: u64,
+    /// Where it gives memory back: when that was filed, and the word for its allocator; else 0.
+    pub freed: [u64; 2],
 }
+
+/// In place of the first argument: the call gives memory back.
+pub const FREEING: u64 = u64::MAX;
 
 /// No allocator's call takes so long: what is older was left without returning (`longjmp`).
 const ABANDONED_NS: u64 = 60_000_000_000;
 
+/// Where what a thread has open is.
 #[inline(always)]
-fn thread_slot(pid_tgid: u64) -> u32 {
+pub fn thread_slot(pid_tgid: u64) -> u32 {
     pid_tgid as u32 & (INFLIGHT_SLOTS - 1)
 }
 
@@ -86,41 +83,6 @@ pub fn close_system_call(pid_tgid: u64) -> Option<SystemCall> {
         (*slot).tag = 0;
         Some(call)
     }
-}
-
-/// Opens a page fault. A fault that never ends (a signal, a retry) is overwritten by the next.
-#[inline(always)]
-pub fn open_fault(fault: FaultStart) {
-    let Some(slot) = FAULTS.get_ptr_mut(thread_slot(fault.tag)) else { return };
-    // SAFETY: as in `open_system_call`.
-    unsafe {
-        if (*slot).tag != 0 && (*slot).tag != fault.tag {
-            lost(LossReason::FaultOverwritten);
-        }
-        *slot = fault;
-    }
-}
-
-/// Closes the thread's page fault and returns when it began; `None` where that was not seen.
-#[inline(always)]
-pub fn close_fault(pid_tgid: u64) -> Option<u64> {
-    let slot = FAULTS.get_ptr_mut(thread_slot(pid_tgid))?;
-    // SAFETY: as in `open_system_call`.
-    unsafe {
-        if (*slot).tag != pid_tgid {
-            return None;
-        }
-        (*slot).tag = 0;
-        Some((*slot).start_ns)
-    }
-}
-
-/// When the thread's open page fault began; `None` where it is in none that was seen.
-#[inline(always)]
-pub fn open_fault_start(pid_tgid: u64) -> Option<u64> {
-    let slot = FAULTS.get_ptr_mut(thread_slot(pid_tgid))?;
-    // SAFETY: as in `open_system_call`.
-    unsafe { ((*slot).tag == pid_tgid).then_some((*slot).start_ns) }
 }
 
 /// Opens a Go allocation. Calls of the same goroutine that a panic or `Goexit` unwound are given up.
@@ -160,6 +122,35 @@ pub fn find_go_call(tag: GoCallTag) -> Option<*mut GoCall> {
             None
         }
     }
+}
+
+/// The innermost open Go allocation of goroutine `g`; `None` where none was opened.
+#[inline(always)]
+pub fn find_go_call_of(tgid: u32, g: u64) -> Option<*mut GoCall> {
+    let tgid_depth = u64::from(tgid) << 32;
+    let set = GO_CALLS.get_ptr_mut(set_of(GoCallTag { g, tgid_depth }))?;
+    // SAFETY: as in `open_go_call`.
+    unsafe {
+        let [first, second] = [&raw mut (*set)[0], &raw mut (*set)[1]];
+        let depth_of = |call: *mut GoCall| {
+            let is_its = (*call).tag.g == g && (*call).tag.tgid_depth >> 32 == u64::from(tgid);
+            if is_its { (*call).tag.tgid_depth } else { 0 }
+        };
+        let (outer, inner) = (depth_of(first), depth_of(second));
+        if inner > outer {
+            Some(second)
+        } else if outer != 0 {
+            Some(first)
+        } else {
+            None
+        }
+    }
+}
+
+/// Where a goroutine's assist is kept.
+#[inline(always)]
+pub fn find_assist(tag: GoCallTag) -> Option<*mut GoAssist> {
+    GO_ASSISTS.get_ptr_mut(set_of(tag))
 }
 
 /// Closes a Go allocation; `None` where none was opened.
@@ -217,5 +208,14 @@ pub fn in_native_call(pid_tgid: u64) -> bool {
     NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid)).is_some_and(|slot| {
         // SAFETY: as in `open_system_call`.
         unsafe { (*slot).tag == pid_tgid }
+    })
+}
+
+/// Whether the thread is inside of a native call that gives memory back, and whose time is its release.
+#[inline(always)]
+pub fn in_free_call(pid_tgid: u64) -> bool {
+    NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid)).is_some_and(|slot| {
+        // SAFETY: as in `open_system_call`.
+        unsafe { (*slot).tag == pid_tgid && (*slot).first == FREEING }
     })
 }

@@ -12,10 +12,13 @@ mod filter;
 mod inflight;
 mod maps;
 mod objects;
+mod page_size;
 mod probes;
 mod ranges;
 mod record;
 mod slow;
+mod thread;
+mod touches;
 mod window;
 
 #[panic_handler]

@@ -2,19 +2,23 @@
 //!
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
-use crate::inflight::{FaultStart, NativeCall, SystemCall};
+use crate::inflight::{NativeCall, SystemCall};
 use crate::objects::SlotCursor;
-use crate::ranges::CachedRange;
+use crate::record::Recent;
 use crate::slow::Sampling;
+use crate::thread::FaultSlot;
 use crate::window::Window;
 use allocscope_common::allocation::MAX_FRAMES;
+use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
-use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
+use allocscope_common::go_runtime::{GoAssist, GoStop};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
 use allocscope_common::range::Granule;
+use allocscope_common::touch::{TOUCH_SLOTS, Touch};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf};
@@ -27,9 +31,27 @@ pub static MIN_SIZE: Global<u64> = Global::new(DEFAULT_MIN_SIZE);
 #[unsafe(no_mangle)]
 pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 
+/// Where in `struct perf_sample_data` the size of the thread page is; 0 where the kernel does not tell it. Set at
+/// load time.
+#[unsafe(no_mangle)]
+pub static PAGE_SIZE_AT: Global<u64> = Global::new(0);
+
 /// 1 where exec events of untraced processes are wanted too. Set at load time.
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);
+
+/// The number of `PGFAULT` among the kernel's events (`enum vm_event_item`), which differs between kernels; -1 where
+/// it is not known. Set at load time.
+#[unsafe(no_mangle)]
+pub static PAGE_FAULT_EVENT: Global<i32> = Global::new(-1);
+
+/// The number of `THP_FAULT_ALLOC`, of the same kind.
+#[unsafe(no_mangle)]
+pub static THP_FAULT_EVENT: Global<i32> = Global::new(-1);
+
+/// 1 where what Go's runtime does is recorded. Set at load time.
+#[unsafe(no_mangle)]
+pub static GO_RUNTIME: Global<u32> = Global::new(0);
 
 /// [`allocscope_common::allocation::Recording`] as a number: which single allocations are recorded. Set at load time.
 #[unsafe(no_mangle)]
@@ -66,13 +88,41 @@ pub static RETURN_SAFE: Array<u32> = Array::with_max_entries(1024, 0);
 #[map]
 pub static PROCESSES: PerCpuArray<ProcessCounters> = PerCpuArray::with_max_entries(1024, 0);
 
-/// Totals of each series. Per CPU, so that threads of one process do not contend.
+/// The index of each series in [`TOTALS`]. Written by the kernel side; entries are removed by the user side.
 #[map]
-pub static SERIES: PerCpuHashMap<SeriesKey, Totals> = PerCpuHashMap::with_max_entries(4096, 0);
+pub static SERIES: HashMap<SeriesKey, u32> = HashMap::with_max_entries(4096, 0);
 
-/// Histogram counts. Sparse: only buckets that were hit take memory.
+/// The index of each histogram bucket in [`COUNTS`]. Sparse: only buckets that were hit have one.
 #[map]
-pub static BUCKETS: PerCpuHashMap<BucketKey, u64> = PerCpuHashMap::with_max_entries(16384, 0);
+pub static BUCKETS: HashMap<BucketKey, u32> = HashMap::with_max_entries(16384, 0);
+
+/// Whose an index in [`TOTALS`] is, see [`allocscope_common::cell`].
+#[map]
+pub static TOTALS_OWNERS: Array<u64> = Array::with_max_entries(4096, 0);
+
+/// Whose an index in [`COUNTS`] is.
+#[map]
+pub static COUNT_OWNERS: Array<u64> = Array::with_max_entries(16384, 0);
+
+/// Totals of the series. Per CPU, so that threads of one process do not contend.
+#[map]
+pub static TOTALS: PerCpuArray<TotalsCell> = PerCpuArray::with_max_entries(4096, 0);
+
+/// Histogram counts.
+#[map]
+pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(16384, 0);
+
+/// Indices in [`TOTALS`] that no series has. Filled by the user side; both sides take from it.
+#[map]
+pub static FREE_TOTALS: Queue<u32> = Queue::with_max_entries(4096, 0);
+
+/// Indices in [`COUNTS`] that no bucket has.
+#[map]
+pub static FREE_COUNTS: Queue<u32> = Queue::with_max_entries(16384, 0);
+
+/// Indices that this CPU has looked up.
+#[map]
+pub static RECENT: PerCpuArray<Recent> = PerCpuArray::with_max_entries(RECENT_SLOTS, 0);
 
 /// What is filed for the process in a slot, by slot. Written by the kernel side; by the user side when a slot becomes
 /// free and where a process starts afresh.
@@ -93,9 +143,18 @@ pub static GRANULES: HashMap<RangeKey, Granule> = HashMap::with_max_entries(3276
 #[map]
 pub static GRANULES_ADDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// The last range that a fault on this CPU fell into: first touches mostly walk one range.
+/// Page faults that the kernel counted during the trial of one way to see their end.
 #[map]
-pub static LAST_RANGE: PerCpuArray<CachedRange> = PerCpuArray::with_max_entries(1, 0);
+pub static FAULT_TRIALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The faults of live ranges since they were filed, by a hash of where they begin: adding to them needs no look-up
+/// in [`RANGES`]. Where two ranges have the same place, the later one counts its faults in its own entry there.
+#[map]
+pub static TOUCHES: Array<Touch> = Array::with_max_entries(TOUCH_SLOTS, 0);
+
+/// The range and the 2 MiB of it that the last fault on this CPU fell into, as one word, see `touch`.
+#[map]
+pub static LAST_BLOCK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Live objects of heaps, see [`allocscope_common::object`]: filed at every large call, so in an array.
 #[map]
@@ -113,9 +172,9 @@ pub static SLOT_CURSOR: PerCpuArray<SlotCursor> = PerCpuArray::with_max_entries(
 #[map]
 pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
 
-/// Open page faults by thread, tag-checked.
+/// The open page fault of each thread and where its last one fell, tag-checked.
 #[map]
-pub static FAULTS: Array<FaultStart> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+pub static FAULTS: Array<FaultSlot> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
 
 /// What open windows' time has gone to so far, by thread, tag-checked.
 #[map]
@@ -124,6 +183,22 @@ pub static WINDOWS: Array<Window> = Array::with_max_entries(WINDOW_SLOTS, 0);
 /// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]
 pub static GO_CALLS: Array<GoCallSet> = Array::with_max_entries(GO_CALL_SETS, 0);
+
+/// Small calls that this CPU has seen where a probe is on their path.
+#[map]
+pub static SMALL_HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The last assist of a goroutine, by (tgid, g), tag-checked.
+#[map]
+pub static GO_ASSISTS: Array<GoAssist> = Array::with_max_entries(GO_CALL_SETS, 0);
+
+/// Stops of Go's world, by slot. Cleared by the user side when a slot becomes free.
+#[map]
+pub static GO_STOPS: Array<GoStop> = Array::with_max_entries(1024, 0);
+
+/// 1 while every `sync.Pool.Get` is counted. Set by the user side.
+#[map]
+pub static POOL_WINDOW: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Open calls of native allocators by thread, tag-checked.
 #[map]

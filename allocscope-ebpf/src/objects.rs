@@ -5,18 +5,21 @@
 //! the last address of a new object is over, and where two hold an address the one filed later is live. Two
 //! threads that take the same slot at once spoil each other's entry; CPUs look for free ones far from each other.
 
-use crate::atomic::{add, set_bits};
+use crate::atomic::{add, add_half, set_bits};
 use crate::filter::Image;
 use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
-use crate::record::{counters, lost, record};
+use crate::record::{counters, lost, record_touch};
 use crate::slow;
+use crate::thread::IN_OBJECT;
+use crate::touches::Faults;
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
     EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
 };
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
+use allocscope_common::touch::{more_pages, touched_bytes};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -68,6 +71,7 @@ pub fn file(image: &Image, object: Object) {
     // uses atomics.
     unsafe {
         *place = object;
+        (*image.filed).object_filed_ns = object.filed_ns;
         if classes & bit == 0 {
             set_bits(&raw mut (*image.filed).object_classes, bit);
         }
@@ -85,8 +89,8 @@ fn count_filed(image: &Image) {
 #[inline(always)]
 fn end_at(home: u64, classes: u64, address: u64) {
     let found = search_objects(home, classes, address);
-    if found != 0 {
-        end_object(found - 1);
+    if found as u32 != 0 {
+        end_object((found as u32 - 1).into());
     }
 }
 
@@ -276,20 +280,25 @@ pub extern "C" fn tell_touch(slot: u64) -> u64 {
     let object = unsafe { *object };
     let (slot, class) = (slot_of_home(object.home), size_class(object.size));
     let key = SeriesKey::stage_numbered(slot, object.allocator as u8, Stage::Touch, class);
-    record(key, object.touch_ns, object.end.wrapping_sub(object.start));
+    record_touch(key, object.faults, object.touch_ns, touched_bytes(object.faults, object.more_pages));
     let Object { allocator, size, filed_ns, touch_ns, faults, .. } = object;
-    slow::touched(slot, allocator, size, filed_ns, (touch_ns, faults));
+    slow::touched(slot, allocator, size, filed_ns, (touch_ns, u64::from(faults)));
     0
 }
 
+/// Set in what [`search_objects`] returns where another object lies near.
+const CROWDED: u64 = 1 << 32;
+
 /// The slot, plus 1, of the live object that holds `address`: of several the one filed last. 0 where there is none.
+/// With [`CROWDED`] where others are in the same granule of the smallest class.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search_objects(home: u64, mut classes: u64, address: u64) -> u64 {
-    let (mut found, mut found_ns) = (0, 0);
+    let (mut found, mut found_ns, mut crowded) = (0, 0, 0);
+    let near = near(classes, address);
     for _ in 0..MAX_CLASSES {
         if classes == 0 {
-            return found;
+            return found | crowded;
         }
         let class = classes.trailing_zeros();
         classes &= classes - 1;
@@ -300,16 +309,26 @@ pub extern "C" fn search_objects(home: u64, mut classes: u64, address: u64) -> u
             let Some(slot) = granule.slot(unsafe { (*set)[way] }) else { continue };
             let Some(object) = OBJECTS.get_ptr(slot) else { continue };
             // SAFETY: a checked map value.
-            let filed_ns = unsafe {
-                let holds = (*object).start <= address && address < (*object).end;
-                if holds && (*object).home == home { (*object).filed_ns } else { 0 }
-            };
-            if filed_ns > found_ns {
+            let (its_home, its, filed_ns) = unsafe { ((*object).home, (*object).span(), (*object).filed_ns) };
+            if its_home != home {
+                continue;
+            }
+            if !its.holds(address) {
+                crowded |= if overlap(its, near) { CROWDED } else { 0 };
+            } else if filed_ns > found_ns {
                 (found, found_ns) = (u64::from(slot) + 1, filed_ns);
             }
         }
     }
-    found
+    found | crowded
+}
+
+/// The granule of the smallest of some classes that `address` is in.
+#[inline(always)]
+fn near(classes: u64, address: u64) -> Span {
+    let bytes = 1u64 << (classes.trailing_zeros() & 63);
+    let start = address & !(bytes - 1);
+    Span { start, end: start.wrapping_add(bytes) }
 }
 
 /// The live object that holds `address`.
@@ -320,25 +339,76 @@ fn find(image: &Image, address: u64) -> Option<(u64, *mut Object)> {
     if classes == 0 {
         return None;
     }
-    let slot = search_objects(image.home(), classes, address).checked_sub(1)?;
-    Some((slot, OBJECTS.get_ptr_mut(slot as u32)?))
+    let slot = (search_objects(image.home(), classes, address) as u32).checked_sub(1)?;
+    Some((u64::from(slot), OBJECTS.get_ptr_mut(slot)?))
 }
 
-/// The live object that holds `address`. One where memory was mapped since is over.
+/// Where a fault fell among objects.
+pub struct Fell {
+    /// The object's slot, which was told, as a [`crate::thread::Place`] keeps it; 0 where it fell into none.
+    pub into: u32,
+    /// The object's addresses; where it fell into none, addresses around it that are in none either, if known.
+    pub span: Span,
+}
+
+/// Into no object; others may be near.
+const NEAR: Fell = Fell { into: 0, span: Span { start: 0, end: 0 } };
+
+/// Adds faults to the live object that holds `address`. One where memory was mapped since is over.
 #[inline(always)]
-pub fn find_newest(image: &Image, address: u64) -> Option<*mut Object> {
-    let (slot, object) = find(image, address)?;
+pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Fell {
+    // SAFETY: a checked map value.
+    let classes = unsafe { (*image.filed).object_classes };
+    if classes == 0 {
+        return Fell { into: 0, span: Span { start: 0, end: u64::MAX } };
+    }
+    let found = search_objects(image.home(), classes, address);
+    let Some(slot) = (found as u32).checked_sub(1) else {
+        return if found & CROWDED == 0 { Fell { into: 0, span: near(classes, address) } } else { NEAR };
+    };
+    let Some(object) = OBJECTS.get_ptr_mut(slot) else { return NEAR };
+    if is_over(image, object, address) {
+        end_object(slot.into());
+        return NEAR;
+    }
+    count(object, faults);
+    // SAFETY: a checked map value.
+    let span = unsafe { (*object).span() };
+    let more_pages = more_pages(address, span, faults.page_bytes);
+    // SAFETY: as above.
+    unsafe { add_half(&raw mut (*object).more_pages, more_pages) };
+    Fell { into: slot | IN_OBJECT, span }
+}
+
+/// Whether memory was mapped where an object is, after it was filed.
+#[inline(always)]
+fn is_over(image: &Image, object: *mut Object, address: u64) -> bool {
     // SAFETY: checked map values.
     let (filed_ns, range_filed_ns) = unsafe { ((*object).filed_ns, (*image.filed).range_filed_ns) };
-    if range_filed_ns > filed_ns
-        && let Some((_, range)) = ranges::find(image, address)
+    range_filed_ns > filed_ns
         // SAFETY: a checked map value.
-        && unsafe { (*range).filed_ns } > filed_ns
-    {
-        end_object(slot);
+        && ranges::find(image, address).is_some_and(|(_, range)| unsafe { (*range).filed_ns } > filed_ns)
+}
+
+/// Adds faults to the object in slot `index`; `None` where that does not hold their address any more.
+#[inline(always)]
+pub fn add_faults_at(index: u32, home: u64, address: u64, faults: Faults) -> Option<()> {
+    let object = OBJECTS.get_ptr_mut(index)?;
+    // SAFETY: a checked map value.
+    if unsafe { (*object).home != home || !(*object).span().holds(address) } {
         return None;
     }
-    Some(object)
+    count(object, faults);
+    Some(())
+}
+
+#[inline(always)]
+fn count(object: *mut Object, faults: Faults) {
+    // SAFETY: a checked map value.
+    unsafe {
+        add_half(&raw mut (*object).faults, faults.count);
+        add(&raw mut (*object).touch_ns, faults.ns);
+    }
 }
 
 /// Ends the object that `start..end` is unmapped with, if it lies in there with its first or last byte; an allocator
@@ -347,8 +417,8 @@ pub fn find_newest(image: &Image, address: u64) -> Option<*mut Object> {
 pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     let (slot, object) = find(image, start).or_else(|| find(image, end.wrapping_sub(1)))?;
     // SAFETY: a checked map value.
-    let Object { start: first, end: last, size, touch_ns, faults, filed_ns, allocator, .. } =
-        unsafe { *object };
+    let now = unsafe { *object };
+    let Object { start: first, end: last, size, touch_ns, faults, more_pages, filed_ns, allocator, .. } = now;
     if first < start || last > end {
         return None;
     }
@@ -356,5 +426,20 @@ pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     // SAFETY: a checked map value.
     unsafe { (*object).faults = 0 };
     end_object(slot);
-    Some(LiveRange { end: last, size, touch_ns, faults, filed_ns, allocator })
+    Some(LiveRange { end: last, size, touch_ns, faults, more_pages, filed_ns, allocator })
+}
+
+/// Ends the object that begins at `start`, which its allocator takes back. Returns its size, when it was filed, and the word
+/// for its allocator.
+#[inline(always)]
+pub fn free(image: &Image, start: u64) -> Option<[u64; 3]> {
+    let (slot, object) = find(image, start)?;
+    // SAFETY: a checked map value.
+    let (first, freed) =
+        unsafe { ((*object).start, [(*object).size, (*object).filed_ns, (*object).allocator]) };
+    if first != start {
+        return None;
+    }
+    end_object(slot);
+    Some(freed)
 }

@@ -1,12 +1,15 @@
 //! Live large ranges that are mappings: filed when the call returns, found by any address, ended at release.
 
-use crate::atomic::{add, increment, set_bits};
+use crate::atomic::{add, add_half, increment, set_bits};
 use crate::filter::Image;
-use crate::maps::{GRANULES, GRANULES_ADDED, LAST_RANGE, RANGES};
+use crate::maps::{GRANULES, GRANULES_ADDED, RANGES};
 use crate::record::{counters, lost, lost_many};
+use crate::thread::NOT_LARGE;
+use crate::touches::{self, Faults};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
+use allocscope_common::touch::{index_of, more_pages};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -14,15 +17,6 @@ const MAX_CLASSES: u32 = 32;
 
 /// The most ranges that one unmapping ends.
 const MAX_UNMAPPED: u32 = 4;
-
-/// A range that a fault fell into, good while its process' generation stays the same.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct CachedRange {
-    space: u32,
-    generation: u32,
-    span: Span,
-}
 
 /// Files a live range.
 #[inline(always)]
@@ -37,10 +31,17 @@ pub fn file(image: &Image, start: u64, range: LiveRange) {
         lost(LossReason::RangesFull);
         return;
     }
+    touches::take(space, start);
+    if range.allocator != Allocator::File as u64 {
+        note_nesting(image, class, start);
+    }
     let gave_way = index_range(u64::from(space), start, range.end);
     use_class(image, class);
-    // SAFETY: a checked map value; a whole word.
-    unsafe { (*image.filed).range_filed_ns = range.filed_ns };
+    // SAFETY: a checked map value; a whole word; every writer of the generation uses atomics.
+    unsafe {
+        (*image.filed).range_filed_ns = range.filed_ns;
+        increment(&raw mut (*image.filed).range_generation);
+    }
     lost_many(LossReason::RangeReplaced, gave_way >> 32);
     if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.
@@ -48,6 +49,18 @@ pub fn file(image: &Image, start: u64, range: LiveRange) {
             add(&raw mut (*counters).ranges_filed, 1);
             add(&raw mut (*counters).ranges_ended, gave_way & 0xffff_ffff);
         }
+    }
+}
+
+/// Notes that a range of `class` at `start` lies in a larger one, if it does: then where one fault fell tells nothing
+/// of the next. The mappings of a file's parts lie in that of the whole, which is why no fault is kept for these.
+#[inline(always)]
+fn note_nesting(image: &Image, class: u32, start: u64) {
+    // SAFETY: a checked map value.
+    let larger = unsafe { (*image.filed).range_classes } & (!0 << (class & 63)) & !(1 << (class & 63));
+    if larger != 0 && search_granules(u64::from(image.space()), larger, start) != 0 {
+        // SAFETY: a checked map value; a whole word.
+        unsafe { (*image.filed).has_nested_ranges = 1 };
     }
 }
 
@@ -110,6 +123,7 @@ fn index_in_granule(key: RangeKey, span: Span) -> u64 {
     if RANGES.remove(stale_key).is_err() {
         return 0;
     }
+    touches::free(stale_key.space, stale.start);
     if may { 1 } else { 1 | 1 << 32 }
 }
 
@@ -137,23 +151,44 @@ pub extern "C" fn unindex_range(space: u64, start: u64, end: u64) -> u64 {
 pub fn find(image: &Image, address: u64) -> Option<(u64, *mut LiveRange)> {
     let space = image.space();
     // SAFETY: a checked map value.
-    let (classes, generation) = unsafe { ((*image.filed).range_classes, (*image.filed).range_generation) };
+    let classes = unsafe { (*image.filed).range_classes };
     if classes == 0 {
         return None;
     }
-    let cached = LAST_RANGE.get_ptr_mut(0)?;
-    // SAFETY: a checked map value of this CPU.
-    let last = unsafe { *cached };
-    if last.space == space && last.generation == generation && last.span.holds(address) {
-        return get(space, last.span.start).filter(|found| holds(*found, address));
+    get(space, search_granules(u64::from(space), classes, address))
+}
+
+/// Adds faults to the live range that holds `address`; returns its addresses and its index as a [`Place`] keeps it.
+/// There are no addresses where that is not to be kept.
+#[inline(always)]
+pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Option<(Span, u32)> {
+    let (start, range) = find(image, address)?;
+    let space = image.space();
+    // SAFETY: a checked map value.
+    let (end, allocator) = unsafe { ((*range).end, (*range).allocator) };
+    let flag = if is_allocation(allocator) { 0 } else { NOT_LARGE };
+    // SAFETY: a checked map value.
+    let is_kept = allocator != Allocator::File as u64 && unsafe { (*image.filed).has_nested_ranges } == 0;
+    let more_pages = more_pages(address, Span { start, end }, faults.page_bytes);
+    let index = index_of(space, start);
+    if touches::add_faults(index, space, start, faults, more_pages).is_some() {
+        return Some((Span { start, end: if is_kept { end } else { 0 } }, index | flag));
     }
-    let (start, range) = get(space, search_granules(u64::from(space), classes, address))?;
-    // SAFETY: checked map values.
+    // SAFETY: a checked map value.
     unsafe {
-        let span = Span { start, end: (*range).end };
-        *cached = CachedRange { space, generation, span };
+        add_half(&raw mut (*range).faults, faults.count);
+        add_half(&raw mut (*range).more_pages, more_pages);
+        add(&raw mut (*range).touch_ns, faults.ns);
     }
-    Some((start, range))
+    Some((Span { start: 0, end: 0 }, flag))
+}
+
+/// A thread's stack, reserved addresses (an allocator's own heap) and files are no large allocations.
+#[inline(always)]
+fn is_allocation(allocator: u64) -> bool {
+    allocator != Allocator::Stack as u64
+        && allocator != Allocator::Reserve as u64
+        && allocator != Allocator::File as u64
 }
 
 /// The first address of the live range that holds `address`, or 0: the smallest granules first.
@@ -186,18 +221,23 @@ fn get(space: u32, start: u64) -> Option<(u64, *mut LiveRange)> {
     RANGES.get_ptr_mut(RangeKey { space, class: 0, index: start }).map(|range| (start, range))
 }
 
-/// Whether a range holds `address`, by its own word.
+/// Takes out the range that was filed at `start` at `since_ns` or later: by a part of the call that is about to
+/// file it anew.
 #[inline(always)]
-fn holds((start, range): (u64, *mut LiveRange), address: u64) -> bool {
-    // SAFETY: a checked map value.
-    start <= address && address < unsafe { (*range).end }
+pub fn end_filed_since(image: &Image, start: u64, since_ns: u64) -> Option<LiveRange> {
+    let (_, range) = get(image.space(), start)?;
+    // SAFETY: a checked map value; copied, because the entry is about to go.
+    let range = unsafe { *range };
+    if range.filed_ns < since_ns { None } else { Some(end(image, start, range)) }
 }
 
-/// Takes a range out of the maps.
+/// Takes a range out of the maps, and returns it with all its faults.
 #[inline(always)]
-pub fn end(image: &Image, start: u64, range: LiveRange) {
-    unindex_range(u64::from(image.space()), start, range.end);
+pub fn end(image: &Image, start: u64, range: LiveRange) -> LiveRange {
+    let space = image.space();
+    unindex_range(u64::from(space), start, range.end);
     ended(image);
+    touches::settled(space, start, range)
 }
 
 #[inline(always)]
@@ -235,9 +275,8 @@ pub fn unmap(image: &Image, start: u64, end_of_unmap: u64) -> Unmapped {
             return unmapped;
         };
         // SAFETY: a checked map value; copied, because the entry is about to go.
-        let range = unsafe { *found };
+        let range = end(image, range_start, unsafe { *found });
         cursor = range.end;
-        end(image, range_start, range);
         if range_start >= start && range.end <= end_of_unmap {
             unmapped.whole += 1;
             if unmapped.first.is_none() {

@@ -9,12 +9,12 @@
 //!   first rare event in it does, and most faults have none. What a fault's time went to is counted once, with the
 //!   call that it lies in or by itself. It is not kept for each range.
 //! - A Go call's window follows its goroutine from thread to thread, as its probes see it. What it did out of sight is
-//!   `blocked`, or stays with its phase. A page fault on the other thread meanwhile is counted as a fault besides.
+//!   `blocked`, or stays with its phase; so does the time that its thread waits. A page fault on the other thread meanwhile is counted as a fault besides.
 
 use crate::atomic::add;
-use crate::inflight::open_fault_start;
 use crate::maps::WINDOWS;
 use crate::record::{counters, lost};
+use crate::thread::{is_in_fault, open_fault_start};
 use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::config::WINDOW_SLOTS;
 use allocscope_common::counter::LossReason;
@@ -44,7 +44,7 @@ pub struct Window {
     woken_ns: u64,
     /// [`Owner`] of the call.
     owner: u32,
-    /// [`ON_CPU`], [`WAITING`] or [`RUNNABLE`].
+    /// [`ON_CPU`], [`WAITING`], [`RUNNABLE`] or [`ELSEWHERE`].
     away: u32,
     /// Time of page faults in the call so far.
     fault_ns: u64,
@@ -57,6 +57,8 @@ pub struct Window {
 const ON_CPU: u32 = 0;
 const WAITING: u32 = 1;
 const RUNNABLE: u32 = 2;
+/// A thread that waits in the middle of a goroutine's call: most have none, and the goroutine runs on another one.
+const ELSEWHERE: u32 = 4;
 
 /// No call takes so long: what is older was left without returning.
 const ABANDONED_NS: u64 = 60_000_000_000;
@@ -124,6 +126,15 @@ pub struct ClosedCall {
 }
 
 impl ClosedCall {
+    /// Gives `ns` of it another name that nobody had seen: of what it waited, else of what Go's runtime did.
+    #[inline(always)]
+    pub fn rename(self, to: Cause, ns: u64) {
+        if ns != 0 {
+            // SAFETY: a checked map value.
+            unsafe { (*self.window).call.rename(to, ns) };
+        }
+    }
+
     /// Time that a cause took of it, in nanoseconds.
     #[inline(always)]
     pub fn ns_of(self, cause: usize) -> u64 {
@@ -349,15 +360,28 @@ pub fn leave_cause(cause: Cause) {
     unsafe { (*phases).leave(cause, now_ns, least_ns) };
 }
 
-/// The current thread leaves its CPU; `is_ready`: it could run on.
+/// The current thread leaves its CPU; `is_ready`: it could run on. Most threads are in no window, and their ids, which
+/// the caller has, tell that without asking for more.
 #[inline(always)]
-pub fn pause(is_ready: bool) {
+pub fn pause(thread: u32, is_ready: bool) {
+    // SAFETY: a checked map value.
+    let is_own = place(thread).is_some_and(|window| unsafe { (*window).tag as u32 == thread });
+    if !is_own && !is_in_fault(thread) {
+        return;
+    }
     let Some((window, phases, now_ns)) = current() else { return };
     // SAFETY: as in `enter_cause`.
     unsafe {
         (*phases).pause(now_ns);
         (*window).woken_ns = 0;
-        (*window).away = if is_ready { RUNNABLE } else { WAITING };
+        let in_go_call = (*window).owner == Owner::Go as u32 && phases == &raw mut (*window).call;
+        (*window).away = if is_ready {
+            RUNNABLE
+        } else if in_go_call {
+            ELSEWHERE
+        } else {
+            WAITING
+        };
     }
 }
 
@@ -380,15 +404,17 @@ pub fn wake(thread: u32) {
 /// A thread gets a CPU.
 #[inline(always)]
 pub fn resume(thread: u32) {
-    let Some(window) = of_away(thread, WAITING | RUNNABLE) else { return };
+    let Some(window) = of_away(thread, WAITING | RUNNABLE | ELSEWHERE) else { return };
     // SAFETY: a checked map value and a helper without arguments.
     unsafe {
-        let away =
-            if (*window).away == RUNNABLE { Away::Runnable } else { Away::Waiting((*window).woken_ns) };
+        let (away, now_ns) = ((*window).away, bpf_ktime_get_ns());
         (*window).away = ON_CPU;
         let fault_ns = open_fault_start((*window).tag);
-        if let Some(phases) = innermost(window, fault_ns) {
-            (*phases).resume(away, bpf_ktime_get_ns());
+        let Some(phases) = innermost(window, fault_ns) else { return };
+        match away {
+            RUNNABLE => (*phases).resume(Away::Runnable, now_ns),
+            WAITING => (*phases).resume(Away::Waiting((*window).woken_ns), now_ns),
+            _ => (*phases).moved(now_ns),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The command line into a [`Cli`]: every flag checked for form, none acted upon.
 
+pub mod budget;
+
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use clap_complete::Shell;
 use regex::Regex;
 
 use crate::failure::Exit;
+use budget::Budget;
 
 /// The port that `daemon` listens on unless told otherwise. Prometheus' list of default ports starts
 /// at 9100 and is filled upwards, so this one is well above the crowded part (to be entered there before a
@@ -22,10 +25,22 @@ pub const DEFAULT_PORT: u16 = 10_789;
 /// The largest size taken from the command line: a whole address space with five-level page tables.
 const MAX_SIZE_BYTES: u64 = 1 << 57;
 
+const RUN_HELP: &str = "\
+The command keeps its own standard streams and signals; allocscope exits as it does. With --budget, where the
+command succeeds, allocscope exits with 120 if a limit is broken, else with 121 if one cannot be judged. A command
+that fails has its own exit code, whatever came of the limits: they are told all the same.
+
+Examples:
+  allocscope run -- ./server --port 80
+  allocscope run --min-size 1MiB --no-follow-children -- make -j4
+  allocscope run --env LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 -- ./server
+  allocscope run --budget 'first_touch_p99<5ms,large_allocs<1000,faults<1e6' --junit budget.xml -- ./bench";
+
 const EXAMPLES: &str = "\
 Examples:
   allocscope attach --pid 4242 --duration 30s    what large allocations cost process 4242
   allocscope run -- ./server --port 80           the same from the first instruction on
+  allocscope advise --pid 4242                   what would make it faster, and what that rests on
   allocscope daemon --comm '^(nginx|envoy)$'     metrics of all such processes for Prometheus
   allocscope record --pid 4242 -d 30s -o p.pb.gz which code pays for them, as a profile
   allocscope inspect 4242                        where probes would go, attaching none
@@ -56,6 +71,8 @@ pub enum CommandArgs {
     Attach(AttachArgs),
     /// Start a command and trace it from its first instruction on
     Run(RunArgs),
+    /// Observe a process or a command and tell what would make it faster, with the numbers behind it
+    Advise(AdviseArgs),
     /// Trace many processes and serve their metrics to Prometheus
     Daemon(DaemonArgs),
     /// Record which code pays for its large allocations: a profile or a flame graph
@@ -99,13 +116,7 @@ pub struct AttachArgs {
 
 /// `run`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-The command keeps its own standard streams and signals; allocscope exits as it does.
-
-Examples:
-  allocscope run -- ./server --port 80
-  allocscope run --min-size 1MiB --no-follow-children -- make -j4
-  allocscope run --env LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2 -- ./server")]
+#[command(after_help = run_after_help())]
 pub struct RunArgs {
     /// Trace the command's children, too (the default)
     #[arg(long, overrides_with = "no_follow_children")]
@@ -119,12 +130,69 @@ pub struct RunArgs {
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = environment)]
     pub env: Vec<(String, String)>,
 
+    /// Compare the run with limits, such as first_touch_p99<5ms,large_allocs<1000 (see below)
+    #[arg(long, short, value_name = "LIMITS")]
+    pub budget: Option<Budget>,
+
+    /// Write what came of the limits to a file as JUnit XML
+    #[arg(long, value_name = "FILE", requires = "budget")]
+    pub junit: Option<PathBuf>,
+
     /// What to trace and how to tell it.
     #[command(flatten)]
     pub trace: TraceArgs,
 
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `advise`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Findings: threshold_churn, huge_pages, over_allocation, release_storm. Each says what it would save, what that
+rests on, the setting for the allocator at hand, its risk and how to check it. Below a hundredth of a CPU, ten
+events and a second of observation nothing is told. Findings are not an error unless --fail-on-finding is given;
+a command's own failure comes first.
+
+Examples:
+  allocscope advise --pid 4242
+  allocscope advise --pid 4242 --duration 1m --format json
+  allocscope advise -- ./server --port 80")]
+#[command(group(clap::ArgGroup::new("subject").required(true).args(["pid", "command"])))]
+pub struct AdviseArgs {
+    /// The process to observe
+    #[arg(long, short, value_name = "PID", value_parser = pid_parser())]
+    pub pid: Option<u32>,
+
+    /// How long to observe it, such as 30s or 5m; a command is observed to its end
+    #[arg(long, short, value_name = "TIME", default_value = "10s", value_parser = positive_time, conflicts_with = "command")]
+    pub duration: Duration,
+
+    /// Smallest allocation to trace, such as 64KiB, 1M (a million bytes) or 4096; 0 for all of the
+    /// allocator's large path
+    #[arg(long, short = 's', value_name = "SIZE", default_value_t = DEFAULT_MIN_SIZE, value_parser = size)]
+    pub min_size: u64,
+
+    /// Set an environment variable for the command only, such as a setting that was advised; may be given more
+    /// than once
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = environment, requires = "command")]
+    pub env: Vec<(String, String)>,
+
+    /// How to write the findings
+    #[arg(long, short, value_enum, default_value_t = FormatArg::Table)]
+    pub format: FormatArg,
+
+    /// Exit with code 11 where there are findings
+    #[arg(long)]
+    pub fail_on_finding: bool,
+
+    /// How probes are put.
+    #[command(flatten)]
+    pub probe: ProbeArgs,
+
+    /// The command and its arguments; its children are observed too
+    #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 
@@ -144,10 +212,34 @@ pub struct ProbeArgs {
     #[arg(long)]
     pub allow_small_cost: bool,
 
+    /// Trace Go's runtime as well: stops of the world, assists, collections, what goes back to the system, and
+    /// sync.Pool, whose every Get is probed for 100 ms every 10 s
+    #[arg(long)]
+    pub go_runtime: bool,
+
     /// Where tracing costs a process more than this percentage of one CPU, take its uprobes out, and if that is
     /// not enough leave it alone; the report says so
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub max_overhead: Option<f64>,
+
+    /// What is done for each page fault: counting alone costs the fewest nanoseconds, and then no first touch has
+    /// a duration
+    #[arg(long, value_enum, default_value = "timed", value_name = "WHAT")]
+    pub page_faults: PageFaultsArg,
+
+    /// Do not watch the scheduler: time off the CPU then counts with what the thread was at, and no context switch
+    /// of any program on the machine costs the tenth of a microsecond more that watching takes
+    #[arg(long)]
+    pub no_off_cpu: bool,
+}
+
+/// Values of `--page-faults`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PageFaultsArg {
+    /// Counted, attributed to the allocation it is in, and timed
+    Timed,
+    /// Counted and attributed
+    Counted,
 }
 
 /// Values of `--attach-via`.
@@ -355,6 +447,10 @@ pub struct InspectArgs {
     #[arg(long)]
     pub allow_small_cost: bool,
 
+    /// Show the plan of --go-runtime
+    #[arg(long)]
+    pub go_runtime: bool,
+
     /// How to write the result
     #[arg(long, short, value_enum, default_value_t = FormatArg::Table)]
     pub format: FormatArg,
@@ -394,6 +490,8 @@ Examples:
 pub enum Workload {
     /// Large, middle and small allocations of the C library at a steady, moderate rate
     Churn(ChurnArgs),
+    /// Blocks of the C library: allocate, touch each page once, free, each stage timed
+    Blocks(BlocksArgs),
     /// Anonymous mappings of known sizes: map, touch each page once, unmap
     Map(MapArgs),
     /// Nothing but first touches, as fast as they go
@@ -438,6 +536,38 @@ pub struct ChurnArgs {
     pub start: StartArgs,
 }
 
+/// `workload blocks`.
+#[derive(Clone, Debug, Args)]
+pub struct BlocksArgs {
+    /// Sizes to allocate, in turn
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', default_value = "64MiB", value_parser = positive_size)]
+    pub sizes: Vec<u64>,
+    /// Blocks of each size
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// Fix glibc's thresholds at 128 KiB: each block is a mapping of its own
+    #[arg(long)]
+    pub pin: bool,
+    /// Whether to ask for transparent huge pages
+    #[arg(long, value_enum, default_value_t = HugePages::Never)]
+    pub huge_pages: HugePages,
+    /// Enlarge each block to twice its size by realloc, and touch what is new
+    #[arg(long)]
+    pub grow: bool,
+    /// Let another thread touch the blocks
+    #[arg(long)]
+    pub other_thread: bool,
+    /// Fork while a block is live, and touch it again
+    #[arg(long)]
+    pub fork: bool,
+    /// Free nothing
+    #[arg(long)]
+    pub keep: bool,
+    /// When to start.
+    #[command(flatten)]
+    pub start: StartArgs,
+}
+
 /// `workload map`.
 #[derive(Clone, Debug, Args)]
 pub struct MapArgs {
@@ -459,6 +589,9 @@ pub struct MapArgs {
     /// Do not touch the pages
     #[arg(long)]
     pub no_touch: bool,
+    /// Let the kernel make all pages real while it maps
+    #[arg(long)]
+    pub populate: bool,
     /// When to start.
     #[command(flatten)]
     pub start: StartArgs,
@@ -667,6 +800,10 @@ fn regex(text: &str) -> Result<Regex, String> {
     })
 }
 
+fn run_after_help() -> String {
+    format!("{RUN_HELP}\n\n{}", budget::HELP)
+}
+
 fn after_help() -> String {
     let mut text =
         format!("{EXAMPLES}\n\nExit codes:\n    0  success; `run`: whatever the command returned\n");
@@ -676,7 +813,7 @@ fn after_help() -> String {
     text
 }
 
-const EXITS: [Exit; 14] = [
+const EXITS: [Exit; 17] = [
     Exit::Internal,
     Exit::Usage,
     Exit::NoSuchProcess,
@@ -687,6 +824,9 @@ const EXITS: [Exit; 14] = [
     Exit::ThirtyTwoBit,
     Exit::PortInUse,
     Exit::EndedEarly,
+    Exit::Found,
+    Exit::OverBudget,
+    Exit::Unjudged,
     Exit::RunFailed,
     Exit::NotExecutable,
     Exit::NotFound,
@@ -706,6 +846,11 @@ fn meaning(exit: Exit) -> &'static str {
         Exit::ThirtyTwoBit => "the target is a 32-bit process",
         Exit::PortInUse => "the address to listen on is in use or cannot be bound",
         Exit::EndedEarly => "the process ended before --duration was over; the report was printed",
+        Exit::Found => "`advise --fail-on-finding`: there are findings",
+        Exit::OverBudget => "`run --budget`: the command succeeded and broke the budget",
+        Exit::Unjudged => {
+            "`run --budget`: the command succeeded, and a part of the budget could not be judged"
+        }
         Exit::RunFailed => "`run`: allocscope itself failed",
         Exit::NotExecutable => "`run`: the command could not be executed",
         Exit::NotFound => "`run`: the command was not found",

@@ -26,6 +26,12 @@ pub enum Exit {
     PortInUse = 9,
     /// The traced process ended before `--duration` was over; the report was printed.
     EndedEarly = 10,
+    /// `advise --fail-on-finding`: there are findings.
+    Found = 11,
+    /// `run --budget`: the command succeeded and broke the budget.
+    OverBudget = 120,
+    /// `run --budget`: the command succeeded, and a part of the budget could not be judged.
+    Unjudged = 121,
     /// `run`: allocscope itself failed.
     RunFailed = 125,
     /// `run`: the command could not be executed.

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! Cli -> Config -> [ProcessInfo] -> Plan -> Attached ==> kernel maps, ring ==> Reading -> Aggregator -> Snapshot -> Prometheus | table | JSON
-//! cli    config    target           allocator probe      allocscope-ebpf       intake     aggregate     export
-//!                                   + site
+//! cli    config    target           allocator probe      allocscope-ebpf       intake     aggregate   +findings   export
+//!                                   + site                                                            advice
 //! ```
 //!
 //! Each arrow is a type and each stage imports only stages to its left, plus `allocscope_common`.
@@ -23,6 +23,7 @@
 //! | [`intake`] | maps and ring buffer into a `Reading`; decoding is pure and checked | kernel |
 //! | [`symbol`] | addresses of code into names, copies of stacks into such addresses | pure over ELF bytes |
 //! | [`aggregate`] | readings into a `Snapshot`: totals, histograms, retirement of dead processes | pure, cannot fail |
+//! | [`advice`] | snapshots over time into findings: what a process could save, what that rests on, the setting that does it | pure, cannot fail |
 //! | [`export`] | a snapshot into bytes, one file a format; `http` is the only socket | pure, but for http |
 //! | [`session`] | owns one tracing run: what is traced, attached and read | wiring |
 //! | [`preflight`] | privileges and kernel, before anything is loaded; privileges given up after | edge |
@@ -31,7 +32,7 @@
 //! # Invariants, and what guards them
 //!
 //! 1. Stages import only leftwards. (`cargo xtask tidy`)
-//! 2. `site`, `allocator`, `symbol`, `aggregate` and `export` do no I/O and cannot fail on data: what reads a file
+//! 2. `site`, `allocator`, `symbol`, `aggregate`, `advice` and `export` do no I/O and cannot fail on data: what reads a file
 //!    for `allocator` is in [`session`], and what cannot be read is absent. (`cargo xtask tidy`;
 //!    `tests/hostile.rs` on mutated binaries, with bounds on time and memory; `allocscope/fuzz`)
 //! 3. A small allocation costs nothing, unless the user asked for it and was told the price: no probe sits on a
@@ -41,22 +42,25 @@
 //!    process with a seccomp filter, never off an instruction boundary, never on a 5-byte nop of foreign code.
 //!    (`site::decode` refuses a stream that does not end with its function; the kernel side's map `RETURN_SAFE`;
 //!    `tests/go.rs` and `tests/native.rs` run real programs under stack growth, collection, exceptions, filters)
-//! 5. Kernel work per event is bounded, and small events insert and delete nothing. (the verifier;
-//!    `allocscope-ebpf`'s `inflight`)
+//! 5. Kernel work per event is bounded, and small events insert and delete nothing; frequent ones look nothing up in
+//!    a hash but once. (the verifier; `allocscope-ebpf`'s `inflight`, `thread`, `record`)
 //! 6. Nothing is lost silently: each loss has a [`allocscope_common::counter::LossReason`] that reaches
 //!    metrics and reports. (the enum is the map's index; exporters print every value)
 //! 7. Coverage is stated: faults in large ranges against faults seen, sites attached against planned.
 //!    ([`aggregate::Coverage`]; golden texts in `export::table`)
+//!    Causes of a window are disjoint and sum to its time. (`allocscope_common::phases`; `tests/causes.rs`)
 //! 8. Histograms leave whole; only viewers compute percentiles. ([`intake::SeriesReading`] keeps
 //!    buckets; `export::quantile` is used by viewers only)
 //! 9. The tool knows its own price: measured at start-up, counted per process, exported.
 //!    (`session::price`)
-//! 10. Nothing stays attached: every link is owned by a descriptor of this process. Privileges are
-//!     given up after start. (`tests/lifecycle.rs`, `tests/go.rs` kill it and look at the target's code)
+//! 10. Nothing stays attached: every link is owned by a descriptor of this process, most by one of a file system
+//!     that nobody else can reach and whose end does not wait (`probe`'s `held`). Privileges are given up after
+//!     start. (`tests/lifecycle.rs`, `tests/go.rs` kill it and look at the target's code)
 //! 11. A bound on everything: processes, series, map entries, live ranges; past it, the overflow is
 //!     counted. (`probe::load` sets every size)
 //! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)
 
+pub mod advice;
 pub mod aggregate;
 pub mod allocator;
 pub mod cli;

@@ -14,15 +14,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use support::go::{DEBIAN, PLAIN, STRIPPED, VERSIONS, build, tools, truth_in};
 use support::http::{Metrics, address};
 use support::{LIMIT, Report, Running, allocscope, attach, eventually, program};
 
-const DEBIAN: &str = "1.19";
-const VERSIONS: [&str; 8] = [DEBIAN, "1.21.13", "1.22.10", "1.23.9", "1.24.11", "1.25.5", "1.26.6", "1.27.3"];
-
-const PLAIN: &[&str] = &[];
-const STRIPPED: &[&str] = &["-ldflags=-s -w"];
 const PIE: &[&str] = &["-buildmode=pie"];
 const STRIPPED_PIE: &[&str] = &["-buildmode=pie", "-ldflags=-s -w"];
 /// With C code, so that the C compiler links it.
@@ -100,22 +95,25 @@ fn a_running_program_can_be_attached_to() {
     }
 }
 
-/// Killed, allocscope detaches nothing itself; the kernel does. The bytes of the program's code tell, and a
-/// program that runs on over left-over probes would be another way to notice.
+/// Killed, allocscope detaches nothing itself; the kernel does, as it does behind one that is stopped. The bytes
+/// of the program's code tell, and a program that runs on over left-over probes would be another way to notice.
 #[test]
-fn a_killed_tracer_leaves_the_code_as_it_was_and_another_one_works() {
+fn a_tracer_that_goes_leaves_the_code_as_it_was_and_another_one_works() {
     // A file of its own: tracers of other tests probe all processes of theirs.
     let go = build("1.27.3", "large", &["-o", "killed"]);
     let mut target = start_waiting(&go, 4);
     let sites = sites_of(&go);
     let original = code_at(target.pid(), &go, &sites);
-    let tracer = attach(target.pid(), "");
-    let probed = code_at(target.pid(), &go, &sites);
-    assert!(original.iter().zip(&probed).all(|(before, now)| before != now), "{original:x?} {probed:x?}");
-    tracer.signal(Signal::SIGKILL);
-    assert_eq!(tracer.wait().signal, Some(9));
-    let restored = eventually(LIMIT, || code_at(target.pid(), &go, &sites) == original);
-    assert!(restored, "{original:x?} {:x?}", code_at(target.pid(), &go, &sites));
+    let ways = [&[Signal::SIGKILL][..], &[Signal::SIGTERM], &[Signal::SIGTERM, Signal::SIGKILL]];
+    for signals in ways {
+        let tracer = attach(target.pid(), "");
+        let probed = code_at(target.pid(), &go, &sites);
+        assert!(original.iter().zip(&probed).all(|(before, now)| before != now), "{original:x?} {probed:x?}");
+        signals.iter().for_each(|&signal| tracer.signal(signal));
+        tracer.wait();
+        let restored = eventually(LIMIT, || code_at(target.pid(), &go, &sites) == original);
+        assert!(restored, "{original:x?} {:x?}", code_at(target.pid(), &go, &sites));
+    }
 
     let (one, two) = (attach(target.pid(), ""), attach(target.pid(), ""));
     target.tell("");
@@ -157,7 +155,7 @@ fn processes_of_one_binary_are_counted_apart_by_the_daemon() {
     assert!(eventually(LIMIT, || seen(first.pid()) && seen(second.pid())));
     let attached = |pid| {
         let labels = [("state", "attached")];
-        Metrics::scrape(address).of_process("allocscope_sites", pid, &labels) == Some(4)
+        Metrics::scrape(address).of_process("allocscope_sites", pid, &labels) == Some(13)
     };
     assert!(eventually(LIMIT, || attached(first.pid()) && attached(second.pid())));
     first.tell("");
@@ -299,44 +297,4 @@ fn code_at(pid: u32, go: &Path, sites: &[u64]) -> Vec<u8> {
 /// The program, waiting for a line.
 fn start_waiting(go: &Path, rounds: u32) -> Running {
     Running::start(Command::new(go).arg(rounds.to_string()).arg("wait").env("GOGC", "20"))
-}
-
-/// The line of JSON that a Go program printed.
-fn truth_in(stdout: &str) -> Value {
-    let line = stdout.lines().find(|line| line.starts_with("{\"pid\"")).unwrap_or_else(|| panic!("{stdout}"));
-    serde_json::from_str(line).unwrap()
-}
-
-/// Where `cargo xtask setup` puts toolchains.
-fn tools() -> PathBuf {
-    let default = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
-    std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(default, PathBuf::from)
-}
-
-/// Compiles a program of `tests/go` once for each way; `-o NAME` names it, and `cgo.go` goes into it. The program
-/// `arenas` needs the experiment of that name.
-fn build(version: &str, source: &str, flags: &[&str]) -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let name = match flags {
-        ["-o", name] => (*name).to_owned(),
-        [flag] if flag.starts_with("-overlay") => format!("{source}-overlay"),
-        _ => format!("{source}{}", flags.concat().replace([' ', '=', '-', '.'], "")),
-    };
-    let output = tmp.join("go").join(version).join(name);
-    let go = tools().join("go").join(version).join("bin/go");
-    assert!(go.is_file(), "{} is missing: run `cargo xtask setup`", go.display());
-    let mut command = Command::new(&go);
-    command.args(["build", "-trimpath", "-o"]).arg(&output);
-    let (files, flags): (Vec<_>, Vec<_>) = flags.iter().partition(|flag| flag.ends_with(".go"));
-    command.args(flags.iter().filter(|_| flags.first() != Some(&&"-o"))).arg(format!("{source}.go"));
-    command.args(&files).current_dir(format!("{}/tests/go", env!("CARGO_MANIFEST_DIR")));
-    command.env("GOCACHE", tmp.join("gocache")).env("GOTOOLCHAIN", "local").env("GO111MODULE", "off");
-    command.env("CGO_ENABLED", if files.is_empty() { "0" } else { "1" });
-    command.env("GOEXPERIMENT", if source == "arenas" { "arenas" } else { "" });
-    command.env_remove("GOFLAGS").env_remove("GOROOT");
-    let built = command.output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    output
 }

@@ -60,6 +60,23 @@ fn mutants_of_small_images() {
     seeds.iter().for_each(|path| Seed::new(path).survive_mutations(MUTANTS_OF_SMALL));
 }
 
+/// A small library of each allocator whose code is followed: most of it decides.
+#[test]
+fn mutants_of_small_allocators() {
+    let kinds = [
+        ("glibc", Allocator::Glibc, 1),
+        ("jemalloc", Allocator::Jemalloc, 2),
+        ("mimalloc", Allocator::Mimalloc, 2),
+        ("tcmalloc", Allocator::Tcmalloc, 2),
+    ];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/libraries");
+    for (name, kind, sites) in kinds {
+        let seed = Seed::of(&folder.join(name), Subject::Library(kind, Depth::LargePath));
+        assert_eq!(seed.sites, sites, "{name}");
+        seed.survive_mutations(MUTANTS_OF_SMALL);
+    }
+}
+
 #[test]
 fn mutants_of_libraries() {
     for name in ["libc.so.6", "ld-linux-x86-64.so.2"] {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::report::Process;
 use support::{Report, Running, allocscope, attach, program};
-use truth::{Classes, Rule, Truth};
+use truth::{Classes, Freed, Rule, Truth};
 
 /// What must be 0 for counts to be exact.
 const LOSSES: [&str; 3] = ["call_overwritten", "exit_unmatched", "result_unreadable"];
@@ -71,6 +71,16 @@ impl Target {
         let traced = tracer.wait();
         assert_eq!(traced.code, Some(0), "{traced}");
         (Truth::in_output(&ended.stdout), Report::last_in(&traced.stdout))
+    }
+
+    /// The same of `frees`.
+    fn frees(&self, flags: &str) -> (Freed, Report) {
+        let mut target = self.waiting();
+        let tracer = attach(target.pid(), &format!("--min-size 40000 {flags}"));
+        target.tell("");
+        let ended = target.wait();
+        assert_eq!(ended.code, Some(0), "{}: {ended}", self.path.display());
+        (Freed::in_output(&ended.stdout), Report::last_in(&tracer.wait().stdout))
     }
 
     fn waiting(&self) -> Running {
@@ -231,6 +241,41 @@ fn all_sizes_are_counted_where_small_ones_may_cost() {
         target.assert_exact(truth::filtered(allocator));
     }
     Target::all_sizes(programs::musl_alloc()).assert_exact(truth::filtered("musl"));
+}
+
+/// What small blocks are given back to, neither allocator's probe is on: its caches.
+#[test]
+fn frees_of_large_blocks_are_counted() {
+    for (library, allocator, cached_bytes) in
+        [("libjemalloc.so.2", "jemalloc", 32_768), ("libtcmalloc_minimal.so.4", "tcmalloc", 262_144)]
+    {
+        let target = Target::new(programs::frees(), &[THREADS, "24"]).preloading(library);
+        for flags in ["--attach-via session", "--attach-via multi"] {
+            let (freed, report) = target.frees(flags);
+            let expected = freed.larger_than(cached_bytes);
+            assert!(expected.len() >= 3, "{freed:?}");
+            assert_eq!(releases(report.process(freed.pid), allocator), expected, "{flags}: {report}");
+        }
+    }
+}
+
+/// Small ones pass the probe as well. What `realloc` gives back itself is not told.
+#[test]
+fn frees_are_counted_where_small_ones_may_cost() {
+    let target = Target::new(programs::frees(), &[THREADS, "24"]).preloading("libjemalloc.so.2");
+    let (freed, report) = target.frees("--allow-small-cost");
+    let counted = releases(report.process(freed.pid), "jemalloc");
+    let all = |classes: &Classes| classes.values().map(|of| of.0).sum::<u64>();
+    let (counted, expected) = (all(&counted), all(&freed.larger_than(0)));
+    assert!(counted > expected / 2 && counted <= expected, "{counted} of {expected}: {report}");
+}
+
+/// Releases of an allocator's objects and their bytes, by class.
+fn releases(process: Process<'_>, allocator: &str) -> Classes {
+    let counts =
+        process.classes(allocator).into_iter().map(|class| (class, process.counts(allocator, class)));
+    let released = counts.filter(|(_, counts)| counts.releases > 0);
+    released.map(|(class, counts)| (class, (counts.releases, counts.released_bytes))).collect()
 }
 
 /// A function that throws does not come back to its caller, and its caller's caller must not notice. The C++

@@ -5,12 +5,14 @@
 
 mod bcc;
 mod case;
+mod crowd;
 mod go;
 mod machine;
 mod overhead;
 mod peer;
 mod report;
 mod sample;
+mod stages;
 mod stats;
 mod tracer;
 
@@ -41,7 +43,7 @@ pub struct Args {
     /// One round of tiny cases: shows that everything works, measures nothing.
     #[arg(long)]
     quick: bool,
-    /// Trace also with these options of `allocscope attach`, as one more tracer in the cases of `overhead`;
+    /// Trace also with these options of `allocscope attach`, as one more tracer in each case;
     /// may be given more than once.
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     also: Vec<String>,
@@ -55,6 +57,8 @@ pub struct Args {
 enum Set {
     /// Page faults and mappings, of the traced process and of others, and Go.
     Bench,
+    /// Faults, large blocks with all stages joined, and a daemon among 200 processes that allocate nothing large.
+    Stages,
     /// Small and large blocks of glibc, jemalloc, mimalloc, tcmalloc and Go, beside bpftrace and bcc.
     Overhead,
 }
@@ -63,6 +67,7 @@ impl Set {
     fn name(self) -> &'static str {
         match self {
             Self::Bench => "bench",
+            Self::Stages => "stages",
             Self::Overhead => "overhead",
         }
     }
@@ -127,12 +132,14 @@ fn accept_interrupts() -> Result<()> {
 fn chosen_cases(args: &Args) -> Result<Vec<Case>> {
     let mut cases = match args.set {
         Set::Bench => plain_cases(args.quick)?,
+        Set::Stages => stages::cases(&run::target_dir()?.join("release/allocscope"), args.quick),
         Set::Overhead => {
             let has_bcc = setup::bcc_version().is_some();
-            overhead::cases(&overhead::Options { quick: args.quick, has_bcc, extra: &args.also })?
+            overhead::cases(&overhead::Options { quick: args.quick, has_bcc })?
         }
     };
     let is_chosen = |case: &Case| args.only.iter().any(|text| case.name.contains(text.as_str()));
+    cases.iter_mut().for_each(|case| case::add_extra(case, &args.also));
     cases.retain(|case| args.only.is_empty() || is_chosen(case));
     if cases.is_empty() {
         bail!("no case has such a name");

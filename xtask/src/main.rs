@@ -6,6 +6,7 @@ mod dist;
 mod kernels;
 mod run;
 mod setup;
+mod smoke;
 mod soak;
 mod test;
 mod tidy;

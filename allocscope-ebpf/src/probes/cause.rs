@@ -41,12 +41,13 @@ at! {
 }
 
 /// `trace_sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)`;
-/// the current thread is `prev`.
+/// the current thread
+/// is `prev`.
 #[btf_tracepoint(function = "sched_switch")]
 fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let (is_preempted, state): (u64, u64) = (ctx.arg(0), ctx.arg(3));
     // TASK_RUNNING is 0 (linux/sched.h).
-    window::pause(is_preempted as u8 != 0 || state as u32 == 0);
+    window::pause(pid(ctx.arg(1)), is_preempted as u8 != 0 || state as u32 == 0);
     window::resume(pid(ctx.arg(2)));
     0
 }

@@ -8,8 +8,9 @@
 //! a return trampoline on a goroutine's stack kills the program at the next stack scan.
 
 use crate::filter::{Traced, is_large};
-use crate::inflight::{close_go_call, find_go_call, open_go_call};
+use crate::inflight::{close_go_call, find_assist, find_go_call, open_go_call};
 use crate::objects;
+use crate::probes::go_mark::{self, stopped_ns};
 use crate::record::{hit, lost, record};
 use crate::slow;
 use crate::window::{self, ClosedCall, Owner};
@@ -17,6 +18,7 @@ use allocscope_common::allocation::MARKED;
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::go_call::{GoCall, GoCallTag};
+use allocscope_common::go_runtime::GoAssist;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
 use allocscope_common::site_id::{self, Function, ResultPlace, Role, StepClass, function_of};
@@ -52,11 +54,13 @@ fn go_site(ctx: ProbeContext) -> u32 {
 }
 
 /// What the probes look at.
-struct Registers {
-    rax: u64,
-    rbx: u64,
-    rsp: u64,
-    r14: u64,
+pub struct Registers {
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rsp: u64,
+    pub r14: u64,
+    pub flags: u64,
 }
 
 impl Registers {
@@ -70,10 +74,21 @@ impl Registers {
             Self {
                 rax: (&raw const (*regs).rax).read_volatile(),
                 rbx: (&raw const (*regs).rbx).read_volatile(),
+                rcx: (&raw const (*regs).rcx).read_volatile(),
                 rsp: (&raw const (*regs).rsp).read_volatile(),
                 r14: (&raw const (*regs).r14).read_volatile(),
+                flags: (&raw const (*regs).eflags).read_volatile(),
             }
         }
+    }
+
+    /// The goroutine, and the bytes between its stack's upper end and `sp`.
+    #[inline(always)]
+    pub fn tag_at(&self, traced: &Traced, sp: u64) -> Option<GoCallTag> {
+        // SAFETY: the helper checks the address itself.
+        let stack_hi = unsafe { bpf_probe_read_user((self.r14 + G_STACK_HI) as *const u64) }.ok()?;
+        let depth = stack_hi.wrapping_sub(sp) & 0xffff_ffff;
+        Some(GoCallTag { g: self.r14, tgid_depth: u64::from(traced.tgid()) << 32 | depth })
     }
 }
 
@@ -91,7 +106,13 @@ fn try_go_site(ctx: &ProbeContext) -> Option<u32> {
     } else if role == Role::Exit as u8 {
         exit(ctx, &traced, regs, cookie)
     } else {
-        mark(&traced, regs, cookie, role)
+        // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        if role <= Role::Zeroing as u8 {
+            mark(&traced, regs, cookie, role, now_ns)
+        } else {
+            go_mark::mark(&traced, regs, cookie, role, now_ns)
+        }
     }
 }
 
@@ -107,14 +128,52 @@ fn enter(traced: &Traced, regs: &Registers, cookie: u64) -> Option<u32> {
     }
     let tag = tag(traced, regs, cookie)?;
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
-    let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_go_call(GoCall { tag, start_ns, size, thread: traced.pid_tgid, zeroing_ns: 0, weight: 0 });
-    window::open_call(traced.pid_tgid, start_ns, Owner::Go);
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let (thread, stopped_ns) = (traced.pid_tgid, stopped_ns(traced, now_ns));
+    let mut call = GoCall { tag, size, start_ns: now_ns, thread, stopped_ns, zeroing_ns: 0, weight: 0 };
+    if let Some(assist) = take_assist(&call, cookie) {
+        call.start_ns = assist.start_ns;
+        window::open_call(thread, call.start_ns, Owner::Go);
+        name_assist(&call, &assist, now_ns);
+    } else {
+        window::open_call(thread, call.start_ns, Owner::Go);
+    }
+    let start_ns = call.start_ns;
+    open_go_call(call);
     if function_of(cookie) == OWN {
         close_go_call(tag);
         window::close_call(traced.pid_tgid, start_ns, start_ns);
     }
     None
+}
+
+/// Where the goroutine has just marked in return for this allocation, its call began then: nothing lies between but
+/// the way from `mallocgc` to the large path. It did so for this one where the stack was as deep and the size the same.
+#[inline(always)]
+fn take_assist(call: &GoCall, cookie: u64) -> Option<GoAssist> {
+    let assist = find_assist(call.tag)?;
+    let malloc =
+        GoCallTag { tgid_depth: call.tag.tgid_depth - site_id::result_offset_of(cookie), ..call.tag };
+    // SAFETY: a checked map value.
+    unsafe {
+        if (*assist).tag != malloc || (*assist).size != call.size {
+            return None;
+        }
+        (*assist).tag.g = 0;
+        Some(*assist)
+    }
+}
+
+/// What a call's time went to before its own probes: an assist, and in it stops of the world, wherever they were.
+#[inline(always)]
+fn name_assist(call: &GoCall, assist: &GoAssist, now_ns: u64) {
+    let GoCall { thread, start_ns, stopped_ns, .. } = *call;
+    let elapsed_ns = now_ns.saturating_sub(start_ns);
+    let stop_ns = stopped_ns.saturating_sub(assist.stopped_ns).saturating_add(assist.wait_ns).min(elapsed_ns);
+    window::enter_call_cause(thread, start_ns, Cause::GcStop, start_ns);
+    window::leave_call_cause(thread, start_ns, Cause::GcStop, start_ns + stop_ns);
+    window::enter_call_cause(thread, start_ns, Cause::GcAssist, start_ns + stop_ns);
+    window::leave_call_cause(thread, start_ns, Cause::GcAssist, now_ns);
 }
 
 /// The allocator whose function the cookie names.
@@ -126,9 +185,7 @@ fn allocator(cookie: u64) -> Allocator {
 /// What the call's time goes to from here on. Where it is the clearing of its memory (rax: size, rbx: address),
 /// the range is filed before: its page faults come now.
 #[inline(always)]
-fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8) -> Option<u32> {
-    // SAFETY: a helper without arguments. First, so that the time before is the call's so far.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+fn mark(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -> Option<u32> {
     let call = find_go_call(tag(traced, regs, cookie)?)?;
     // SAFETY: a checked map value; the goroutine is here and nowhere else.
     let call = unsafe { &mut *call };
@@ -159,6 +216,7 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
     if let Some(closed) = closed {
+        closed.rename(Cause::GcStop, stopped_ns(traced, now_ns).saturating_sub(call.stopped_ns));
         closed.count(traced.slot);
     }
     slow::count_depth(traced.slot, allocator(cookie) as u8, ctx.as_ptr());
@@ -209,18 +267,15 @@ fn told(
 fn file(traced: &Traced, allocator: u64, (start, end): (u64, u64), size: u64, filed_ns: u64) -> Option<u32> {
     let image = traced.image()?;
     let home = image.home();
-    objects::file(&image, Object { home, start, end, size, touch_ns: 0, faults: 0, filed_ns, allocator });
+    let new = Object { home, start, end, size, filed_ns, allocator, ..Object::default() };
+    objects::file(&image, new);
     None
 }
 
 /// The goroutine, and the bytes between its stack's upper end and the stack pointer at the function's entry.
 #[inline(always)]
 fn tag(traced: &Traced, regs: &Registers, cookie: u64) -> Option<GoCallTag> {
-    let (g, entry_sp) = (regs.r14, regs.rsp.wrapping_add(site_id::frame_bytes_of(cookie)));
-    // SAFETY: the helper checks the address itself.
-    let stack_hi = unsafe { bpf_probe_read_user((g + G_STACK_HI) as *const u64) }.ok()?;
-    let depth = stack_hi.wrapping_sub(entry_sp) & 0xffff_ffff;
-    Some(GoCallTag { g, tgid_depth: u64::from(traced.tgid()) << 32 | depth })
+    regs.tag_at(traced, regs.rsp.wrapping_add(site_id::frame_bytes_of(cookie)))
 }
 
 /// The addresses of the pages that the call returned for `size` bytes.

@@ -5,17 +5,20 @@
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
-use crate::inflight::{CALL_ARGS, SystemCall, close_system_call, in_native_call, open_system_call};
+use crate::inflight::{
+    CALL_ARGS, SystemCall, close_system_call, in_free_call, in_native_call, open_system_call,
+};
 use crate::objects;
 use crate::probes::process::report;
 use crate::ranges::{self, Unmapped};
-use crate::record::{self, counters, hit, lost, lost_many};
+use crate::record::{self, counters, hit, lost, lost_many, record_touch};
 use crate::slow;
 use crate::window::{self, ClosedCall, Owner};
 use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
+use allocscope_common::touch::{PAGE_SHIFT, touched_bytes};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
@@ -30,6 +33,8 @@ const PAGE_MASK: u64 = 4095;
 const PROT_NONE: u64 = 0;
 const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
+/// MAP_LOCKED and MAP_POPULATE: all pages are made real by the call, without a page fault.
+const MAP_REAL: u64 = 0x2000 | 0x8000;
 const MAP_STACK: u64 = 0x20000;
 const MADV_DONTNEED: u64 = 4;
 const MADV_FREE: u64 = 8;
@@ -170,11 +175,13 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
         let end = page_end(start, len);
+        let more_pages =
+            if flags & MAP_REAL == 0 { 0 } else { (end.wrapping_sub(start) >> PAGE_SHIFT) as u32 };
         let allocator = allocator as u64 | mark;
         ranges::file(
             &traced.image()?,
             start,
-            LiveRange { end, size: len, touch_ns: 0, faults: 0, filed_ns, allocator },
+            LiveRange { end, size: len, filed_ns, allocator, more_pages, ..LiveRange::default() },
         );
     }
     None
@@ -210,8 +217,8 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED && range.allocator != Allocator::File as u64 {
         let class = size_class(range.size);
         let touch = SeriesKey::stage_numbered(traced.slot, range.allocator as u8, Stage::Touch, class);
-        record::record(touch, range.touch_ns, range.size);
-        let cost = (range.touch_ns, range.faults);
+        record_touch(touch, range.faults, range.touch_ns, touched_bytes(range.faults, range.more_pages));
+        let cost = (range.touch_ns, u64::from(range.faults));
         slow::touched(traced.slot, range.allocator, range.size, range.filed_ns, cost);
     }
     open(&traced, [len, outcome, range.size, range.allocator, range.filed_ns, 0, 0])
@@ -219,7 +226,7 @@ fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
 
 #[inline(always)]
 fn outcome(unmapped: &Unmapped) -> (u64, LiveRange) {
-    let none = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, filed_ns: 0, allocator: 0 };
+    let none = LiveRange::default();
     match unmapped.first {
         Some(range) => (ENDED, range),
         None if unmapped.cut > 0 => (CUT, none),
@@ -282,18 +289,18 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
     if !is_large(old_len) && !is_large(new_len) {
         return None;
     }
-    let mut kept = LiveRange { end: 0, size: 0, touch_ns: 0, faults: 0, filed_ns: 0, allocator: 0 };
+    let mut kept = LiveRange::default();
     let image = traced.image()?;
     if let Some((range_start, range)) = ranges::find(&image, start) {
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *range };
         // A part of a larger range that moves away leaves it as it is: rare, and its pages are gone.
         if range_start == start && range.end == page_end(start, old_len) {
-            ranges::end(&image, range_start, range);
-            kept = range;
+            kept = ranges::end(&image, range_start, range);
         }
     }
-    open(&traced, [start, old_len, new_len, kept.touch_ns, kept.faults, kept.allocator, kept.filed_ns])
+    let pages = u64::from(kept.more_pages) << 32 | u64::from(kept.faults);
+    open(&traced, [start, old_len, new_len, kept.touch_ns, pages, kept.allocator, kept.filed_ns])
 }
 
 /// The end of `mremap`: the new address, or an error.
@@ -306,20 +313,20 @@ fn mremap_exit(ctx: TracePointContext) -> u32 {
 fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
     let ended = close()?;
     let Ended { traced, call, ns, .. } = ended;
-    let [old_start, old_len, new_len, touch_ns, faults, allocator, before_ns] = call.args;
+    let [old_start, old_len, new_len, touch_ns, pages, allocator, before_ns] = call.args;
     let new_start = result(ctx)?;
     let moved = new_start <= LAST_ADDRESS;
-    if moved && is_large(new_len) {
+    // As for `mmap`: inside of an allocator's call it is part of it.
+    if moved && is_large(new_len) && !in_native_call(traced.pid_tgid) {
         ended.record(stage(&traced, Allocator::Mremap, Stage::Call, new_len), new_len);
         // Its memory stays that of the call it came from, and so does the cost of touching and releasing it.
-        if !in_native_call(traced.pid_tgid) {
-            ended.tell(Allocator::Mremap, new_len);
-        }
+        ended.tell(Allocator::Mremap, new_len);
     }
     if allocator != 0 {
         let (start, size) = if moved { (new_start, new_len) } else { (old_start, old_len) };
         let filed_ns = call.start_ns + ns;
-        let range = LiveRange { end: page_end(start, size), size, touch_ns, faults, filed_ns, allocator };
+        let (end, faults, more_pages) = (page_end(start, size), pages as u32, (pages >> 32) as u32);
+        let range = LiveRange { end, size, touch_ns, faults, more_pages, filed_ns, allocator };
         slow::moved(traced.slot, allocator, size, filed_ns, before_ns);
         ranges::file(&traced.image()?, start, range);
     }
@@ -336,7 +343,9 @@ fn madvise_enter(ctx: TracePointContext) -> u32 {
 fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
     let traced = enter()?;
     let (len, behavior) = (argument(ctx, 1)?, argument(ctx, 2)? & 0xffff_ffff);
-    if !is_large(len) || (behavior != MADV_DONTNEED && behavior != MADV_FREE) {
+    let releases = behavior == MADV_DONTNEED || behavior == MADV_FREE;
+    // Inside of an allocator's release it is part of that.
+    if !is_large(len) || !releases || in_free_call(traced.pid_tgid) {
         return None;
     }
     open(&traced, [len, 0, 0, 0, 0, 0, 0])
@@ -389,8 +398,9 @@ fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
     }
     let (stage_of_call, bytes) =
         if new > old { (Stage::Call, new - old) } else { (Stage::Release, old - new) };
-    // As for `mmap`: growth inside of an allocator's call is part of it.
-    if is_large(bytes) && !(new > old && in_native_call(traced.pid_tgid)) {
+    // As for `mmap`: growth inside of an allocator's call is part of it, and shrinking part of a release.
+    let is_part = if new > old { in_native_call(traced.pid_tgid) } else { in_free_call(traced.pid_tgid) };
+    if is_large(bytes) && !is_part {
         ended.record(stage(&traced, Allocator::Brk, stage_of_call, bytes), bytes);
         if new > old {
             ended.tell(Allocator::Brk, bytes);

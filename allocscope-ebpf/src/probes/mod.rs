@@ -2,7 +2,9 @@
 
 mod cause;
 mod fault;
+mod free;
 mod go;
+mod go_mark;
 mod memory_call;
 mod native;
 mod process;

@@ -11,10 +11,13 @@
 //! the function in its callers: there the stack pointer and the result are as at the return.
 
 use crate::atomic::add;
-use crate::filter::{Image, Traced, is_large};
+use crate::filter::{Image, is_large, is_return_safe};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
-use crate::record::{counters, hit, lost, record};
+use crate::maps::SMALL_HITS;
+use crate::probes::free;
+use crate::record::{counters, hit, hits, lost, record};
 use crate::slow;
+use crate::thread::Thread;
 use crate::window::{self, Owner};
 use crate::{objects, ranges};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
@@ -35,6 +38,9 @@ use core::ptr::read_volatile;
 /// `uprobe_multi_link_handler`).
 const NO_RETURN: u32 = 1;
 
+/// How many hits of small calls are counted at once; a power of two.
+const SMALL_CALLS: u64 = 64;
+
 /// Bits of a glibc chunk's size (malloc.c): mapped by itself, and all three flags.
 const IS_MMAPPED: u64 = 2;
 const SIZE_BITS: u64 = 7;
@@ -42,7 +48,7 @@ const PAGE_MASK: u64 = 4095;
 /// The two words in front of a glibc chunk's memory.
 const CHUNK_HEADER_BYTES: u64 = 16;
 /// gperftools' kPageShift as Linux distributions build it.
-const TCMALLOC_PAGE_SHIFT: u64 = 13;
+pub const TCMALLOC_PAGE_SHIFT: u64 = 13;
 
 /// Both ends of a call. Not by aya's macro, which returns 0 whatever the function does; a session needs the
 /// result. Loaded as a session only (`probe/raw.rs`).
@@ -90,23 +96,51 @@ fn native_exit(ctx: ProbeContext) -> u32 {
 /// Opens a call; `None` where its return is of no interest.
 #[inline(always)]
 fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
-    let traced = Traced::current()?;
-    let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
-    hit(traced.slot, if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated });
+    if native_id::releases(native_id::result_of(cookie)) {
+        let thread = Thread::current()?;
+        hit(thread.image.slot, class_of(cookie));
+        return free::enter(&thread, regs, cookie);
+    }
     let size = size(regs, cookie);
+    if !is_large(size) || size < native_id::min_bytes_of(cookie) {
+        return small(cookie);
+    }
+    let thread = Thread::current()?;
+    hit(thread.image.slot, class_of(cookie));
     // Where both kinds of probes are, each process has one of them.
-    let wrong_kind = native_id::is_at_callers(cookie) == traced.is_return_safe();
-    if !is_large(size) || size < native_id::min_bytes_of(cookie) || wrong_kind {
+    if native_id::is_at_callers(cookie) == is_return_safe(thread.image.slot) {
         return None;
     }
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, first) = unsafe { ((*regs).rsp, (*regs).rdi) };
-    let home = traced.image()?.home();
+    let home = thread.image.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: traced.pid_tgid, start_ns, size, sp, first, home })?;
-    window::open_call(traced.pid_tgid, start_ns, Owner::Native);
+    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home, freed: [0; 2] })?;
+    window::open_call(thread.pid_tgid, start_ns, Owner::Native);
     Some(())
+}
+
+/// Counts the hit of a small call, which is all there is to do: each [`SMALL_CALLS`]th of a CPU counts for so many,
+/// so that the others need no look-up of their process.
+#[inline(always)]
+fn small(cookie: u64) -> Option<()> {
+    let calls = SMALL_HITS.get_ptr_mut(0)?;
+    // SAFETY: a checked map value of this CPU. A program that preempts this one may cost the count one call.
+    let count = unsafe {
+        *calls = (*calls).wrapping_add(1);
+        *calls
+    };
+    if count & (SMALL_CALLS - 1) == 0 {
+        hits(Thread::current()?.image.slot, class_of(cookie), SMALL_CALLS);
+    }
+    None
+}
+
+#[inline(always)]
+fn class_of(cookie: u64) -> ProbeClass {
+    let stepped = native_id::step_of(cookie) == StepClass::Stepped as u8;
+    if stepped { ProbeClass::UprobeStepped } else { ProbeClass::UprobeEmulated }
 }
 
 /// The bytes asked for; saturates, since `calloc` refuses a product that overflows.
@@ -124,7 +158,7 @@ fn size(regs: *mut pt_regs, cookie: u64) -> u64 {
 
 /// Every register is read and then one is chosen: the verifier refuses a context pointer that was computed.
 #[inline(always)]
-fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
+pub fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let [rdi, rsi, rdx, rcx, r8] = unsafe {
         [
@@ -155,6 +189,12 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let closed = window::close_call(call.tag, call.start_ns, now_ns);
     let image = Image::of_home(call.home)?;
     hit(image.slot, ProbeClass::UprobeReturn);
+    if native_id::releases(native_id::result_of(cookie)) {
+        if let Some(closed) = closed {
+            closed.count(image.slot);
+        }
+        return free::leave(&image, &call, now_ns, cookie);
+    }
     let memory = memory_of(result, cookie, &call)?;
     let class = size_class(call.size);
     let allocator = native_id::allocator_of(cookie);
@@ -175,7 +215,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
         goroutine: 0,
     };
     let allocator = u64::from(allocator) | slow::native_call(&told, closed, regs);
-    let (size, touch_ns, faults, filed_ns) = (call.size, 0, 0, now_ns);
+    let (size, filed_ns) = (call.size, now_ns);
     match memory {
         Memory::Unknown => {
             lost(LossReason::ResultUnreadable);
@@ -185,11 +225,14 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
             }
         }
         Memory::Mapping { start, end } => {
-            ranges::file(&image, start, LiveRange { end, size, touch_ns, faults, filed_ns, allocator });
+            // What this very call moved with its contents stays what it was.
+            let moved = ranges::end_filed_since(&image, start, call.start_ns).unwrap_or_default();
+            ranges::file(&image, start, LiveRange { end, size, filed_ns, allocator, ..moved });
         }
         Memory::Object { start, end } => {
             let home = call.home;
-            objects::file(&image, Object { home, start, end, size, touch_ns, faults, filed_ns, allocator });
+            let new = Object { home, start, end, size, filed_ns, allocator, ..Object::default() };
+            objects::file(&image, new);
         }
     }
     None
@@ -268,7 +311,7 @@ fn tcmalloc_span([page, pages]: [u64; 2], asked: u64) -> Memory {
 }
 
 #[inline(always)]
-fn read<const WORDS: usize>(address: u64) -> Option<[u64; WORDS]> {
+pub fn read<const WORDS: usize>(address: u64) -> Option<[u64; WORDS]> {
     // SAFETY: the helper checks the address itself.
     unsafe { bpf_probe_read_user(address as *const [u64; WORDS]) }.ok()
 }

@@ -1,15 +1,17 @@
 //! Processes: fork, exec, exit. Children of traced processes get a slot before they run.
 
 use crate::atomic::increment;
-use crate::filter::Traced;
-use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, REPORT_EVERY_EXEC, TARGETS};
+use crate::filter::{Traced, is_return_safe};
+use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, GO_STOPS, REPORT_EVERY_EXEC, TARGETS};
 use crate::record::lost;
+use crate::thread;
 use allocscope_common::config::{FOLLOW_CHILDREN, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
+use allocscope_common::go_runtime::GoStop;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid};
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 
 /// Offsets in `task:task_newtask` (its format file: pid, comm[16], clone_flags).
 const NEWTASK_PID: usize = 8;
@@ -34,6 +36,7 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
     let child = unsafe { ctx.read_at::<u32>(NEWTASK_PID) }.ok()?;
     // A pid that serves again belongs to a process that ended before the user side could tell.
     let _ = TARGETS.remove(child);
+    thread::forget(u64::from(child) << 32 | u64::from(child));
     let parent = Traced::current();
     let followed = parent.as_ref().is_some_and(|parent| parent.has(FOLLOW_CHILDREN));
     if !followed && FOLLOW_ALL.load() == 0 {
@@ -44,7 +47,7 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
         return None;
     };
     // A seccomp filter is inherited, as is its absence; of a parent that is not traced neither is known.
-    Traced::set_return_safe(slot, parent.as_ref().is_some_and(Traced::is_return_safe));
+    Traced::set_return_safe(slot, parent.as_ref().is_some_and(|parent| is_return_safe(parent.slot)));
     // SAFETY: a checked map value.
     let brk = parent.map_or(0, |parent| unsafe { (*parent.target).brk });
     let target = Target { slot, flags: FOLLOW_CHILDREN, brk };
@@ -58,8 +61,8 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
-#[tracepoint]
-fn process_exec(_ctx: TracePointContext) -> u32 {
+#[raw_tracepoint]
+fn process_exec(_ctx: RawTracePointContext) -> u32 {
     try_exec().unwrap_or(0)
 }
 
@@ -82,12 +85,16 @@ fn try_exec() -> Option<u32> {
         (*traced.target).brk = 0;
         (*traced.target).flags &= FOLLOW_CHILDREN;
     }
+    if let Some(stop) = GO_STOPS.get_ptr_mut(traced.slot) {
+        // SAFETY: a checked map value, as above.
+        unsafe { *stop = GoStop::default() };
+    }
     report(ProcessEventKind::Exec, tgid, 0, traced.slot)
 }
 
 /// `sched_process_exit(struct task_struct *p)`, for each thread.
-#[tracepoint]
-fn process_exit(_ctx: TracePointContext) -> u32 {
+#[raw_tracepoint]
+fn process_exit(_ctx: RawTracePointContext) -> u32 {
     try_exit().unwrap_or(0)
 }
 

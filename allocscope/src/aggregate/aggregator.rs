@@ -220,8 +220,10 @@ impl Traced {
             coverage: self.coverage.clone(),
             alive: self.life == Life::Running,
             counters: self.counts.counters,
+            live: self.counts.live.clone(),
             series: self.counts.series.clone(),
             depths: self.counts.depths.clone(),
+            findings: Vec::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What every exporter gets.
 
-use super::SlowAllocation;
-use crate::intake::SeriesReading;
+use super::{Finding, SlowAllocation};
+use crate::intake::{LiveReading, SeriesReading};
 use crate::site::Miss;
 use crate::target::ProcessInfo;
 use allocscope_common::cause::CAUSES;
@@ -41,10 +41,14 @@ pub struct ProcessSnapshot {
     pub alive: bool,
     /// Its counters.
     pub counters: ProcessCounters,
+    /// Its live ranges.
+    pub live: LiveReading,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
     /// Calls by frames on the stack, where that is counted.
     pub depths: BTreeMap<Allocator, DepthCounts>,
+    /// What `advice` has to say of it; empty until that was asked.
+    pub findings: Vec<Finding>,
 }
 
 /// Which of a process' allocations are seen.
@@ -92,10 +96,21 @@ pub struct ToolSnapshot {
     /// What one hit of each probe class costs the traced process, in nanoseconds, measured at start-up;
     /// a class that could not be measured is absent.
     pub probe_price_ns: BTreeMap<ProbeClass, f64>,
+    /// Time of first touch by 2 MiB pages in parts of that by 4 KiB pages, both of the same memory, measured at
+    /// start-up; `None` where the machine has no huge pages to give.
+    pub huge_touch_ratio: Option<f64>,
     /// Processes not traced because `--max-processes` was reached.
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; `None` where none was.
     pub attached_via: Option<&'static str>,
+    /// Whether the kernel tells the size of the pages that faults are served with; else each counts as 4 KiB.
+    pub page_sizes_known: bool,
+    /// How page faults are seen; empty where that is not known.
+    pub page_faults_via: &'static str,
+    /// Windows in which every get of a `sync.Pool` was counted.
+    pub pool_windows: u64,
+    /// Their time, in seconds.
+    pub pool_window_seconds: f64,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.
@@ -124,6 +139,12 @@ impl ProcessSnapshot {
     fn faults_ns(&self) -> u64 {
         let faults = self.series.iter().filter(|(series, _)| matches!(series, Series::Fault { .. }));
         faults.fold(0, |sum: u64, (_, reading)| sum.saturating_add(reading.totals.time_ns))
+    }
+
+    /// Whether it ran into probes of which the price is not known.
+    pub fn has_unpriced_hits(&self, tool: &ToolSnapshot) -> bool {
+        let is_hit = |class: &&ProbeClass| self.counters.hits[**class as usize] > 0;
+        ProbeClass::ALL.iter().filter(is_hit).any(|class| !tool.probe_price_ns.contains_key(class))
     }
 }
 

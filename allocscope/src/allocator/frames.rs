@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, ParsedEhFrameHdr, UnwindSection};
+use gimli::{
+    BaseAddresses, EhFrame, EhFrameHdr, EhFrameOffset, LittleEndian, ParsedEhFrameHdr, Pointer, UnwindSection,
+};
 
 use super::elf::Image;
 
@@ -13,7 +15,10 @@ const ADDRESS_BYTES: u8 = 8;
 
 /// The functions that an image's `.eh_frame` tells of.
 pub struct Frames {
-    header: ParsedEhFrameHdr<Bytes>,
+    /// Of each function the first address and the address of its entry, ascending.
+    index: Vec<(u64, u64)>,
+    /// The address of the first entry.
+    first: u64,
     entries: EhFrame<Bytes>,
     bases: BaseAddresses,
 }
@@ -26,15 +31,17 @@ impl Frames {
         let bases = BaseAddresses::default().set_eh_frame_hdr(header_address).set_eh_frame(entries_address);
         let [header, entries] = [header, entries].map(|bytes| Bytes::new(bytes.into(), LittleEndian));
         let header = EhFrameHdr::from(header).parse(&bases, ADDRESS_BYTES).ok()?;
-        Some(Self { header, entries: EhFrame::from(entries), bases })
+        let (first, index) = (direct(header.eh_frame_ptr())?, index_of(&header, &bases)?);
+        Some(Self { index, first, entries: EhFrame::from(entries), bases })
     }
 
     /// The bounds of the function that holds `address`. A cold part that the compiler has split off is a
     /// function of its own here.
     pub fn function_at(&self, address: u64) -> Option<Range<u64>> {
-        let table = self.header.table()?;
-        let entry =
-            table.fde_for_address(&self.entries, &self.bases, address, EhFrame::cie_from_offset).ok()?;
+        let behind = self.index.partition_point(|&(start, _)| start <= address);
+        let &(_, place) = self.index.get(behind.checked_sub(1)?)?;
+        let offset = EhFrameOffset(usize::try_from(place.checked_sub(self.first)?).ok()?);
+        let entry = self.entries.fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset).ok()?;
         let start = entry.initial_address();
         let range = start..start.checked_add(entry.len())?;
         range.contains(&address).then_some(range)
@@ -43,6 +50,25 @@ impl Frames {
     /// The bounds of the function that starts at `address`.
     pub fn function_from(&self, address: u64) -> Option<Range<u64>> {
         self.function_at(address).filter(|range| range.start == address)
+    }
+}
+
+/// The index, read once: gimli's own look-up reckons with the file's numbers without a look. No longer than the
+/// section, whatever count it claims.
+fn index_of(header: &ParsedEhFrameHdr<Bytes>, bases: &BaseAddresses) -> Option<Vec<(u64, u64)>> {
+    let table = header.table()?;
+    let mut rows = table.iter(bases);
+    let mut index = Vec::new();
+    while let Ok(Some((start, place))) = rows.next() {
+        index.push((direct(start)?, direct(place)?));
+    }
+    Some(index)
+}
+
+fn direct(pointer: Pointer) -> Option<u64> {
+    match pointer {
+        Pointer::Direct(address) => Some(address),
+        Pointer::Indirect(_) => None,
     }
 }
 

@@ -52,12 +52,14 @@ pub struct Request<'a> {
     pub debug_file: &'a dyn Fn(&str) -> Option<Box<dyn ByteSource>>,
     /// Which functions of native allocators are probed.
     pub depth: Depth,
+    /// Whether Go's runtime is probed beside its large-object path.
+    pub go_runtime: bool,
 }
 
 impl Default for Request<'_> {
     /// No process, no debug files, large paths.
     fn default() -> Self {
-        Self { libraries: &[], debug_file: &|_| None, depth: Depth::default() }
+        Self { libraries: &[], debug_file: &|_| None, depth: Depth::default(), go_runtime: false }
     }
 }
 
@@ -66,7 +68,7 @@ pub fn examine(exe: impl ByteSource, request: &Request<'_>) -> Result<Examinatio
     let image = Image::parse(exe)?;
     let kind = detect::detect(&image, request.libraries);
     let (go_version, exit, plan) = if kind == Allocator::Go {
-        let found = go::examine(&image);
+        let found = go::examine(&image, request.go_runtime);
         (found.version, found.exit, found.plan)
     } else {
         (None, None, native_plan(&image, kind, request))

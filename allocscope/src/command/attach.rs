@@ -1,13 +1,13 @@
 //! `attach`: one running process, a live table, a final report.
 
 use super::tell;
-use super::trace::{self, Live, Signals, Stop, Until};
+use super::trace::{self, Live, Server, Signals, Stop, Until};
 use crate::allocator::native::Depth;
 use crate::config::{AttachConfig, ProbeOptions, TraceOptions};
 use crate::failure::{Exit, Failure};
 use crate::preflight;
 use crate::session::examine::Examiner;
-use crate::session::{Session, SessionOptions, Sink};
+use crate::session::{AdviceOn, Session, SessionOptions, Sink};
 use crate::target;
 use anyhow::Result;
 
@@ -23,6 +23,27 @@ pub fn run(config: AttachConfig) -> Result<u8> {
 }
 
 async fn attach(config: AttachConfig) -> Result<u8> {
+    let Observed { mut session, server, stop } = observe(&config, Live::new(&config.trace)).await?;
+    trace::report(&session.last_snapshot(), config.trace.format)?;
+    if let Some(server) = server {
+        server.stop(&mut session).await;
+    }
+    let early = stop == Stop::ProcessEnded && config.duration.is_some();
+    Ok(if early { Exit::EndedEarly as u8 } else { 0 })
+}
+
+/// A process that was traced until something ended that; still attached.
+pub(super) struct Observed {
+    /// What it was traced by.
+    pub session: Session,
+    /// Where metrics are served.
+    pub server: Option<Server>,
+    /// Why tracing stopped.
+    pub stop: Stop,
+}
+
+/// Traces until the process ends, the time is over or a signal comes.
+pub(super) async fn observe(config: &AttachConfig, live: Live) -> Result<Observed> {
     preflight::check()?;
     // Before anything is loaded, so that a wrong pid is told at once.
     let info = target::describe(config.pid).map_err(Failure::from)?;
@@ -37,19 +58,13 @@ async fn attach(config: AttachConfig) -> Result<u8> {
         server.set_ready(true);
     }
     let until = Until { duration: config.duration, process: Some(config.pid), ignore_signals: false };
-    let live = Live::new(&config.trace);
     let stop = trace::run(&mut session, &mut signals, until, live, &mut server).await?;
     trace::end_at_the_next_signal();
     if stop == Stop::ProcessEnded {
         let seconds = session.elapsed().as_secs_f64();
         tell(format_args!("process {} ended after {seconds:.1} s", config.pid));
     }
-    trace::report(&session.last_snapshot(), config.trace.format)?;
-    if let Some(server) = server {
-        server.stop(&mut session).await;
-    }
-    let early = stop == Stop::ProcessEnded && config.duration.is_some();
-    Ok(if early { Exit::EndedEarly as u8 } else { 0 })
+    Ok(Observed { session, server, stop })
 }
 
 /// A session of one process and, where they are followed, its children.
@@ -61,11 +76,14 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         one_process: !trace.follow_children,
         selection: None,
         attach_via: trace.probe.attach_via,
+        page_faults: trace.probe.page_faults,
         examiner: examiner(&trace.probe),
         max_overhead_percent: trace.probe.max_overhead_percent,
+        off_cpu: trace.probe.off_cpu,
         sink: trace.slow.slow.map(Sink::Slowest),
         stack_depth: trace.slow.stack_depth,
         log: log::log_enabled!(log::Level::Info),
+        advice: AdviceOn::Run,
     }
 }
 
@@ -81,7 +99,7 @@ pub(super) fn tell_small_cost(session: &Session) {
 /// How files are examined.
 pub(super) fn examiner(probe: &ProbeOptions) -> Examiner {
     let depth = if probe.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
-    Examiner { debug_dirs: probe.debug_dirs.clone(), depth }
+    Examiner { debug_dirs: probe.debug_dirs.clone(), depth, go_runtime: probe.go_runtime }
 }
 
 fn tell_start(comm: &str, pid: u32, session: &Session) {

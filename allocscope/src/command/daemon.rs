@@ -4,7 +4,7 @@ use super::tell;
 use super::trace::{self, Live, Server, Signals, Until};
 use crate::config::{DaemonConfig, Selection};
 use crate::preflight;
-use crate::session::{Session, SessionOptions, Sink};
+use crate::session::{AdviceOn, Session, SessionOptions, Sink};
 use anyhow::Result;
 
 /// Serves until SIGTERM or SIGINT.
@@ -26,12 +26,15 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         follow_children: !by_pid,
         one_process: false,
         attach_via: config.probe.attach_via,
+        page_faults: config.probe.page_faults,
         examiner: super::attach::examiner(&config.probe),
         max_overhead_percent: config.probe.max_overhead_percent,
+        off_cpu: config.probe.off_cpu,
         selection: (!by_pid).then(|| config.selection.clone()),
         sink: config.slow.slow.map(Sink::Slowest),
         stack_depth: config.slow.stack_depth,
         log: log::log_enabled!(log::Level::Info),
+        advice: AdviceOn::Recent,
     })?;
     match &config.selection {
         Selection::Pids(pids) => {

@@ -24,7 +24,8 @@ type Prices = BTreeMap<ProbeClass, f64>;
 /// A process or file that cannot be read, with its [`Exit`] code.
 pub fn run(config: InspectConfig) -> Result<u8> {
     let depth = if config.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
-    let examiner = Examiner { debug_dirs: config.debug_dirs.clone(), depth };
+    let go_runtime = config.go_runtime;
+    let examiner = Examiner { debug_dirs: config.debug_dirs.clone(), depth, go_runtime };
     let (subject, files) = match &config.subject {
         Subject::Pid(pid) => inspect_process(*pid, &examiner)?,
         Subject::File(path) => (path.display().to_string(), inspect_file(path, &examiner)?),
@@ -190,7 +191,7 @@ impl SiteView {
 fn site_views(file: &ExaminedFile, prices: Option<&Prices>) -> Vec<SiteView> {
     let name = file.path.file_name().unwrap_or_default().to_string_lossy();
     let prices = prices.filter(|_| is_attached(&file.plan));
-    let sites = file.plan.sites.iter().map(|site| site_view(&name, site, prices));
+    let sites = file.plan.sites.iter().chain(&file.plan.sampled).map(|site| site_view(&name, site, prices));
     sites.chain(file.plan.calls.iter().map(|call| call_view(&name, call, prices))).collect()
 }
 
@@ -198,12 +199,7 @@ fn site_view(file: &str, site: &Site, prices: Option<&Prices>) -> SiteView {
     SiteView {
         file: file.to_owned(),
         function: site.function.clone(),
-        role: match site.id.role {
-            Role::Entry => "entry",
-            Role::Exit => "exit",
-            Role::GcStart => "gc start",
-            Role::Zeroing => "zeroing",
-        },
+        role: role_name(site.id.role),
         function_offset: site.function_offset,
         file_offset: site.file_offset,
         instruction: site.instruction.clone(),
@@ -217,6 +213,33 @@ fn site_view(file: &str, site: &Site, prices: Option<&Prices>) -> SiteView {
         found_by: "",
         callers: 0,
         predicted_ns: prices.and_then(|prices| prices.get(&class_of(site.id.step)).copied()),
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Entry => "entry",
+        Role::Exit => "exit",
+        Role::GcStart => "gc start",
+        Role::Zeroing => "zeroing",
+        Role::Assist => "gc assist",
+        Role::AssistEnd => "gc assist ends",
+        Role::Grow => "heap grows",
+        Role::Reclaim => "pages are swept",
+        Role::Grown => "heap has grown",
+        Role::Reclaimed => "pages were swept",
+        Role::Sweep => "spans are swept",
+        Role::Swept => "spans were swept",
+        Role::StopBegin => "world stops",
+        Role::Stopped => "world stopped",
+        Role::Restart => "world restarts",
+        Role::Started => "world runs",
+        Role::Cycle => "gc cycle",
+        Role::Scavenge => "scavenge",
+        Role::PoolSlowGet => "slow pool get",
+        Role::PoolNew => "pool new",
+        Role::PoolCleanup => "pool cleanup",
+        Role::PoolGet => "pool get, sampled",
     }
 }
 

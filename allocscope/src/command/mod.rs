@@ -1,9 +1,11 @@
 //! One file a subcommand; here is what they share: parse, dispatch, outcome into exit code.
 
+pub mod advise;
 pub mod attach;
 pub mod completions;
 pub mod daemon;
 pub mod doctor;
+mod gate;
 pub mod inspect;
 pub mod man;
 pub mod record;
@@ -41,6 +43,7 @@ fn dispatch(config: Config) -> anyhow::Result<u8> {
     match config.command {
         Command::Attach(config) => attach::run(config),
         Command::Run(config) => run::run(config).map_err(as_failure_of_run),
+        Command::Advise(config) => advise::run(config),
         Command::Daemon(config) => daemon::run(config),
         Command::Record(config) => record::run(config),
         Command::Inspect(config) => inspect::run(config),

@@ -127,8 +127,14 @@ impl Child {
             }
             Recorded::Command { program, arguments } => (program.clone(), arguments.clone()),
         };
-        let environment = Vec::new();
-        let command = RunConfig { program, arguments, environment, trace: config.trace.clone() };
+        let command = RunConfig {
+            program,
+            arguments,
+            environment: Vec::new(),
+            budget: None,
+            junit: None,
+            trace: config.trace.clone(),
+        };
         let mut child = Stopped::start(&command).map_err(|error| not_started(&command, error))?;
         let pid = child.pid();
         session.trace(pid)?;

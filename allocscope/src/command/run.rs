@@ -1,8 +1,9 @@
 //! `run`: a command, traced from its first instruction; its exit status is allocscope's.
 
 use super::attach::session_options;
+use super::gate::Gate;
 use super::stopped::{NotStarted, Stopped};
-use super::trace::{self, Live, Signals, Until};
+use super::trace::{self, Live, Server, Signals, Until};
 use crate::config::RunConfig;
 use crate::failure::{Exit, Failure};
 use crate::preflight;
@@ -21,11 +22,37 @@ pub fn run(config: RunConfig) -> Result<u8> {
 }
 
 async fn traced(config: RunConfig) -> Result<u8> {
+    let gate = Gate::new(&config)?;
+    let Observed { mut session, server, status } = observe(&config, Live::new(&config.trace)).await?;
+    let snapshot = session.last_snapshot();
+    trace::report(&snapshot, config.trace.format)?;
+    if let Some(server) = server {
+        server.stop(&mut session).await;
+    }
+    let code = exit_code(status);
+    match gate {
+        Some(gate) => gate.judge(&snapshot, code),
+        None => Ok(code),
+    }
+}
+
+/// A command that was traced to its end; still attached.
+pub(super) struct Observed {
+    /// What it was traced by.
+    pub session: Session,
+    /// Where metrics are served.
+    pub server: Option<Server>,
+    /// How it ended.
+    pub status: ExitStatus,
+}
+
+/// Starts the command and traces it until it ends.
+pub(super) async fn observe(config: &RunConfig, live: Live) -> Result<Observed> {
     preflight::check()?;
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
     let mut session = Session::start(session_options(&config.trace))?;
-    let mut child = Stopped::start(&config).map_err(|error| not_started(&config, error))?;
+    let mut child = Stopped::start(config).map_err(|error| not_started(config, error))?;
     let pid = child.pid();
     session.trace(pid)?;
     // Before any of a library's code runs, its allocator is probed.
@@ -36,15 +63,10 @@ async fn traced(config: RunConfig) -> Result<u8> {
         server.set_ready(true);
     }
     let until = Until { process: Some(pid), ignore_signals: true, ..Until::default() };
-    let live = Live::new(&config.trace);
     trace::run(&mut session, &mut signals, until, live, &mut server).await?;
     trace::end_at_the_next_signal();
     let status = child.wait()?;
-    trace::report(&session.last_snapshot(), config.trace.format)?;
-    if let Some(server) = server {
-        server.stop(&mut session).await;
-    }
-    Ok(exit_code(status))
+    Ok(Observed { session, server, status })
 }
 
 pub(super) fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {

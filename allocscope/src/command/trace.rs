@@ -20,6 +20,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 /// Between redraws of the live table, unless `--interval` says otherwise.
 const LIVE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Between the snapshots that findings rest on: what is live in between is known at these only.
+const SAMPLES: Duration = Duration::from_millis(250);
+
 /// Between rounds of housekeeping.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
@@ -74,10 +77,17 @@ pub async fn run(
             catch_up(session).await?;
             return Ok(Stop::ProcessEnded);
         }
+        let pool_window = session.pool_window_due();
         tokio::select! {
             wakeup = session.wait() => session.handle(wakeup?),
-            () = live.tick() => live.show(&session.snapshot()),
+            due = live.next() => {
+                let snapshot = session.snapshot();
+                if due == Due::Report {
+                    live.show(&snapshot);
+                }
+            }
             _ = housekeeping.tick() => session.housekeep(),
+            () = pool_window => session.turn_pool_window(),
             request = next_request(server) => answer(session, request),
             () = signals.next(), if !until.ignore_signals => return Ok(Stop::Signal),
             () = until_deadline(deadline) => return Ok(Stop::Time),
@@ -161,6 +171,7 @@ pub fn end_at_the_next_signal() {
 /// Reports while tracing runs.
 pub struct Live {
     ticks: Option<Interval>,
+    samples: Option<Interval>,
     format: Format,
     redraw: bool,
     lines: usize,
@@ -172,23 +183,25 @@ impl Live {
     pub fn new(options: &TraceOptions) -> Self {
         let redraw = options.format == Format::Table && std::io::stderr().is_terminal();
         let period = options.interval.or(redraw.then_some(LIVE_INTERVAL));
-        let ticks = period.map(|period| {
-            let mut ticks = interval_at(Instant::now() + period, period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        });
-        Self { ticks, format: options.format, redraw, lines: 0 }
+        let ticks = period.map(|period| every(period, period));
+        let samples = Some(every(Duration::ZERO, SAMPLES));
+        Self { ticks, samples, format: options.format, redraw, lines: 0 }
     }
 
-    /// Never anything.
+    /// Never anything; what findings rest on is what scrapes ask for.
     pub fn silent() -> Self {
-        Self { ticks: None, format: Format::Table, redraw: false, lines: 0 }
+        Self { ticks: None, samples: None, format: Format::Table, redraw: false, lines: 0 }
     }
 
-    async fn tick(&mut self) {
-        match &mut self.ticks {
-            Some(ticks) => drop(ticks.tick().await),
-            None => std::future::pending().await,
+    /// Nothing until the end; only what findings rest on.
+    pub fn sampling() -> Self {
+        Self { samples: Some(every(Duration::ZERO, SAMPLES)), ..Self::silent() }
+    }
+
+    async fn next(&mut self) -> Due {
+        tokio::select! {
+            () = tick(&mut self.ticks) => Due::Report,
+            () = tick(&mut self.samples) => Due::Sample,
         }
     }
 
@@ -212,7 +225,29 @@ impl Live {
     }
 }
 
-/// Writes the final report on standard output. A reader that has had enough of it is no failure.
+/// What a snapshot is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// To be shown.
+    Report,
+    /// For findings alone.
+    Sample,
+}
+
+fn every(first: Duration, period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + first, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes the final report on standard output.
 ///
 /// # Errors
 /// Where it cannot be written.
@@ -223,6 +258,14 @@ pub fn report(snapshot: &Snapshot, format: Format) -> Result<()> {
             snapshot.processes.iter().map(|process| table::report(process, snapshot) + "\n").collect()
         }
     };
+    print(&text)
+}
+
+/// Writes on standard output. A reader that has had enough of it is no failure.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

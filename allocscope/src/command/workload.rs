@@ -1,6 +1,7 @@
 //! Bundled workloads whose costs are known: each does what it says, counts and times it by its own clock,
 //! and prints the truth as one JSON object, to compare a tracer's numbers with.
 
+mod blocks;
 mod brk;
 mod churn;
 mod faults;
@@ -41,6 +42,7 @@ pub fn run(workload: Workload) -> anyhow::Result<u8> {
     wait_for_time(start);
     match workload {
         Workload::Churn(args) => print(&churn::run(&args)?),
+        Workload::Blocks(args) => print(&blocks::run(&args)?),
         Workload::Map(args) => print(&map::run(&args)?),
         Workload::Faults(args) => print(&faults::run(&args)?),
         Workload::Remap(args) => print(&remap::run(&args)?),
@@ -65,6 +67,7 @@ fn pages(bytes: u64) -> u64 {
 fn start_of(workload: &Workload) -> &StartArgs {
     match workload {
         Workload::Churn(args) => &args.start,
+        Workload::Blocks(args) => &args.start,
         Workload::Map(args) => &args.start,
         Workload::Faults(args) => &args.start,
         Workload::Remap(args) => &args.start,

@@ -10,11 +10,13 @@ use allocscope_common::config::MAX_SLOTS;
 use regex::Regex;
 
 use crate::cli::{
-    AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
-    InspectArgs, ManArgs, ProbeArgs, ProfileFormatArg, RecordArgs, RunArgs, SelectionArgs, SlowArgs,
-    TraceArgs, WeightArg, Workload,
+    AdviseArgs, AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
+    InspectArgs, ManArgs, PageFaultsArg, ProbeArgs, ProfileFormatArg, RecordArgs, RunArgs, SelectionArgs,
+    SlowArgs, TraceArgs, WeightArg, Workload,
 };
 use crate::failure::{Exit, Failure};
+
+pub use crate::cli::budget::{Budget, Item, Measure, Timed, Unit as BudgetUnit};
 
 /// One run of the program.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub enum Command {
     Attach(AttachConfig),
     /// Start a command and trace it.
     Run(RunConfig),
+    /// Tell what would make a process faster.
+    Advise(AdviseConfig),
     /// Serve metrics of many processes.
     Daemon(DaemonConfig),
     /// Record a profile.
@@ -70,6 +74,10 @@ pub struct RunConfig {
     pub arguments: Vec<OsString>,
     /// Environment variables for it alone.
     pub environment: Vec<(String, String)>,
+    /// Limits to compare the run with.
+    pub budget: Option<Budget>,
+    /// The file for what came of them, as JUnit XML.
+    pub junit: Option<PathBuf>,
     /// What to trace and how to tell it.
     pub trace: TraceOptions,
 }
@@ -145,6 +153,24 @@ pub struct SlowOptions {
 /// What is slow unless the command line tells: as long as a frame of a display, and longer than a disk needs.
 pub const DEFAULT_SLOW: Duration = Duration::from_millis(10);
 
+/// What `advise` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdviseConfig {
+    /// Whom to observe.
+    pub subject: AdviseSubject,
+    /// Whether findings are told by the exit code.
+    pub fail_on_finding: bool,
+}
+
+/// Whom `advise` observes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdviseSubject {
+    /// A process, for a time.
+    Process(AttachConfig),
+    /// A command, to its end.
+    Command(RunConfig),
+}
+
 /// How probes are put.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeOptions {
@@ -154,8 +180,23 @@ pub struct ProbeOptions {
     pub debug_dirs: Vec<PathBuf>,
     /// Probe what small allocations pass as well.
     pub allow_small_cost: bool,
+    /// Probe Go's runtime beside its large-object path.
+    pub go_runtime: bool,
     /// The most that tracing may cost a process, in percent of one CPU; above 0.
     pub max_overhead_percent: Option<f64>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
+    /// Tell time off the CPU apart.
+    pub off_cpu: bool,
+}
+
+/// What is done for each page fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFaults {
+    /// Counted, attributed to the allocation it is in, and timed.
+    Timed,
+    /// Counted and attributed.
+    Counted,
 }
 
 /// A way to attach uprobes, best first.
@@ -249,6 +290,8 @@ pub struct InspectConfig {
     pub debug_dirs: Vec<PathBuf>,
     /// Show the plan of `--allow-small-cost`.
     pub allow_small_cost: bool,
+    /// Show the plan of `--go-runtime`.
+    pub go_runtime: bool,
     /// How to write the result.
     pub format: Format,
     /// Whether the result may have colour.
@@ -314,6 +357,7 @@ impl TryFrom<Cli> for Config {
         let command = match cli.command {
             CommandArgs::Attach(args) => Command::Attach(attach(args, color)),
             CommandArgs::Run(args) => Command::Run(run(args, color)?),
+            CommandArgs::Advise(args) => Command::Advise(advise(args, color)?),
             CommandArgs::Daemon(args) => Command::Daemon(DaemonConfig::try_from(args)?),
             CommandArgs::Record(args) => Command::Record(record(args, color)?),
             CommandArgs::Inspect(args) => Command::Inspect(inspect(args, color)?),
@@ -382,7 +426,13 @@ impl From<ProbeArgs> for ProbeOptions {
             attach_via,
             debug_dirs,
             allow_small_cost: args.allow_small_cost,
+            go_runtime: args.go_runtime,
             max_overhead_percent: args.max_overhead,
+            page_faults: match args.page_faults {
+                PageFaultsArg::Timed => PageFaults::Timed,
+                PageFaultsArg::Counted => PageFaults::Counted,
+            },
+            off_cpu: !args.no_off_cpu,
         }
     }
 }
@@ -448,14 +498,46 @@ fn attach(args: AttachArgs, color: Color) -> AttachConfig {
     }
 }
 
+fn advise(args: AdviseArgs, color: Color) -> Result<AdviseConfig, Failure> {
+    let trace = TraceOptions {
+        min_size_bytes: args.min_size,
+        interval: None,
+        format: args.format.into(),
+        listen: None,
+        follow_children: args.pid.is_none(),
+        slow: SlowOptions { slow: None, stack_depth: false },
+        probe: args.probe.into(),
+        color,
+    };
+    let subject = match args.pid {
+        Some(pid) => AdviseSubject::Process(AttachConfig { pid, duration: Some(args.duration), trace }),
+        None => {
+            let (program, arguments) = command_of(args.command)?;
+            AdviseSubject::Command(RunConfig {
+                program,
+                arguments,
+                environment: args.env,
+                budget: None,
+                junit: None,
+                trace,
+            })
+        }
+    };
+    Ok(AdviseConfig { subject, fail_on_finding: args.fail_on_finding })
+}
+
 fn run(args: RunArgs, color: Color) -> Result<RunConfig, Failure> {
-    let mut words = args.command.into_iter();
-    let program = words
-        .next()
-        .filter(|program| !program.is_empty())
-        .ok_or_else(|| usage("`run` needs a command after `--`".to_owned()))?;
+    let (program, arguments) = command_of(args.command)?;
     let trace = trace(args.trace, !args.no_follow_children, color);
-    Ok(RunConfig { program, arguments: words.collect(), environment: args.env, trace })
+    let (budget, junit) = (args.budget, args.junit);
+    Ok(RunConfig { program, arguments, environment: args.env, budget, junit, trace })
+}
+
+fn command_of(words: Vec<OsString>) -> Result<(OsString, Vec<OsString>), Failure> {
+    let mut words = words.into_iter();
+    let program = words.next().filter(|program| !program.is_empty());
+    let program = program.ok_or_else(|| usage("a command is needed after `--`".to_owned()))?;
+    Ok((program, words.collect()))
 }
 
 fn record(args: RecordArgs, color: Color) -> Result<RecordConfig, Failure> {
@@ -518,7 +600,8 @@ fn inspect(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
     };
     let debug_dirs = with_system_dir(args.debug_dir);
     let allow_small_cost = args.allow_small_cost;
-    Ok(InspectConfig { subject, debug_dirs, allow_small_cost, format: args.format.into(), color })
+    let go_runtime = args.go_runtime;
+    Ok(InspectConfig { subject, debug_dirs, allow_small_cost, go_runtime, format: args.format.into(), color })
 }
 
 fn usage(message: String) -> Failure {
@@ -560,7 +643,10 @@ mod tests {
                 attach_via: None,
                 debug_dirs: vec![SYSTEM_DEBUG_DIR.into()],
                 allow_small_cost: false,
+                go_runtime: false,
                 max_overhead_percent: None,
+                page_faults: PageFaults::Timed,
+                off_cpu: true,
             },
             color: Color::Auto,
         };

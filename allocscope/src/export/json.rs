@@ -4,10 +4,11 @@
 //! Counts go from the start of tracing. Times are seconds, sizes bytes. Fields are only added; where one
 //! would change its meaning, `schema` grows. A percentile is null where no duration is known.
 
+use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
-use crate::aggregate::{Coverage, ProcessSnapshot, SlowAllocation, Snapshot, ToolSnapshot};
+use crate::aggregate::{Coverage, Finding, ProcessSnapshot, SlowAllocation, Snapshot, ToolSnapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
@@ -80,6 +81,9 @@ pub struct Process<'a> {
     pub window_seconds: f64,
     /// Where it went: these sum to it.
     pub causes: BTreeMap<&'static str, f64>,
+    /// What its Go runtime did; absent where that is not traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub go_runtime: Option<GoRuntime>,
     /// The slowest allocations, the slowest first.
     pub slow_allocations: Vec<SlowView>,
     /// Calls by frames on the stack, by allocator; empty unless asked for.
@@ -87,6 +91,33 @@ pub struct Process<'a> {
     pub stack_frames: BTreeMap<&'static str, StackFrames>,
     /// What tracing has cost the process.
     pub cost: Cost,
+    /// What could be saved, the largest saving first.
+    pub findings: Vec<FindingView<'a>>,
+}
+
+/// Something that a process could save. Savings of one process overlap.
+#[derive(Debug, Serialize)]
+pub struct FindingView<'a> {
+    /// `threshold_churn`, `huge_pages`, `over_allocation` or `release_storm`.
+    pub kind: &'static str,
+    /// Whose memory it is about.
+    pub allocator: &'static str,
+    /// Lower bounds of the size classes it is about.
+    pub sizes: Vec<String>,
+    /// Time to be saved in each second; null where none is claimed.
+    pub recoverable_seconds_per_second: Option<f64>,
+    /// What happens.
+    pub summary: &'a str,
+    /// The numbers it rests on; each name ends with its unit.
+    pub figures: BTreeMap<&'static str, f64>,
+    /// Environment variables that end it; empty where the program has to change.
+    pub environment: BTreeMap<&'static str, &'a str>,
+    /// The same in words.
+    pub setting: &'a str,
+    /// What may become worse.
+    pub risk: &'a str,
+    /// How to see whether it helped.
+    pub check: &'a str,
 }
 
 /// A slow allocation. Times that are not known are null.
@@ -172,8 +203,25 @@ pub struct Allocations {
     pub bytes: u64,
     /// Bytes given back.
     pub released_bytes: u64,
+    /// Bytes made real by page faults, of what was released and of what is live.
+    pub touched_bytes: u64,
+    /// What is neither released nor known to be over: in no stage but `call`.
+    pub live: Live,
     /// `call`, `touch` (per released range) and `release`; those without events are absent.
     pub stages: BTreeMap<&'static str, Timing>,
+}
+
+/// Live ranges of a size class.
+#[derive(Debug, Serialize)]
+pub struct Live {
+    /// How many.
+    pub ranges: u64,
+    /// Bytes asked for.
+    pub bytes: u64,
+    /// Bytes made real by page faults so far.
+    pub touched_bytes: u64,
+    /// Time of these page faults.
+    pub touch_seconds: f64,
 }
 
 /// Page faults of a kind and scope.
@@ -223,11 +271,17 @@ pub struct Tool {
     pub version: &'static str,
     /// Price of a probe hit by class, in seconds; classes that could not be measured are absent.
     pub probe_price_seconds: BTreeMap<&'static str, f64>,
+    /// Time of first touch by 2 MiB pages in parts of that by 4 KiB pages; null where there are none to be had.
+    pub huge_touch_ratio: Option<f64>,
     /// Processes not traced because of the maximum number.
     pub processes_over_limit: u64,
     /// How uprobes were attached: `session`, `multi` or `perf`; absent where none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attached_via: Option<&'static str>,
+    /// Whether huge pages are counted whole in `touched_bytes`; else each page fault is one of 4 KiB.
+    pub page_sizes_known: bool,
+    /// How page faults are seen, see `allocscope doctor`.
+    pub page_faults_via: &'static str,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// Resident memory.
@@ -284,7 +338,27 @@ impl<'a> Process<'a> {
                 .iter()
                 .map(|(allocator, counts)| (allocator.name(), StackFrames::new(counts)))
                 .collect(),
+            go_runtime: GoRuntime::of(process),
             cost: Cost::new(process, &snapshot.tool),
+            findings: process.findings.iter().map(FindingView::new).collect(),
+        }
+    }
+}
+
+impl<'a> FindingView<'a> {
+    fn new(finding: &'a Finding) -> Self {
+        let environment = &finding.setting.environment;
+        Self {
+            kind: finding.kind.name(),
+            allocator: finding.allocator.name(),
+            sizes: finding.size_classes.iter().map(|&class| size_label(class)).collect(),
+            recoverable_seconds_per_second: finding.recoverable,
+            summary: &finding.summary,
+            figures: finding.figures.iter().map(|figure| (figure.name, figure.value)).collect(),
+            environment: environment.iter().map(|(name, value)| (*name, value.as_str())).collect(),
+            setting: &finding.setting.text,
+            risk: &finding.risk,
+            check: &finding.check,
         }
     }
 }
@@ -357,6 +431,13 @@ impl Allocations {
             count: call.count,
             bytes: call.bytes,
             released_bytes: row.release.map_or(0, |series| series.totals.bytes),
+            touched_bytes: row.touched_bytes(),
+            live: Live {
+                ranges: row.live.ranges,
+                bytes: row.live.bytes,
+                touched_bytes: row.live.touched_bytes,
+                touch_seconds: seconds(row.live.touch_ns as f64),
+            },
             stages: row.stages().map(|(stage, series)| (stage.name(), Timing::new(series))).collect(),
         }
     }
@@ -396,8 +477,11 @@ impl Tool {
                 .iter()
                 .map(|(class, &price_ns)| (class.name(), seconds(price_ns)))
                 .collect(),
+            huge_touch_ratio: tool.huge_touch_ratio,
             processes_over_limit: tool.processes_over_limit,
             attached_via: tool.attached_via,
+            page_sizes_known: tool.page_sizes_known,
+            page_faults_via: tool.page_faults_via,
             cpu_seconds: tool.cpu_seconds,
             resident_bytes: tool.resident_bytes,
             map_bytes: tool.map_bytes,
@@ -459,6 +543,11 @@ mod tests {
         assert_eq!(row["size_bytes"], 64 << 20);
         assert_eq!(row["bytes"], 128 << 20);
         assert_eq!(row["released_bytes"], 64 << 20);
+        assert_eq!(row["touched_bytes"], 80 << 20);
+        assert_eq!(
+            row["live"],
+            json!({"ranges": 1, "bytes": 64 << 20, "touched_bytes": 16 << 20, "touch_seconds": 0.006})
+        );
         assert_eq!(
             row["stages"]["touch"],
             json!({
@@ -469,6 +558,23 @@ mod tests {
         let fault = &document["processes"][0]["faults"][0];
         assert_eq!((&fault["kind"], &fault["scope"]), (&json!("minor"), &json!("large")));
         assert_eq!((&fault["count"], &fault["timed"]), (&json!(4), &json!(3)));
+    }
+
+    #[test]
+    fn findings_carry_their_numbers_and_settings() {
+        let mut snapshot = sample::snapshot();
+        snapshot.processes[0].findings = vec![sample::finding()];
+        let document = parsed(&snapshot, true);
+        let finding = &document["processes"][0]["findings"][0];
+        assert_eq!((&finding["kind"], &finding["allocator"]), (&json!("threshold_churn"), &json!("glibc")));
+        assert_eq!(finding["sizes"], json!(["1MiB", "64MiB"]));
+        assert_eq!(finding["recoverable_seconds_per_second"], 0.28);
+        assert_eq!(finding["figures"]["kept_bytes"], 134_217_728.0);
+        assert_eq!(
+            finding["environment"],
+            json!({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=134217728"})
+        );
+        assert_eq!(document["processes"][1]["findings"], json!([]));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! A [`Snapshot`] into what Prometheus scrapes: text, or protobuf with native histograms beside classic ones.
 
 use super::exemplars::{add_exemplars, slow_in};
+use super::go_runtime::{GoRuntime, STOPS};
 use super::names::{self, Family, label_value, size_label};
 use super::quantile::timed;
-use crate::aggregate::{ProcessSnapshot, SlowAllocation, Snapshot};
+use crate::aggregate::{FindingKind, ProcessSnapshot, SlowAllocation, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::bucket::{TICKS_PER_SECOND_LOG2, bucket_ending_at_pow2_seconds, native_index};
 use allocscope_common::cause::Cause;
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
+use allocscope_common::go_runtime::RuntimeEvent;
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -113,11 +115,52 @@ impl<'a> Process<'a> {
         self.tell_coverage(families);
         self.tell_counters(snapshot, families);
         self.tell_faults(families);
+        self.tell_findings(families);
         for (series, reading) in &self.process.series {
             self.tell_series(series, reading, snapshot, families);
         }
         for (allocator, counts) in &self.process.depths {
             families.add_depths(&self.labels(&[allocator.name()]), counts);
+        }
+        self.tell_live(families);
+        if let Some(runtime) = GoRuntime::of(self.process) {
+            self.tell_runtime(&runtime, families);
+        }
+    }
+
+    fn tell_live(&self, families: &mut Families) {
+        for (&(allocator, size_class), live) in &self.process.live {
+            let size = size_label(size_class);
+            let labels = self.labels(&[allocator.name(), &size]);
+            families.add(&names::LIVE_BYTES, &labels, live.bytes as f64);
+            families.add(&names::LIVE_TOUCHED_BYTES, &labels, live.touched_bytes as f64);
+            families.add(&names::LIVE_TOUCH, &labels, live.touch_ns as f64 / 1e9);
+        }
+    }
+
+    fn tell_runtime_durations(&self, event: RuntimeEvent, reading: &SeriesReading, families: &mut Families) {
+        if let Some((_, reason)) = STOPS.iter().find(|(stop, _)| *stop == event) {
+            families.add_histogram(&names::GO_STOP_DURATION, &self.labels(&[reason]), reading, &[]);
+        } else if event == RuntimeEvent::Assist {
+            families.add_histogram(&names::GO_ASSIST_DURATION, &self.labels(&[]), reading, &[]);
+        }
+    }
+
+    /// All of them as soon as there is one, those that never came as 0.
+    fn tell_runtime(&self, runtime: &GoRuntime, families: &mut Families) {
+        let labels = self.labels(&[]);
+        for (family, value) in [
+            (&names::GO_CYCLES, runtime.gc_cycles),
+            (&names::GO_SCAVENGED_BYTES, runtime.scavenged_bytes),
+            (&names::GO_POOL_SLOW_GETS, runtime.pool_slow_gets),
+            (&names::GO_POOL_NEW, runtime.pool_new),
+            (&names::GO_POOL_CLEANUPS, runtime.pool_cleanups),
+            (&names::GO_POOLS_CLEANED, runtime.pools_cleaned),
+            (&names::GO_POOL_SAMPLED_GETS, runtime.pool_sample.gets),
+            (&names::GO_POOL_SAMPLED_SLOW_GETS, runtime.pool_sample.slow_gets),
+            (&names::GO_POOL_SAMPLED_NEW, runtime.pool_sample.new),
+        ] {
+            families.add(family, &labels, value as f64);
         }
     }
 
@@ -185,6 +228,22 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// Every kind, so that an alert ends where a finding does; none for a process without large allocations,
+    /// of which there is nothing to find.
+    fn tell_findings(&self, families: &mut Families) {
+        let is_stage = |series: &Series| matches!(series, Series::Stage { .. });
+        if !self.process.series.keys().any(is_stage) {
+            return;
+        }
+        for kind in FindingKind::ALL {
+            let labels = self.labels(&[kind.name()]);
+            let found = self.process.findings.iter().filter(|finding| finding.kind == kind);
+            let seconds = found.clone().filter_map(|finding| finding.recoverable).fold(0.0, |sum, s| sum + s);
+            families.add(&names::FINDING, &labels, seconds);
+            families.add(&names::FINDING_ACTIVE, &labels, found.count() as f64);
+        }
+    }
+
     fn tell_series(
         &self,
         series: &Series,
@@ -206,13 +265,14 @@ impl<'a> Process<'a> {
                         families.add(&names::ALLOCATED_BYTES, &labels, bytes);
                     }
                     Stage::Release => families.add(&names::RELEASED_BYTES, &labels, bytes),
-                    Stage::Touch => {}
+                    Stage::Touch => families.add(&names::TOUCHED_BYTES, &labels, bytes),
                 }
             }
             Series::Fault { kind, scope } => {
                 let labels = self.labels(&[kind.name(), scope.name()]);
                 families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading, &slow);
             }
+            Series::Runtime(event) => self.tell_runtime_durations(event, reading, families),
         }
     }
 }
@@ -229,6 +289,10 @@ fn tell_tool(snapshot: &Snapshot, families: &mut Families) {
     families.add(&names::PROCESSES, &[], alive as f64);
     families.add(&names::PROCESSES_OVER_LIMIT, &[], tool.processes_over_limit as f64);
     families.add(&names::RETIRED_UNSCRAPED, &[], snapshot.retired_unscraped as f64);
+    if tool.pool_windows > 0 {
+        families.add(&names::GO_POOL_WINDOWS, &[], tool.pool_windows as f64);
+        families.add(&names::GO_POOL_WINDOW_SECONDS, &[], tool.pool_window_seconds);
+    }
     families.add(&names::MAP_BYTES, &[], tool.map_bytes as f64);
     families.add(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     families.add(&names::CPU_SECONDS, &[], tool.cpu_seconds);
@@ -473,6 +537,7 @@ impl<'a> MediaRange<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregate::Finding;
     use crate::export::sample::{self, exposition};
     use allocscope_common::bucket::bucket_of_ns;
     use proptest::prelude::*;
@@ -520,7 +585,12 @@ mod tests {
 
     #[test]
     fn text_is_well_formed_and_histograms_agree_with_themselves() {
-        let families = exposition::parse(&text(sample::snapshot()));
+        let mut snapshot = sample::snapshot();
+        for event in [RuntimeEvent::StopGc, RuntimeEvent::Assist] {
+            snapshot.processes[0].series.insert(Series::Runtime(event), SeriesReading::default());
+        }
+        snapshot.tool.pool_windows = 1;
+        let families = exposition::parse(&text(snapshot));
         for family in names::ALL {
             let parsed = families.get(family.name).unwrap_or_else(|| panic!("{} is missing", family.name));
             assert_eq!(parsed.help, family.help);
@@ -551,6 +621,24 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
+    }
+
+    #[test]
+    fn findings_are_seconds_by_kind() {
+        let mut snapshot = sample::snapshot();
+        let untimed = Finding { kind: FindingKind::OverAllocation, recoverable: None, ..sample::finding() };
+        snapshot.processes[0].findings = vec![sample::finding(), untimed];
+        snapshot.processes[1].series.clear();
+        let text = text(snapshot);
+        for line in [
+            r#"allocscope_finding{pid="4242",comm="server",kind="threshold_churn"} 0.28"#,
+            r#"allocscope_finding{pid="4242",comm="server",kind="over_allocation"} 0"#,
+            r#"allocscope_finding_active{pid="4242",comm="server",kind="over_allocation"} 1"#,
+            r#"allocscope_finding_active{pid="4242",comm="server",kind="release_storm"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
+        }
+        assert!(!text.contains("allocscope_finding{pid=\"4300\""));
     }
 
     #[test]

@@ -57,6 +57,14 @@ families! {
         "Large allocations.";
     ALLOCATED_BYTES = COUNTER Bytes "allocscope_allocated_bytes_total" ["pid", "comm", "allocator", "size"]
         "Bytes asked for by large allocations.";
+    TOUCHED_BYTES = COUNTER Bytes "allocscope_allocation_touched_bytes_total" ["pid", "comm", "allocator", "size"]
+        "Bytes that page faults made real in large ranges which were released since; of live ones see allocscope_live_touched_bytes.";
+    LIVE_BYTES = GAUGE Bytes "allocscope_live_bytes" ["pid", "comm", "allocator", "size"]
+        "Bytes asked for by large allocations that were not released yet.";
+    LIVE_TOUCHED_BYTES = GAUGE Bytes "allocscope_live_touched_bytes" ["pid", "comm", "allocator", "size"]
+        "Bytes that page faults made real so far in large ranges that were not released yet.";
+    LIVE_TOUCH = GAUGE Seconds "allocscope_live_touch_seconds" ["pid", "comm", "allocator", "size"]
+        "Time of the page faults so far in large ranges that were not released yet.";
     RELEASED_BYTES = COUNTER Bytes "allocscope_released_bytes_total" ["pid", "comm", "allocator", "size"]
         "Bytes of large allocations that were given back.";
     STACK_FRAMES = HISTOGRAM None "allocscope_allocation_stack_frames" ["pid", "comm", "allocator"]
@@ -70,6 +78,10 @@ families! {
         "Time of large allocations' calls, of releases and of all page faults, by what it went to; each moment once.";
     UNTIMED_PAGE_FAULTS = COUNTER None "allocscope_untimed_page_faults_total" ["pid", "comm", "kind"]
         "Page faults whose start was not seen: they are counted without a duration.";
+    FINDING = GAUGE None "allocscope_finding" ["pid", "comm", "kind"]
+        "Seconds per second that the process would save by what a finding of the kind advises, over the last minutes; 0 without one.";
+    FINDING_ACTIVE = GAUGE None "allocscope_finding_active" ["pid", "comm", "kind"]
+        "Findings of the kind, those that save memory and no time as well.";
     LIVE_RANGES = GAUGE None "allocscope_live_ranges" ["pid", "comm"]
         "Large ranges that were allocated and not released yet.";
     PARTIAL_RELEASES = COUNTER None "allocscope_partial_releases_total" ["pid", "comm"]
@@ -99,6 +111,32 @@ families! {
         "Ended processes that were let go before a scrape has shown their final counts.";
     MAP_BYTES = GAUGE Bytes "allocscope_map_bytes" []
         "Kernel memory held by allocscope's maps, as far as the kernel tells.";
+    GO_CYCLES = COUNTER None "allocscope_go_gc_cycles_total" ["pid", "comm"]
+        "Collections of a Go program that came to the end of their marking.";
+    GO_STOP_DURATION = HISTOGRAM Seconds "allocscope_go_stop_the_world_duration_seconds" ["pid", "comm", "reason"]
+        "Time from when Go's world is told to stop until it is told to run; reason is gc, other, or unknown before Go 1.21.";
+    GO_ASSIST_DURATION = HISTOGRAM Seconds "allocscope_go_gc_assist_duration_seconds" ["pid", "comm"]
+        "Time that a goroutine marks, or waits for marking, in return for memory.";
+    GO_SCAVENGED_BYTES = COUNTER Bytes "allocscope_go_scavenged_bytes_total" ["pid", "comm"]
+        "Bytes that a Go program gave back to the system and kept the addresses of.";
+    GO_POOL_SLOW_GETS = COUNTER None "allocscope_go_pool_slow_gets_total" ["pid", "comm"]
+        "Gets of a sync.Pool that found nothing on their own processor.";
+    GO_POOL_NEW = COUNTER None "allocscope_go_pool_new_total" ["pid", "comm"]
+        "Gets of a sync.Pool that called New.";
+    GO_POOL_CLEANUPS = COUNTER None "allocscope_go_pool_cleanups_total" ["pid", "comm"]
+        "Times that all sync.Pools were cleaned, once a collection.";
+    GO_POOLS_CLEANED = COUNTER None "allocscope_go_pools_cleaned_total" ["pid", "comm"]
+        "The sync.Pools that had something to clean, summed over the cleanups.";
+    GO_POOL_SAMPLED_GETS = COUNTER None "allocscope_go_pool_sampled_gets_total" ["pid", "comm"]
+        "Gets of a sync.Pool in the windows in which every one is counted.";
+    GO_POOL_SAMPLED_SLOW_GETS = COUNTER None "allocscope_go_pool_sampled_slow_gets_total" ["pid", "comm"]
+        "Of the gets in those windows the ones that found nothing on their own processor.";
+    GO_POOL_SAMPLED_NEW = COUNTER None "allocscope_go_pool_sampled_new_total" ["pid", "comm"]
+        "Of the gets in those windows the ones that called New: 1 less its share is the hit rate.";
+    GO_POOL_WINDOWS = COUNTER None "allocscope_go_pool_windows_total" []
+        "Windows in which every get of a sync.Pool was counted.";
+    GO_POOL_WINDOW_SECONDS = COUNTER Seconds "allocscope_go_pool_window_seconds_total" []
+        "Time of those windows: over the time traced their duty, in which each get takes as long as a probe costs more.";
     BUILD_INFO = GAUGE None "allocscope_build_info" ["version"]
         "1, with the version of allocscope.";
     CPU_SECONDS = COUNTER Seconds "process_cpu_seconds_total" []

@@ -1,7 +1,7 @@
 //! A series' exponential buckets into percentiles, for viewers; histograms themselves leave whole.
 
 use crate::intake::SeriesReading;
-use allocscope_common::bucket::{BUCKETS_PER_OCTAVE, TICKS_PER_SECOND_LOG2};
+use allocscope_common::bucket::{BUCKETS_PER_OCTAVE, TICKS_PER_SECOND_LOG2, last_tick_of};
 
 /// The `q`-quantile of a series' durations, in nanoseconds, for `q` in 0 to 1; `None` where no
 /// duration is known.
@@ -27,6 +27,37 @@ pub fn quantile_ns(series: &SeriesReading, q: f64) -> Option<f64> {
         below += count;
     }
     Some(longest)
+}
+
+/// No less than the `q`-quantile of all a series' durations: the upper bound of its bucket, which is up to 9.1 %
+/// more, or the longest duration where that is less. Events without a known duration count as the longest of all;
+/// `None` where the quantile is one of these, or there is no event.
+pub fn upper_quantile_ns(series: &SeriesReading, q: f64) -> Option<f64> {
+    let events = series.totals.count;
+    let rank = ((q.clamp(0.0, 1.0) * events as f64).ceil() as u64).max(1);
+    let mut counted = 0;
+    for (&bucket, &count) in &series.buckets {
+        counted += count;
+        if counted >= rank {
+            let upper_ns = last_tick_of(bucket)? as f64 * 1e9 / f64::from(TICKS_PER_SECOND_LOG2).exp2();
+            return Some(upper_ns.min(series.totals.max_ns as f64));
+        }
+    }
+    None
+}
+
+/// Several series as one.
+pub fn merged<'a>(all: impl Iterator<Item = &'a SeriesReading>) -> SeriesReading {
+    all.fold(SeriesReading::default(), |mut sum, series| {
+        sum.totals.count = sum.totals.count.saturating_add(series.totals.count);
+        sum.totals.bytes = sum.totals.bytes.saturating_add(series.totals.bytes);
+        sum.totals.time_ns = sum.totals.time_ns.saturating_add(series.totals.time_ns);
+        sum.totals.max_ns = sum.totals.max_ns.max(series.totals.max_ns);
+        for (&bucket, &count) in &series.buckets {
+            *sum.buckets.entry(bucket).or_default() += count;
+        }
+        sum
+    })
 }
 
 /// How many durations of a series are in its histogram.
@@ -97,6 +128,23 @@ mod tests {
         assert!(quantile_ns(&series, f64::NAN).unwrap() <= 1001.0);
     }
 
+    #[test]
+    fn an_upper_bound_takes_untimed_events_for_the_longest() {
+        let mut series = series(&[1000, 2000, 3000]);
+        series.totals.count = 4;
+        assert!(upper_quantile_ns(&series, 0.5).unwrap() >= 2000.0);
+        assert_eq!(upper_quantile_ns(&series, 0.75), Some(3000.0));
+        assert_eq!(upper_quantile_ns(&series, 0.76), None);
+        assert_eq!(upper_quantile_ns(&SeriesReading::default(), 0.5), None);
+    }
+
+    #[test]
+    fn merged_series_hold_both() {
+        let both = merged([series(&[1000, 2000]), series(&[1000, 9000])].iter());
+        let all = series(&[1000, 2000, 1000, 9000]);
+        assert_eq!(both, all);
+    }
+
     proptest! {
         #[test]
         fn off_by_less_than_a_bucket(
@@ -111,6 +159,8 @@ mod tests {
             // A nanosecond and a tick differ: 1 in 1024 at the shortest duration used here.
             let bound = 2f64.powf(1.0 / 8.0) * (1.0 + 1.0 / 1024.0);
             prop_assert!(estimate / exact < bound && exact / estimate < bound, "{estimate} for {exact}");
+            let upper = upper_quantile_ns(&series(&data), q).unwrap();
+            prop_assert!(upper >= exact && upper / exact < bound, "{upper} for {exact}");
         }
     }
 }

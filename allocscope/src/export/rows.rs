@@ -1,7 +1,7 @@
 //! A process' series into the rows that people read: an allocator's size class with its three stages.
 
 use crate::aggregate::ProcessSnapshot;
-use crate::intake::SeriesReading;
+use crate::intake::{LiveTotals, SeriesReading};
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, Series, Stage};
 use std::collections::BTreeMap;
 
@@ -18,13 +18,29 @@ pub struct Row<'a> {
     pub touch: Option<&'a SeriesReading>,
     /// Releases.
     pub release: Option<&'a SeriesReading>,
+    /// What is not released yet.
+    pub live: LiveTotals,
 }
 
 impl<'a> Row<'a> {
+    fn empty(allocator: Allocator, size_class: u8) -> Self {
+        Self { allocator, size_class, call: None, touch: None, release: None, live: LiveTotals::default() }
+    }
+
     /// Stages that have events, in the order in which an allocation goes through them.
     pub fn stages(&self) -> impl Iterator<Item = (Stage, &'a SeriesReading)> {
         let stages = [(Stage::Call, self.call), (Stage::Touch, self.touch), (Stage::Release, self.release)];
         stages.into_iter().filter_map(|(stage, series)| Some((stage, series?)))
+    }
+
+    /// Bytes that the calls asked for.
+    pub fn asked_bytes(&self) -> u64 {
+        self.call.map_or(0, |series| series.totals.bytes)
+    }
+
+    /// Bytes that page faults made real, of what was released and of what is live.
+    pub fn touched_bytes(&self) -> u64 {
+        self.touch.map_or(0, |series| series.totals.bytes).saturating_add(self.live.touched_bytes)
     }
 
     /// Time of all stages, in nanoseconds.
@@ -40,13 +56,15 @@ pub fn rows(process: &ProcessSnapshot) -> Vec<Row<'_>> {
         let Series::Stage { allocator, stage, size_class } = *series else {
             continue;
         };
-        let empty = Row { allocator, size_class, call: None, touch: None, release: None };
-        let row = rows.entry((allocator, size_class)).or_insert(empty);
+        let row = rows.entry((allocator, size_class)).or_insert_with(|| Row::empty(allocator, size_class));
         match stage {
             Stage::Call => row.call = Some(reading),
             Stage::Touch => row.touch = Some(reading),
             Stage::Release => row.release = Some(reading),
         }
+    }
+    for (&(allocator, size_class), &live) in &process.live {
+        rows.entry((allocator, size_class)).or_insert_with(|| Row::empty(allocator, size_class)).live = live;
     }
     rows.into_values().collect()
 }
@@ -55,7 +73,7 @@ pub fn rows(process: &ProcessSnapshot) -> Vec<Row<'_>> {
 pub fn faults(process: &ProcessSnapshot) -> impl Iterator<Item = (FaultKind, FaultScope, &SeriesReading)> {
     process.series.iter().filter_map(|(series, reading)| match *series {
         Series::Fault { kind, scope } => Some((kind, scope, reading)),
-        Series::Stage { .. } => None,
+        Series::Stage { .. } | Series::Runtime(_) => None,
     })
 }
 

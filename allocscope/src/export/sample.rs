@@ -1,7 +1,9 @@
 //! For tests: a snapshot with something of everything, and a reader of the text format.
 
-use crate::aggregate::{Coverage, ProcessSnapshot, Snapshot, Tier, ToolSnapshot};
-use crate::intake::SeriesReading;
+use crate::aggregate::{
+    Coverage, Figure, Finding, FindingKind, ProcessSnapshot, Setting, Snapshot, Tier, ToolSnapshot,
+};
+use crate::intake::{LiveTotals, SeriesReading};
 use crate::site::Miss;
 use crate::target::{ProcessId, ProcessInfo};
 use allocscope_common::bucket::bucket_of_ns;
@@ -25,8 +27,13 @@ pub fn snapshot() -> Snapshot {
                 (ProbeClass::UprobeEmulated, 400.0),
                 (ProbeClass::PageFault, 100.0),
             ]),
+            huge_touch_ratio: Some(0.25),
             processes_over_limit: 0,
             attached_via: Some("session"),
+            page_sizes_known: true,
+            page_faults_via: "tp_btf and memcg",
+            pool_windows: 0,
+            pool_window_seconds: 0.0,
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,
@@ -45,6 +52,33 @@ pub fn series(durations_ns: &[u64], bytes: u64) -> SeriesReading {
         *series.buckets.entry(bucket_of_ns(ns)).or_default() += 1;
     }
     series
+}
+
+/// A finding with a figure of each unit.
+pub fn finding() -> Finding {
+    let figure = |name, value| Figure { name, value };
+    Finding {
+        kind: FindingKind::ThresholdChurn,
+        allocator: Allocator::Glibc,
+        size_classes: vec![20, 26],
+        recoverable: Some(0.28),
+        summary: "memory is given back".to_owned(),
+        figures: vec![
+            figure("observed_seconds", 10.0),
+            figure("releases", 99.0),
+            figure("touch_seconds_per_second", 0.25),
+            figure("kept_bytes", 134_217_728.0),
+            figure("huge_touch_ratio", 0.25),
+        ],
+        setting: Setting {
+            environment: vec![("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=134217728".to_owned())],
+            text: "in the program: mallopt, and some more words that are here to fill the line, so that it goes on \
+                   in the next one"
+                .to_owned(),
+        },
+        risk: "more memory".to_owned(),
+        check: "again".to_owned(),
+    }
 }
 
 fn server() -> ProcessSnapshot {
@@ -87,6 +121,10 @@ fn server() -> ProcessSnapshot {
             fault_causes_ns: 2_000,
         },
         depths: BTreeMap::new(),
+        live: BTreeMap::from([(
+            (Allocator::Go, 26),
+            LiveTotals { ranges: 1, bytes: SIZE, touched_bytes: SIZE / 4, touch_ns: 6_000_000 },
+        )]),
         series: BTreeMap::from([
             (stage(Stage::Call), series(&[16_000, 18_000], SIZE)),
             (stage(Stage::Touch), series(&[24_000_000], SIZE)),
@@ -94,6 +132,7 @@ fn server() -> ProcessSnapshot {
             (fault(FaultScope::Large), untimed),
             (fault(FaultScope::Other), series(&[700], 0)),
         ]),
+        findings: Vec::new(),
     }
 }
 
@@ -126,10 +165,12 @@ fn batch() -> ProcessSnapshot {
         alive: false,
         counters: ProcessCounters::default(),
         depths: BTreeMap::new(),
+        live: BTreeMap::new(),
         series: BTreeMap::from([(
             Series::Stage { allocator: Allocator::Mmap, stage: Stage::Call, size_class: 20 },
             series(&[2_500_000_000], 1 << 20),
         )]),
+        findings: Vec::new(),
     }
 }
 

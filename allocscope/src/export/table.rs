@@ -3,9 +3,12 @@
 //! Plain ASCII, at most [`WIDTH`] columns but for names that are longer. Text from outside (names of
 //! processes, paths) cannot carry terminal control sequences.
 
+use super::findings::findings;
+use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
+use super::touched;
 use crate::aggregate::{ProcessSnapshot, SlowAllocation, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::cause::Cause;
@@ -45,18 +48,22 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += "\n\nLarge allocations (touch: all page faults of a released range)\n";
     text += &allocations(process);
     text += &stage_totals(process);
+    text += &touched::section(process, snapshot.tool.page_sizes_known);
     text += &slowest(process, snapshot);
     text += &stack_frames(process);
     text += "\nPage faults\n";
     text += &fault_table(process);
     text += "\nWhere the time of calls, releases and all page faults went\n";
     text += &cause_table(process);
+    text += &GoRuntime::of(process).map_or_else(String::new, |runtime| format!("\n{}", runtime.text()));
     text += "\nCoverage\n";
     text += &coverage(process);
     text += &lost(snapshot);
     text += "\nWhat tracing cost the process\n";
     text += &cost_table(process, snapshot);
     let _ = writeln!(text, "{}", cost_line(process, snapshot));
+    text += "\nAdvice\n";
+    text += &findings(process);
     text
 }
 
@@ -86,7 +93,7 @@ fn scaled(mut value: f64, step: f64, units: &[&str]) -> String {
     format!("{value:.decimals$}{}", units[unit])
 }
 
-fn headline(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
+pub(super) fn headline(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     let state = if process.alive { "" } else { ", ended" };
     let elapsed = duration(snapshot.elapsed.as_nanos() as f64);
     let exe = plain(&process.info.exe.to_string_lossy());
@@ -96,7 +103,7 @@ fn headline(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
 /// A line for each stage of each allocator's size class.
 fn allocations(process: &ProcessSnapshot) -> String {
     let rows = rows(process);
-    if rows.is_empty() {
+    if rows.iter().all(|row| row.stages().next().is_none()) {
         return "no large allocation was seen\n".to_owned();
     }
     let all_ns = total_ns(&rows);
@@ -331,7 +338,7 @@ fn longest(series: &SeriesReading) -> String {
     if series.buckets.is_empty() { "-".to_owned() } else { duration(series.totals.max_ns as f64) }
 }
 
-fn share(part: u64, whole: u64) -> String {
+pub(super) fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.1}%", 100.0 * part as f64 / whole as f64) }
 }
 
@@ -345,7 +352,7 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { '?' } else { c }).collect()
 }
 
-fn new_table(header: &[&str]) -> Table {
+pub(super) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     // Otherwise the width would be that of the terminal there happens to be.
     table.load_preset(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
@@ -354,7 +361,7 @@ fn new_table(header: &[&str]) -> Table {
 }
 
 /// The table as lines; numbers stand right, the columns `text` left.
-fn finish(mut table: Table, text: &[usize]) -> String {
+pub(super) fn finish(mut table: Table, text: &[usize]) -> String {
     for (index, column) in table.column_iter_mut().enumerate() {
         if !text.contains(&index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -471,6 +478,11 @@ Large allocations (touch: all page faults of a released range)
 |           |       |       |        | release |      1 | 4.00ms | 4.00ms | 4.00ms | 4.00ms | 4.00ms | 14.3% |
 total 28.0ms: call 34.0us (0.1%), touch 24.0ms (85.6%), release 4.00ms (14.3%)
 
+Touched, of what was asked for (by page faults; live: not released, not in the table above)
+| allocator |  size | asked for | touched | ratio | live | live bytes | live touched | live touch time |
+|-----------|-------|-----------|---------|-------|------|------------|--------------|-----------------|
+| go        | 64MiB |    128MiB | 80.0MiB | 62.5% |    1 |    64.0MiB |      16.0MiB |          6.00ms |
+
 Page faults
 | kind  | scope | count |   time |    p50 |    p99 |    max |
 |-------|-------|-------|--------|--------|--------|--------|
@@ -500,6 +512,9 @@ What tracing cost the process
 | uprobe_emulated |   20 | 400ns | 8.00us |
 | page_fault      |    5 | 100ns |  500ns |
 tracing cost: about 8.50us, 0.000% of one CPU
+
+Advice
+none
 ";
 
     const GOLDEN_LIVE: &str = "\

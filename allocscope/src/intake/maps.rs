@@ -1,18 +1,24 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
-use super::{Name, Reading, SlotReading};
+use super::indexed::Indexed;
+use super::live::{Live, LiveMaps};
+use super::{Reading, SlotReading};
 use crate::probe::data_of;
+use allocscope_common::cell::TotalsCell;
 use allocscope_common::config::{Image, Target};
-use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters, Totals};
+use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::event::ProcessEvent;
-use allocscope_common::key::{Allocator, BucketKey, RangeKey, SeriesKey, slot_of_space, space};
-use allocscope_common::object::{Object, slot_of_home};
+use allocscope_common::go_runtime::GoStop;
+use allocscope_common::key::{
+    Allocator, BucketKey, FaultKind, FaultScope, RangeKey, Series, SeriesKey, slot_of_space, space,
+};
+use allocscope_common::object::home;
 use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
-use std::collections::BTreeSet;
+use aya::{Ebpf, Pod};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The maps of one tracing run.
 pub struct Maps {
@@ -21,29 +27,20 @@ pub struct Maps {
     processes: PerCpuArray<MapData, ProcessCounters>,
     return_safe: Array<MapData, u32>,
     images: Array<MapData, Image>,
-    series: PerCpuHashMap<MapData, SeriesKey, Totals>,
-    buckets: PerCpuHashMap<MapData, BucketKey, u64>,
+    go_stops: Array<MapData, GoStop>,
+    pool_window: Array<MapData, u32>,
+    series: Indexed<SeriesKey, TotalsCell>,
+    buckets: Indexed<BucketKey, u64>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
     granules: HashMap<MapData, RangeKey, Granule>,
     granules_added: PerCpuArray<MapData, u64>,
     granules_sweep_at: u64,
     granules_capacity: u64,
     lost: PerCpuArray<MapData, u64>,
-    objects: Array<MapData, Object>,
     depths: PerCpuHashMap<MapData, DepthKey, DepthCounts>,
+    live: LiveMaps,
     /// Kernel memory that the maps hold, in bytes, as the kernel tells it.
     pub held_bytes: u64,
-}
-
-/// First touch so far of an allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Live {
-    /// Which one.
-    pub name: Name,
-    /// Time of its page faults, in nanoseconds.
-    pub touch_ns: u64,
-    /// Page faults.
-    pub faults: u64,
 }
 
 /// The ring of process events.
@@ -57,6 +54,7 @@ impl Maps {
     pub fn take(ebpf: &mut Ebpf, max_processes: u32) -> Result<(Self, Events)> {
         let held_bytes = ebpf.maps().filter_map(|(_, map)| held_bytes(map)).sum();
         let granules_capacity = ebpf.map("GRANULES").and_then(max_entries).unwrap_or(0);
+        let live = LiveMaps::of(ebpf);
         let events = Events::try_from(map(ebpf, "EVENTS")?)?;
         let mut maps = Self {
             targets: HashMap::try_from(map(ebpf, "TARGETS")?)?,
@@ -64,16 +62,18 @@ impl Maps {
             processes: PerCpuArray::try_from(map(ebpf, "PROCESSES")?)?,
             return_safe: Array::try_from(map(ebpf, "RETURN_SAFE")?)?,
             images: Array::try_from(map(ebpf, "IMAGES")?)?,
-            series: PerCpuHashMap::try_from(map(ebpf, "SERIES")?)?,
-            buckets: PerCpuHashMap::try_from(map(ebpf, "BUCKETS")?)?,
+            go_stops: Array::try_from(map(ebpf, "GO_STOPS")?)?,
+            pool_window: Array::try_from(map(ebpf, "POOL_WINDOW")?)?,
+            series: Indexed::take(ebpf, ["SERIES", "TOTALS", "TOTALS_OWNERS", "FREE_TOTALS"])?,
+            buckets: Indexed::take(ebpf, ["BUCKETS", "COUNTS", "COUNT_OWNERS", "FREE_COUNTS"])?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
             granules: HashMap::try_from(map(ebpf, "GRANULES")?)?,
             granules_added: PerCpuArray::try_from(map(ebpf, "GRANULES_ADDED")?)?,
             granules_sweep_at: granules_capacity / 2,
             granules_capacity,
             lost: PerCpuArray::try_from(map(ebpf, "LOST")?)?,
-            objects: Array::try_from(map(ebpf, "OBJECTS")?)?,
             depths: PerCpuHashMap::try_from(map(ebpf, "DEPTHS")?)?,
+            live,
             held_bytes,
         };
         for slot in 0..max_processes {
@@ -103,6 +103,14 @@ impl Maps {
         Ok(self.return_safe.set(slot, u32::from(safe), 0)?)
     }
 
+    /// Opens or closes the window in which every get of a `sync.Pool` is counted.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn set_pool_window(&mut self, open: bool) -> Result<()> {
+        Ok(self.pool_window.set(0, u32::from(open), 0)?)
+    }
+
     /// Whether the process in `slot` is taken for safe from return probes.
     pub fn is_return_safe(&self, slot: u32) -> bool {
         self.return_safe.get(&slot, 0).is_ok_and(|safe| safe != 0)
@@ -118,6 +126,10 @@ impl Maps {
         if self.target(tgid).is_some_and(|target| target.slot == slot) {
             // It may have gone in between; then it is gone as it should be.
             let _ = self.targets.remove(&tgid);
+            // The kernel side remembers which slot a thread's process has, while the image stays the same.
+            if let Err(error) = self.start_image(slot) {
+                log::warn!("process {tgid} may still be traced: {error:#}");
+            }
         }
     }
 
@@ -129,27 +141,17 @@ impl Maps {
         if slots.is_empty() {
             return Ok(());
         }
-        let series: Vec<_> = self.series.keys().flatten().filter(|key| slots.contains(&key.slot)).collect();
-        for key in series {
-            let _ = self.series.remove(&key);
-        }
-        let buckets: Vec<_> =
-            self.buckets.keys().flatten().filter(|key| slots.contains(&key.series.slot)).collect();
-        for key in buckets {
-            let _ = self.buckets.remove(&key);
-        }
+        self.buckets.remove(|key| slots.contains(&key.series.slot))?;
+        self.series.remove(|key| slots.contains(&key.slot))?;
         let depths: Vec<_> = self.depths.keys().flatten().filter(|key| slots.contains(&key.slot)).collect();
         for key in depths {
             let _ = self.depths.remove(&key);
         }
         self.forget_ranges(|key| slots.contains(&slot_of_space(key.space)));
         for &slot in slots {
-            let zero = vec![
-                ProcessCounters::default();
-                aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?
-            ];
-            self.processes.set(slot, PerCpuValues::try_from(zero)?, 0)?;
+            self.processes.set(slot, on_each_cpu(ProcessCounters::default())?, 0)?;
             self.start_image(slot)?;
+            self.go_stops.set(slot, GoStop::default(), 0)?;
             self.free_slots.push(slot, 0)?;
         }
         Ok(())
@@ -211,22 +213,26 @@ impl Maps {
         for &slot in slots {
             reading
                 .slots
-                .insert(slot, SlotReading { counters: self.counters(slot), ..SlotReading::default() });
+                .insert(slot, SlotReading { counters: self.counted(slot), ..SlotReading::default() });
         }
         // Histograms first: an event in between is then in the totals and not yet in the histogram,
         // never the other way round.
-        for (key, counts) in self.buckets.iter().flatten() {
+        for (key, counts) in self.buckets.iter() {
             let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.series.slot), key.series.decode())
             else {
                 continue;
             };
-            slot.series.entry(series).or_default().buckets.insert(key.bucket, counts.iter().sum());
+            slot.series.entry(series).or_default().buckets.insert(key.bucket, wrapping_sum(&counts));
         }
-        for (key, totals) in self.series.iter().flatten() {
+        for (key, totals) in self.series.iter() {
             let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else {
                 continue;
             };
-            slot.series.entry(series).or_default().totals = sum_totals(&totals);
+            let totals = sum_totals(&totals);
+            if matches!(series, Series::Fault { .. }) {
+                slot.counters.hits[ProbeClass::PageFault as usize] += totals.count;
+            }
+            slot.series.entry(series).or_default().totals = totals;
         }
         for (key, counts) in self.depths.iter().flatten() {
             let allocator = u8::try_from(key.allocator).ok().and_then(Allocator::from_number);
@@ -235,32 +241,59 @@ impl Maps {
                 counts.iter().for_each(|count| sum.add(count));
             }
         }
+        self.read_live(&mut reading);
         for reason in 0..LOSS_REASONS {
             reading.lost[reason] = self.lost.get(&(reason as u32), 0).map_or(0, |counts| counts.iter().sum());
         }
         reading
     }
 
+    /// Live ranges of the slots in a reading, if there are any: the maps are large.
+    fn read_live(&self, reading: &mut Reading) {
+        let has_live = |slot: &SlotReading| slot.counters.ranges_filed > slot.counters.ranges_ended;
+        if !reading.slots.values().any(has_live) {
+            return;
+        }
+        let numbers: BTreeMap<u32, u32> = reading
+            .slots
+            .keys()
+            .filter_map(|slot| Some((*slot, self.images.get(slot, 0).ok()?.number)))
+            .collect();
+        let live = self.live.read(
+            |slot, found| numbers.get(&slot).is_some_and(|&number| space(slot, number) == found),
+            |slot, found| numbers.get(&slot).is_some_and(|&number| home(slot, number) == found),
+        );
+        for (slot, live) in live {
+            if let Some(slot) = reading.slots.get_mut(&slot) {
+                slot.live = live;
+            }
+        }
+    }
+
     /// The first touch so far of what is allocated still.
     pub fn live(&self) -> Vec<Live> {
-        let mut live = Vec::new();
-        for (key, range) in self.ranges.iter().flatten() {
-            let name = Name { slot: slot_of_space(key.space), filed_ns: range.filed_ns };
-            live.push(Live { name, touch_ns: range.touch_ns, faults: range.faults });
-        }
-        for object in self.objects.iter().flatten().filter(|object| object.home != 0) {
-            let name = Name { slot: slot_of_home(object.home), filed_ns: object.filed_ns };
-            live.push(Live { name, touch_ns: object.touch_ns, faults: object.faults });
-        }
-        live.retain(|one| one.faults > 0);
-        live
+        self.live.touched()
     }
 
     /// What was counted so far for the process in `slot`, beside its series.
     pub fn counters(&self, slot: u32) -> ProcessCounters {
+        let mut counters = self.counted(slot);
+        counters.hits[ProbeClass::PageFault as usize] = self.faults(slot);
+        counters
+    }
+
+    /// The same without page faults.
+    fn counted(&self, slot: u32) -> ProcessCounters {
         self.processes
             .get(&slot, 0)
             .map_or_else(|_| ProcessCounters::default(), |values| sum_counters(&values))
+    }
+
+    /// Page faults, which the kernel side counts in their series only.
+    fn faults(&self, slot: u32) -> u64 {
+        let scopes = |&kind| FaultScope::ALL.iter().map(move |&scope| SeriesKey::fault(slot, kind, scope));
+        let totals = FaultKind::ALL.iter().flat_map(scopes).filter_map(|key| self.series.get(&key));
+        totals.map(|totals| sum_totals(&totals).count).sum()
     }
 }
 
@@ -276,7 +309,13 @@ pub fn decode_event(record: &[u8]) -> Option<ProcessEvent> {
     Some(ProcessEvent { kind: word(0)?, tgid: word(1)?, parent_tgid: word(2)?, slot: word(3)?, comm })
 }
 
-fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+/// The same value for every CPU.
+pub(super) fn on_each_cpu<V: Pod>(value: V) -> Result<PerCpuValues<V>> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?;
+    Ok(PerCpuValues::try_from(vec![value; cpus])?)
+}
+
+pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"))
 }
 
@@ -293,13 +332,18 @@ fn held_bytes(map: &Map) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
 
-fn sum_totals(values: &PerCpuValues<Totals>) -> Totals {
-    values.iter().fold(Totals::default(), |sum, value| Totals {
-        count: sum.count + value.count,
-        bytes: sum.bytes + value.bytes,
-        time_ns: sum.time_ns + value.time_ns,
+/// What was counted on one CPU may have been taken back on another one.
+fn sum_totals(values: &PerCpuValues<TotalsCell>) -> Totals {
+    values.iter().map(|cell| cell.totals).fold(Totals::default(), |sum, value| Totals {
+        count: sum.count.wrapping_add(value.count),
+        bytes: sum.bytes.wrapping_add(value.bytes),
+        time_ns: sum.time_ns.wrapping_add(value.time_ns),
         max_ns: sum.max_ns.max(value.max_ns),
     })
+}
+
+fn wrapping_sum(values: &PerCpuValues<u64>) -> u64 {
+    values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
 }
 
 fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {

@@ -1,5 +1,6 @@
 //! What the kernel side has counted since tracing began, summed over CPUs and decoded.
 
+use super::LiveReading;
 use allocscope_common::counter::{LOSS_REASONS, ProcessCounters, Totals};
 use allocscope_common::depth::DepthCounts;
 use allocscope_common::key::{Allocator, Series};
@@ -19,6 +20,8 @@ pub struct Reading {
 pub struct SlotReading {
     /// Counters that every process has.
     pub counters: ProcessCounters,
+    /// Its live ranges.
+    pub live: LiveReading,
     /// Its series.
     pub series: BTreeMap<Series, SeriesReading>,
     /// Calls by frames on the stack, where that is counted.

@@ -2,10 +2,9 @@
 //! What cannot be attached is a cause that is not told apart, which coverage says.
 
 use super::Loaded;
-use super::kernel_types::task_pid_offset;
+use super::kernel_types::TASK_PID;
 use crate::site::Miss;
-use anyhow::{Context, Result};
-use aya::Btf;
+use anyhow::{Context, Result, anyhow};
 use aya::programs::{BtfTracePoint, RawTracePoint};
 
 /// Program, tracepoint, and what is not told apart without it. Ends come before beginnings.
@@ -27,24 +26,29 @@ const SCHEDULER: [(&str, &str); 2] = [("sched_waking", "sched_waking"), ("sched_
 
 /// Attaches them all; returns what is not told apart. The links live as long as `loaded`.
 pub(super) fn attach(loaded: &mut Loaded) -> Vec<Miss> {
-    let btf = Btf::from_sys_fs().ok();
     let mut misses = Vec::new();
     for (program, tracepoint, cause) in TRACEPOINTS {
-        let attached = attach_typed(loaded, btf.as_ref(), program, tracepoint)
+        let attached = attach_typed(loaded, program, tracepoint)
             .or_else(|_| attach_raw(loaded, &format!("{program}_raw"), tracepoint));
         note(&mut misses, cause, tracepoint, attached);
     }
     for (program, tracepoint) in SCHEDULER {
-        let attached =
-            task_pid_offset().and_then(|_| attach_typed(loaded, btf.as_ref(), program, tracepoint));
+        let attached = if loaded.off_cpu {
+            TASK_PID
+                .context("the kernel does not tell task_struct::pid")
+                .and_then(|_| attach_typed(loaded, program, tracepoint))
+        } else {
+            Err(anyhow!("--no-off-cpu"))
+        };
         note(&mut misses, "runnable and blocked", tracepoint, attached);
     }
     misses
 }
 
-fn attach_typed(loaded: &mut Loaded, btf: Option<&Btf>, program: &str, tracepoint: &str) -> Result<()> {
+fn attach_typed(loaded: &mut Loaded, program: &str, tracepoint: &str) -> Result<()> {
+    let types = loaded.kernel_types()?;
     let program: &mut BtfTracePoint = loaded.program(program)?;
-    program.load(tracepoint, btf.context("the kernel has no BTF")?)?;
+    program.load(tracepoint, &types)?;
     program.attach()?;
     Ok(())
 }
@@ -59,7 +63,7 @@ fn attach_raw(loaded: &mut Loaded, program: &str, tracepoint: &str) -> Result<()
 fn note(misses: &mut Vec<Miss>, cause: &str, tracepoint: &str, attached: Result<()>) {
     if let Err(error) = attached {
         log::info!("tracepoint {tracepoint} cannot be attached: {error:#}");
-        let detail = format!("{cause} is not told apart from other causes: no tracepoint {tracepoint}");
+        let detail = format!("not told apart as a cause: {cause} (no tracepoint {tracepoint}: {error:#})");
         misses.push(Miss { reason: "cause_unseen", detail });
     }
 }

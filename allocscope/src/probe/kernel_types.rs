@@ -1,126 +1,187 @@
-//! The kernel's own type information (BTF) into the one offset that the kernel side needs.
+//! The kernel's own type information into the number of an enumerator and the place of a member.
 //!
-//! aya relocates nothing in programs written in Rust, so the offset is a load-time constant. The format is that of
-//! `Documentation/bpf/btf.rst`. It is the running kernel's, but read as carefully as any file.
+//! The format is told in the kernel's Documentation/bpf/btf.rst; the numbers are those of the kernel that runs, so in
+//! this machine's byte order.
 
-use anyhow::{Context, Result};
 use std::fs;
+use std::sync::LazyLock;
 
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
-const MAGIC: u16 = 0xeb9f;
-const KIND_STRUCT: u32 = 4;
-/// Bytes of a type, of a struct's member.
-const TYPE_BYTES: usize = 12;
-const MEMBER_BYTES: usize = 12;
+/// `PGFAULT` of `enum vm_event_item`; `None` where the kernel does not tell.
+pub(super) static PAGE_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm_event_item", "PGFAULT"));
+/// `THP_FAULT_ALLOC`, by a fault that is served with a huge page.
+pub(super) static THP_FAULT: LazyLock<Option<i32>> =
+    LazyLock::new(|| value("vm_event_item", "THP_FAULT_ALLOC"));
 
 /// The offset of `pid` in `struct task_struct`, in bytes.
-///
-/// # Errors
-/// Where the kernel has no type information, or no such member in it.
-pub fn task_pid_offset() -> Result<u64> {
-    let bytes = fs::read(VMLINUX).context("the kernel has no BTF")?;
-    member_offset(&bytes, "task_struct", "pid").context("the kernel's BTF has no task_struct::pid")
+pub(super) static TASK_PID: LazyLock<Option<u32>> = LazyLock::new(|| member_at("task_struct", "pid"));
+
+const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+const MAGIC: u32 = 0xeb9f;
+/// A type's name, information, and size or type.
+const TYPE_BYTES: usize = 12;
+
+// Kinds of types that something follows.
+const INT: u32 = 1;
+const ARRAY: u32 = 3;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FUNC_PROTO: u32 = 13;
+const VAR: u32 = 14;
+const DATASEC: u32 = 15;
+const DECL_TAG: u32 = 17;
+const ENUM64: u32 = 19;
+const LAST: u32 = ENUM64;
+
+/// The number of `enumerator` in `enum name`; `None` where the kernel does not tell.
+fn value(name: &str, enumerator: &str) -> Option<i32> {
+    value_in(&fs::read(KERNEL_TYPES).ok()?, name, enumerator)
 }
 
-/// The offset in bytes of a direct member of a struct.
-fn member_offset(btf: &[u8], of_struct: &str, member: &str) -> Option<u64> {
-    if btf.first_chunk().copied().map(u16::from_ne_bytes)? != MAGIC {
-        return None;
-    }
-    let header = word(btf, 4)? as usize;
-    let section = |offset: usize| -> Option<&[u8]> {
-        let (start, len) =
-            (header.checked_add(word(btf, offset)? as usize)?, word(btf, offset + 4)? as usize);
-        btf.get(start..start.checked_add(len)?)
-    };
-    let (mut types, names) = (section(8)?, section(16)?);
-    while let (Some(name), Some(info)) = (word(types, 0), word(types, 4)) {
-        let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-        let extra = types.get(TYPE_BYTES..TYPE_BYTES.checked_add(extra_bytes(kind, count)?)?)?;
-        if kind == KIND_STRUCT && is_named(names, name, of_struct) {
-            return offset_in(extra, names, member, info >> 31 != 0);
+fn value_in(bytes: &[u8], name: &str, enumerator: &str) -> Option<i32> {
+    let types = Types::of(bytes)?;
+    let found = types.find(ENUM, name)?;
+    let value = types.named::<8>(found.following, enumerator)?;
+    Some(word(value, 4)? as i32)
+}
+
+/// The offset in bytes of a structure's member; `None` where the kernel does not tell.
+pub(super) fn member_at(structure: &str, member: &str) -> Option<u32> {
+    member_in(&fs::read(KERNEL_TYPES).ok()?, structure, member)
+}
+
+fn member_in(bytes: &[u8], structure: &str, member: &str) -> Option<u32> {
+    let types = Types::of(bytes)?;
+    let found = types.find(STRUCT, structure)?;
+    let bits = word(types.named::<12>(found.following, member)?, 8)?;
+    // Where bit fields are told, only the lower three bytes are the offset, and always it is in bits.
+    Some(if found.has_bit_fields { bits & 0xff_ffff } else { bits } / 8)
+}
+
+/// The two parts of type information.
+struct Types<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+}
+
+/// A type.
+struct Found<'a> {
+    has_bit_fields: bool,
+    following: &'a [u8],
+}
+
+impl<'a> Types<'a> {
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        let field = |number: usize| Some(word(bytes, number * 4)? as usize);
+        if word(bytes, 0)? & 0xffff != MAGIC {
+            return None;
         }
-        types = types.get(TYPE_BYTES + extra.len()..)?;
+        let header = field(1)?;
+        let part = |offset: usize, len: usize| bytes.get(header.checked_add(offset)?..)?.get(..len);
+        Some(Self { types: part(field(2)?, field(3)?)?, strings: part(field(4)?, field(5)?)? })
     }
-    None
+
+    fn find(&self, wanted: u32, name: &str) -> Option<Found<'a>> {
+        let mut rest = self.types;
+        while !rest.is_empty() {
+            let information = word(rest, 4)?;
+            let (kind, count) = kind_and_count(information);
+            let following = rest.get(TYPE_BYTES..TYPE_BYTES.checked_add(following_bytes(kind, count)?)?)?;
+            if kind == wanted && is_text(self.strings, word(rest, 0)?, name) {
+                return Some(Found { has_bit_fields: information >> 31 != 0, following });
+            }
+            rest = rest.get(TYPE_BYTES + following.len()..)?;
+        }
+        None
+    }
+
+    /// The one of a type's members or enumerators, `BYTES` each, that bears the name.
+    fn named<const BYTES: usize>(&self, following: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let mut entries = following.chunks_exact(BYTES);
+        entries.find(|entry| word(entry, 0).is_some_and(|offset| is_text(self.strings, offset, name)))
+    }
 }
 
-fn offset_in(members: &[u8], names: &[u8], member: &str, has_bitfields: bool) -> Option<u64> {
-    let found = members
-        .chunks_exact(MEMBER_BYTES)
-        .find(|bytes| word(bytes, 0).is_some_and(|name| is_named(names, name, member)))?;
-    let offset = word(found, 8)?;
-    let bits = if has_bitfields { offset & 0x00ff_ffff } else { offset };
-    Some(u64::from(bits) / 8)
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..)?.first_chunk().copied()?))
 }
 
-/// What follows a type of this kind (include/uapi/linux/btf.h); `None` for a kind that is not known.
-fn extra_bytes(kind: u32, count: usize) -> Option<usize> {
+fn kind_and_count(information: u32) -> (u32, usize) {
+    (information >> 24 & 0x1f, (information & 0xffff) as usize)
+}
+
+/// Bytes that follow a type; `None` of a kind that is not known.
+fn following_bytes(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
-        2 | 7..=12 | 16 | 18 => 0,
-        1 | 14 | 17 => 4,
-        3 => 12,
-        KIND_STRUCT | 5 | 15 | 19 => count * 12,
-        6 | 13 => count * 8,
-        _ => return None,
+        INT | VAR | DECL_TAG => 4,
+        ARRAY => 12,
+        STRUCT | UNION | DATASEC | ENUM64 => 12 * count,
+        ENUM | FUNC_PROTO => 8 * count,
+        kind if kind > LAST => return None,
+        _ => 0,
     })
 }
 
-fn is_named(names: &[u8], offset: u32, name: &str) -> bool {
-    let text = names.get(offset as usize..).unwrap_or_default();
-    text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-}
-
-fn word(bytes: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+fn is_text(strings: &[u8], offset: u32, text: &str) -> bool {
+    let rest = strings.get(offset as usize..).and_then(|rest| rest.strip_prefix(text.as_bytes()));
+    rest.is_some_and(|rest| rest.first() == Some(&0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    /// An int, `struct task_structure { pid }` at 0, and `struct task_struct { x; pid }` with `pid` at byte 72.
-    fn btf() -> Vec<u8> {
-        let names = b"\0int\0task_structure\0pid\0task_struct\0x\0";
-        let (structure, pid, task, x) = (5u32, 20u32, 24u32, 36u32);
-        let types: Vec<u32> = [
-            vec![1, 1 << 24, 4, 32],
-            vec![structure, 4 << 24 | 1, 4, pid, 1, 0],
-            vec![task, 4 << 24 | 1 << 31 | 2, 80, x, 1, 8 << 24, pid, 1, 72 * 8],
-        ]
-        .concat();
-        let len = 4 * types.len() as u32;
-        let header = [24u32, 0, len, len, names.len() as u32];
-        let mut bytes = MAGIC.to_ne_bytes().to_vec();
-        bytes.extend([1, 0]);
-        bytes.extend(header.iter().chain(&types).flat_map(|word| word.to_ne_bytes()));
-        bytes.extend(names);
-        bytes
+    const STRINGS: &[u8] = b"\0vm_event_item\0PGPGIN\0PGFAULT\0PGFAULTS\0other\0s\0a\0bc\0";
+
+    fn at(text: &str) -> u32 {
+        let text = [b"\0", text.as_bytes(), b"\0"].concat();
+        STRINGS.windows(text.len()).position(|window| window == text).unwrap() as u32 + 1
+    }
+
+    /// An integer, a structure of two members, an enumeration of another name, and the one asked for.
+    fn kernel_types() -> Vec<u8> {
+        let mut types = vec![0, INT << 24, 4, 32];
+        types.extend([at("s"), STRUCT << 24 | 2, 8, at("a"), 1, 0, at("bc"), 1, 32]);
+        types.extend([at("other"), ENUM << 24 | 1, 4, at("PGFAULT"), 3]);
+        let name = at("vm_event_item");
+        types.extend([name, ENUM << 24 | 3, 4, at("PGPGIN"), 0, at("PGFAULTS"), 20, at("PGFAULT"), 21]);
+        let len = types.len() as u32 * 4;
+        let header = [MAGIC | 1 << 16, 24, 0, len, len, STRINGS.len() as u32];
+        let words = header.into_iter().chain(types);
+        words.flat_map(u32::to_ne_bytes).chain(STRINGS.iter().copied()).collect()
     }
 
     #[test]
-    fn a_member_is_found_by_its_whole_name() {
-        assert_eq!(member_offset(&btf(), "task_struct", "pid"), Some(72));
-        assert_eq!(member_offset(&btf(), "task_structure", "pid"), Some(0));
-        assert_eq!(member_offset(&btf(), "task_struct", "tgid"), None);
-        assert_eq!(member_offset(&btf(), "task", "pid"), None);
+    fn an_enumerator_has_its_number() {
+        let bytes = kernel_types();
+        assert_eq!(value_in(&bytes, "vm_event_item", "PGFAULT"), Some(21));
+        assert_eq!(value_in(&bytes, "vm_event_item", "PGMAJFAULT"), None);
+        assert_eq!(value_in(&bytes, "vm_event", "PGFAULT"), None);
     }
 
     #[test]
-    fn what_is_cut_short_or_changed_is_refused_or_harmless() {
-        let whole = btf();
-        for len in 0..whole.len() {
-            member_offset(&whole[..len], "task_struct", "pid");
-            for value in [0, 0x7f, 0xff] {
-                let mut changed = whole.clone();
-                changed[len] = value;
-                member_offset(&changed, "task_struct", "pid");
-            }
+    fn members_are_found_by_their_whole_names() {
+        let bytes = kernel_types();
+        assert_eq!(member_in(&bytes, "s", "a"), Some(0));
+        assert_eq!(member_in(&bytes, "s", "bc"), Some(4));
+        for (structure, member) in [("s", "b"), ("s", "c"), ("other", "a"), ("", "a"), ("t", "a")] {
+            assert_eq!(member_in(&bytes, structure, member), None, "{structure}.{member}");
         }
     }
 
-    #[test]
-    fn the_running_kernel_tells() {
-        assert!((64..65_536).contains(&task_pid_offset().unwrap()));
+    proptest! {
+        #[test]
+        fn damaged_types_tell_nothing_or_something_but_do_no_harm(
+            at in 0usize..200, byte: u8, len in 0usize..300
+        ) {
+            let mut bytes = kernel_types();
+            bytes.truncate(len);
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+            let _ = value_in(&bytes, "vm_event_item", "PGFAULT");
+            let _ = member_in(&bytes, "s", "bc");
+        }
     }
 }

@@ -4,30 +4,23 @@
 //! |---|---|---|
 //! | session | 6.13 | one link for a file; a call that is filtered out at its entry gets no return trampoline |
 //! | multi | 6.6 | one link for the entries of a file and one for the returns |
-//! | perf | 4.17 | a perf event for each site: each takes a tenth of a second to detach |
+//! | perf | 4.17 | a perf event for each site: each takes the kernel a tenth of a second to detach |
 //!
 //! Plain sites (Go) have no return side, so session is multi for them.
 
+use super::faults::program_of;
+use super::held::{HeldLink, Holder};
 use super::raw::{AttachType, Points, RawObject, link};
 use super::{Loaded, Scope};
 use crate::config::AttachVia;
 use crate::site::{CallSite, Site};
 use anyhow::{Context, Result, anyhow};
 use aya::programs::UProbe;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink as PerfLink, UProbeScope};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-
-/// Live uprobes; dropping one detaches it.
-#[expect(dead_code, reason = "a link is kept to be dropped")]
-pub enum UprobeLink {
-    /// All points of a file.
-    Multi(OwnedFd),
-    /// One point.
-    Perf(PerfLink),
-}
 
 /// Programs loaded so far for each rung, and the rungs that were tried in vain.
 #[derive(Default)]
@@ -71,12 +64,7 @@ impl Ladder {
 ///
 /// # Errors
 /// Why the last rung refused.
-pub fn attach_sites(
-    loaded: &mut Loaded,
-    file: &File,
-    sites: &[Site],
-    scope: Scope,
-) -> Result<Vec<UprobeLink>> {
+pub fn attach_sites(loaded: &mut Loaded, file: &File, sites: &[Site], scope: Scope) -> Result<Vec<HeldLink>> {
     let points = Points {
         offsets: sites.iter().map(|site| site.file_offset).collect(),
         cookies: sites.iter().map(|site| site.id.to_cookie()).collect(),
@@ -84,7 +72,7 @@ pub fn attach_sites(
     climb(loaded, |loaded, rung| match rung {
         AttachVia::Session | AttachVia::Multi => {
             let program = loaded.ladder.program("go_site", AttachType::Multi)?;
-            Ok(vec![multi(&program, AttachType::Multi, false, file, &points, scope)?])
+            Ok(vec![multi(&mut loaded.holder, &program, AttachType::Multi, false, file, &points, scope)?])
         }
         AttachVia::Perf => perf(loaded, "go_site", file, &points, scope),
     })
@@ -99,7 +87,7 @@ pub fn attach_calls_at_callers(
     file: &File,
     calls: &[CallSite],
     scope: Scope,
-) -> Result<Vec<UprobeLink>> {
+) -> Result<Vec<HeldLink>> {
     let (mut entries, mut exits) = (Points::default(), Points::default());
     for call in calls {
         let cookie = call.id.to_cookie_at_callers();
@@ -110,8 +98,11 @@ pub fn attach_calls_at_callers(
         AttachVia::Session | AttachVia::Multi => {
             let leave = loaded.ladder.program("native_exit", AttachType::Multi)?;
             let enter = loaded.ladder.program("native_entry", AttachType::Multi)?;
-            let leave = multi(&leave, AttachType::Multi, false, file, &exits, scope)?;
-            Ok(vec![leave, multi(&enter, AttachType::Multi, false, file, &entries, scope)?])
+            let leave = multi(&mut loaded.holder, &leave, AttachType::Multi, false, file, &exits, scope)?;
+            Ok(vec![
+                leave,
+                multi(&mut loaded.holder, &enter, AttachType::Multi, false, file, &entries, scope)?,
+            ])
         }
         AttachVia::Perf => {
             let mut links = perf(loaded, "native_exit", file, &exits, scope)?;
@@ -130,7 +121,7 @@ pub fn attach_calls(
     file: &File,
     calls: &[CallSite],
     scope: Scope,
-) -> Result<Vec<UprobeLink>> {
+) -> Result<Vec<HeldLink>> {
     let points = Points {
         offsets: calls.iter().map(|call| call.file_offset).collect(),
         cookies: calls.iter().map(|call| call.id.to_cookie()).collect(),
@@ -138,14 +129,17 @@ pub fn attach_calls(
     climb(loaded, |loaded, rung| match rung {
         AttachVia::Session => {
             let program = loaded.ladder.program("native_session", AttachType::Session)?;
-            Ok(vec![multi(&program, AttachType::Session, false, file, &points, scope)?])
+            Ok(vec![multi(&mut loaded.holder, &program, AttachType::Session, false, file, &points, scope)?])
         }
         AttachVia::Multi => {
             let leave = loaded.ladder.program("native_return", AttachType::Multi)?;
             let enter = loaded.ladder.program("native_entry", AttachType::Multi)?;
             // Returns first: an entry without its return would stay open.
-            let leave = multi(&leave, AttachType::Multi, true, file, &points, scope)?;
-            Ok(vec![leave, multi(&enter, AttachType::Multi, false, file, &points, scope)?])
+            let leave = multi(&mut loaded.holder, &leave, AttachType::Multi, true, file, &points, scope)?;
+            Ok(vec![
+                leave,
+                multi(&mut loaded.holder, &enter, AttachType::Multi, false, file, &points, scope)?,
+            ])
         }
         AttachVia::Perf => {
             let mut links = perf(loaded, "native_return", file, &points, scope)?;
@@ -158,8 +152,8 @@ pub fn attach_calls(
 /// Tries the rungs from the best one on. One that fails where a lower one works is not tried again.
 fn climb(
     loaded: &mut Loaded,
-    mut attach: impl FnMut(&mut Loaded, AttachVia) -> Result<Vec<UprobeLink>>,
-) -> Result<Vec<UprobeLink>> {
+    mut attach: impl FnMut(&mut Loaded, AttachVia) -> Result<Vec<HeldLink>>,
+) -> Result<Vec<HeldLink>> {
     let mut failed = Vec::new();
     let mut last = anyhow!("there is no way to attach");
     for rung in loaded.ladder.rungs() {
@@ -180,20 +174,21 @@ fn climb(
 }
 
 fn multi(
+    holder: &mut Holder,
     program: &OwnedFd,
     attach_type: AttachType,
     at_return: bool,
     file: &File,
     points: &Points,
     scope: Scope,
-) -> Result<UprobeLink> {
+) -> Result<HeldLink> {
     let pid = match scope {
         Scope::Process(pid) => pid,
         Scope::Everyone => 0,
     };
     let fd = link(program.as_fd(), attach_type, at_return, file, points, pid)
         .with_context(|| format!("the kernel refuses a {attach_type:?} link"))?;
-    Ok(UprobeLink::Multi(fd))
+    Ok(holder.hold(fd))
 }
 
 fn perf(
@@ -202,8 +197,8 @@ fn perf(
     file: &File,
     points: &Points,
     scope: Scope,
-) -> Result<Vec<UprobeLink>> {
-    let program: &mut UProbe = loaded.program(program)?;
+) -> Result<Vec<HeldLink>> {
+    let program: &mut UProbe = program_of(&mut loaded.ebpf, program)?;
     // Loaded with the first site: a tracer of programs without sites never loads it.
     if program.fd().is_err() {
         program.load()?;
@@ -219,7 +214,7 @@ fn perf(
     for (&offset, &cookie) in points.offsets.iter().zip(&points.cookies) {
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let id = program.attach(UProbeAttachPoint { location, cookie: Some(cookie) }, &path, scope)?;
-        links.push(UprobeLink::Perf(program.take_link(id)?));
+        links.push(loaded.holder.hold_perf(program.take_link(id)?)?);
     }
     Ok(links)
 }

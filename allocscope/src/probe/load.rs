@@ -1,14 +1,17 @@
 //! The eBPF object into loaded maps: sizes and constants are set here and nowhere else.
 
-use super::kernel_types::task_pid_offset;
+use super::faults::page_size_at;
+use super::held::Holder;
+use super::kernel_types::{PAGE_FAULT, TASK_PID, THP_FAULT};
 use super::ladder::Ladder;
 use super::raw::RawObject;
-use crate::config::AttachVia;
+use crate::config::{AttachVia, PageFaults};
 use crate::failure::{Exit, Failure};
 use allocscope_common::allocation::Recording;
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use std::rc::Rc;
 
 /// The kernel side, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/allocscope-ebpf"));
@@ -24,10 +27,16 @@ pub struct LoadOptions {
     pub follow_all: bool,
     /// Report the exec of untraced processes too.
     pub report_every_exec: bool,
+    /// Record what Go's runtime does.
+    pub go_runtime: bool,
     /// Load the kernel side's diagnostics (`-v`).
     pub log: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
+    /// Watch the scheduler, so that time off the CPU is told apart.
+    pub off_cpu: bool,
     /// Which single allocations are recorded.
     pub recording: Recording,
     /// Whether stack depths are counted.
@@ -42,8 +51,11 @@ impl Default for LoadOptions {
             max_processes: 1,
             follow_all: false,
             report_every_exec: false,
+            go_runtime: false,
             log: false,
             attach_via: None,
+            page_faults: PageFaults::Timed,
+            off_cpu: true,
             recording: Recording::Off,
             stack_depth: false,
         }
@@ -54,6 +66,12 @@ impl Default for LoadOptions {
 pub struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) ladder: Ladder,
+    pub(super) holder: Holder,
+    pub(super) kernel_types: Option<Rc<Btf>>,
+    pub(super) page_faults: PageFaults,
+    /// Where a fault's sample tells the size of its page; 0 where it does not.
+    pub(super) page_size_at: u64,
+    pub(super) off_cpu: bool,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -62,6 +80,11 @@ impl Loaded {
     /// How uprobes were attached last.
     pub fn attached_via(&self) -> Option<AttachVia> {
         self.ladder.used()
+    }
+
+    /// Whether a page fault's sample tells the size of its page.
+    pub const fn knows_page_sizes(&self) -> bool {
+        self.page_size_at != 0
     }
 
     /// The maps and programs.
@@ -88,8 +111,15 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("PROCESSES", processes)
         .map_max_entries("RETURN_SAFE", processes)
         .map_max_entries("IMAGES", processes)
+        .map_max_entries("GO_STOPS", processes)
         .map_max_entries("SERIES", series)
+        .map_max_entries("TOTALS", series)
+        .map_max_entries("TOTALS_OWNERS", series)
+        .map_max_entries("FREE_TOTALS", series)
         .map_max_entries("BUCKETS", buckets)
+        .map_max_entries("COUNTS", buckets)
+        .map_max_entries("COUNT_OWNERS", buckets)
+        .map_max_entries("FREE_COUNTS", buckets)
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2)
         .map_max_entries("ALLOCATIONS", ring_bytes(options.recording))
@@ -98,9 +128,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
             if options.stack_depth { processes.saturating_mul(4).min(16_384) } else { 1 },
         );
     // Where it is not known, the program that needs it is not attached.
-    let task_pid_offset = task_pid_offset().unwrap_or(0);
+    let task_pid_offset = TASK_PID.map_or(0, u64::from);
     let follow_all = u32::from(options.follow_all);
+    let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
+    let (page_fault_event, thp_fault_event) = (PAGE_FAULT.unwrap_or(-1), THP_FAULT.unwrap_or(-1));
+    let go_runtime = u32::from(options.go_runtime);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     let stack_depth = u32::from(options.stack_depth);
@@ -114,6 +147,10 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("MIN_SIZE", &options.min_size_bytes, true)
         .override_global("FOLLOW_ALL", &follow_all, true)
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
+        .override_global("PAGE_FAULT_EVENT", &page_fault_event, true)
+        .override_global("THP_FAULT_EVENT", &thp_fault_event, true)
+        .override_global("PAGE_SIZE_AT", &page_size_at, true)
+        .override_global("GO_RUNTIME", &go_runtime, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
     let verifier_log = if options.log { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
@@ -122,7 +159,16 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let object = RawObject::bind(OBJECT, &ebpf)
         .inspect_err(|error| log::warn!("uprobes are left to perf events: {error:#}"));
     let ladder = Ladder::new(options.attach_via, object.ok());
-    Ok(Loaded { ebpf, ladder, max_processes: processes })
+    Ok(Loaded {
+        ebpf,
+        ladder,
+        holder: Holder::new(),
+        kernel_types: None,
+        page_faults: options.page_faults,
+        page_size_at,
+        off_cpu: options.off_cpu,
+        max_processes: processes,
+    })
 }
 
 /// Bytes of the ring of single allocations, a power of two. It is read every 50 ms; a record has 16 KiB at most.

@@ -7,7 +7,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// linux/perf_event.h
+const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
+/// A sample tells the size of the page that its address lies in.
+const PERF_SAMPLE_DATA_PAGE_SIZE: u64 = 1 << 22;
 const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 /// Size of `struct perf_event_attr` in its fifth version, which every kernel since 4.1 takes.
 const PERF_ATTR_SIZE: usize = 112;
@@ -32,7 +35,26 @@ struct LinkCreate {
 /// # Errors
 /// What the kernel says: EPERM or EACCES without privileges, EINVAL before kernel 5.15.
 pub fn attach_tracepoint(program: BorrowedFd<'_>, tracepoint_id: u64) -> io::Result<OwnedFd> {
-    let event = open_tracepoint(tracepoint_id)?;
+    // A BPF program on a tracepoint runs on every CPU, whichever the event names.
+    link(program, &open(PERF_TYPE_TRACEPOINT, tracepoint_id, 0, 0, 0)?)
+}
+
+/// Attaches `program` to each occurrence of a software event on a CPU, with the size of the page that it is about
+/// where that is asked for.
+///
+/// # Errors
+/// As [`attach_tracepoint`].
+pub fn attach_software(
+    program: BorrowedFd<'_>,
+    event: u64,
+    cpu: u32,
+    with_page_size: bool,
+) -> io::Result<OwnedFd> {
+    let sample_type = if with_page_size { PERF_SAMPLE_DATA_PAGE_SIZE } else { 0 };
+    link(program, &open(PERF_TYPE_SOFTWARE, event, 1, sample_type, cpu)?)
+}
+
+fn link(program: BorrowedFd<'_>, event: &OwnedFd) -> io::Result<OwnedFd> {
     let attr = LinkCreate {
         prog_fd: program.as_raw_fd() as u32,
         target_fd: event.as_raw_fd() as u32,
@@ -45,14 +67,17 @@ pub fn attach_tracepoint(program: BorrowedFd<'_>, tracepoint_id: u64) -> io::Res
     owned(fd)
 }
 
-fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
+/// All processes on a CPU.
+fn open(kind: u32, config: u64, period: u64, sample_type: u64, cpu: u32) -> io::Result<OwnedFd> {
     let mut attr = [0u8; PERF_ATTR_SIZE];
-    attr[0..4].copy_from_slice(&PERF_TYPE_TRACEPOINT.to_ne_bytes());
+    attr[0..4].copy_from_slice(&kind.to_ne_bytes());
     attr[4..8].copy_from_slice(&(PERF_ATTR_SIZE as u32).to_ne_bytes());
-    attr[8..16].copy_from_slice(&id.to_ne_bytes());
-    // SAFETY: as above. A BPF program on a tracepoint runs on every CPU, whichever the event names.
+    for (at, value) in [(8, config), (16, period), (24, sample_type)] {
+        attr[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    }
+    // SAFETY: as above.
     let fd =
-        unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC) };
+        unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), -1, cpu, -1, PERF_FLAG_FD_CLOEXEC) };
     owned(fd)
 }
 

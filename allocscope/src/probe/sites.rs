@@ -1,8 +1,9 @@
 //! The plan of one binary into uprobes. What cannot be attached becomes a miss.
 
 use super::Loaded;
-use super::ladder::{UprobeLink, attach_calls, attach_calls_at_callers, attach_sites};
-use crate::site::{Miss, Plan};
+use super::held::HeldLink;
+use super::ladder::{attach_calls, attach_calls_at_callers, attach_sites};
+use crate::site::{CallSite, Miss, Plan, Site};
 use std::fs::File;
 
 /// Which processes of a binary are probed.
@@ -26,7 +27,7 @@ pub enum Returns {
 /// The live probes of one binary; dropping it detaches them.
 #[derive(Default)]
 pub struct AttachedSites {
-    links: Vec<UprobeLink>,
+    links: Vec<HeldLink>,
     attached: usize,
     /// What could not be attached.
     pub misses: Vec<Miss>,
@@ -56,11 +57,19 @@ impl AttachedSites {
         scope: Scope,
         returns: Returns,
     ) {
-        let [first, ..] = plan.calls.as_slice() else { return };
+        let calls = match returns {
+            Returns::ByProbe => plan.calls.clone(),
+            // A release that cannot be seen to end is left out; an allocation is not.
+            Returns::AtCallers => {
+                let ends_seen = |call: &&CallSite| !call.id.result.is_release() || !call.exits.is_empty();
+                plan.calls.iter().filter(ends_seen).cloned().collect()
+            }
+        };
+        let [first, ..] = calls.as_slice() else { return };
         let links = match returns {
-            Returns::ByProbe => attach_calls(loaded, binary, &plan.calls, scope),
-            Returns::AtCallers if plan.calls.iter().all(|call| !call.exits.is_empty()) => {
-                attach_calls_at_callers(loaded, binary, &plan.calls, scope)
+            Returns::ByProbe => attach_calls(loaded, binary, &calls, scope),
+            Returns::AtCallers if calls.iter().all(|call| !call.exits.is_empty()) => {
+                attach_calls_at_callers(loaded, binary, &calls, scope)
             }
             Returns::AtCallers => {
                 let detail = format!(
@@ -72,10 +81,10 @@ impl AttachedSites {
                 return;
             }
         };
-        self.keep(links, plan.calls.len(), &first.function);
+        self.keep(links, calls.len(), &first.function);
     }
 
-    fn keep(&mut self, links: anyhow::Result<Vec<UprobeLink>>, sites: usize, function: &str) {
+    fn keep(&mut self, links: anyhow::Result<Vec<HeldLink>>, sites: usize, function: &str) {
         match links {
             Ok(links) => {
                 self.links.extend(links);
@@ -99,9 +108,29 @@ impl AttachedSites {
     }
 }
 
-impl Drop for AttachedSites {
-    /// Perf events take the kernel a grace period each, which they can wait for together.
-    fn drop(&mut self) {
-        super::close_together(std::mem::take(&mut self.links));
+/// Where a binary's `sync.Pool.Get` is probed when it is.
+pub struct PoolSites {
+    file: File,
+    sites: Vec<Site>,
+    scope: Scope,
+}
+
+/// Live probes of [`PoolSites`]; dropping them detaches.
+#[expect(dead_code, reason = "links are kept to be dropped")]
+pub struct PoolProbes(Vec<HeldLink>);
+
+impl PoolSites {
+    /// `None` where there are none, or the binary's other sites are not attached.
+    pub fn of(file: &File, sites: Vec<Site>, scope: Scope, others_attached: bool) -> Option<Self> {
+        if sites.is_empty() || !others_attached {
+            return None;
+        }
+        Some(Self { file: file.try_clone().ok()?, sites, scope })
+    }
+
+    /// # Errors
+    /// Why the kernel refuses.
+    pub fn attach(&self, loaded: &mut Loaded) -> anyhow::Result<PoolProbes> {
+        attach_sites(loaded, &self.file, &self.sites, self.scope).map(PoolProbes)
     }
 }

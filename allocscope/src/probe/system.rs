@@ -1,19 +1,18 @@
 //! The probes that every traced process shares: memory system calls, processes, page faults.
 
 use super::faults::{FaultLinks, FaultRung};
+use super::held::HeldLink;
 use super::perf_link::attach_tracepoint;
 use super::{Loaded, Tracefs, causes};
 use crate::failure::{Exit, Failure};
 use crate::site::Miss;
-use anyhow::{Context, Result};
-use aya::programs::TracePoint;
-use std::os::fd::{AsFd, OwnedFd};
+use anyhow::{Context, Error, Result};
+use aya::programs::{RawTracePoint, TracePoint};
+use std::os::fd::AsFd;
 
 /// Program, category and tracepoint.
-const TRACEPOINTS: [(&str, &str, &str); 15] = [
+const TRACEPOINTS: [(&str, &str, &str); 13] = [
     ("process_fork", "task", "task_newtask"),
-    ("process_exec", "sched", "sched_process_exec"),
-    ("process_exit", "sched", "sched_process_exit"),
     ("mmap_exit", "syscalls", "sys_exit_mmap"),
     ("mmap_enter", "syscalls", "sys_enter_mmap"),
     ("munmap_exit", "syscalls", "sys_exit_munmap"),
@@ -28,9 +27,13 @@ const TRACEPOINTS: [(&str, &str, &str); 15] = [
     ("seccomp_enter", "syscalls", "sys_enter_seccomp"),
 ];
 
+/// Program and tracepoint, where the event's record is not needed: cheaper to pass and to detach.
+const RAW_TRACEPOINTS: [(&str, &str); 2] =
+    [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")];
+
 /// Links that are alive; dropped together.
 pub struct SystemProbes {
-    tracepoints: Vec<OwnedFd>,
+    _tracepoints: Vec<HeldLink>,
     faults: FaultLinks,
     cause_misses: Vec<Miss>,
 }
@@ -45,16 +48,17 @@ impl SystemProbes {
             Tracefs::open().map_err(|e| Failure::error(Exit::Kernel, format!("{e:#}; run as root")))?;
         let mut tracepoints = Vec::with_capacity(TRACEPOINTS.len());
         for (program, category, name) in TRACEPOINTS {
-            let link = attach_one(loaded, &tracefs, program, category, name)
-                .map_err(|e| Failure::error(Exit::Kernel, format!("{e:#}; run `allocscope doctor`")))?;
-            tracepoints.push(link);
+            tracepoints.push(attach_one(loaded, &tracefs, program, category, name).map_err(refused)?);
+        }
+        for (program, name) in RAW_TRACEPOINTS {
+            attach_raw(loaded, program, name).map_err(refused)?;
         }
         let faults = FaultLinks::attach(loaded, &tracefs)?;
         let cause_misses = causes::attach(loaded);
-        Ok(Self { tracepoints, faults, cause_misses })
+        Ok(Self { _tracepoints: tracepoints, faults, cause_misses })
     }
 
-    /// How the start of a page fault is seen.
+    /// How page faults are seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.faults.rung
     }
@@ -65,10 +69,15 @@ impl SystemProbes {
     }
 }
 
-impl Drop for SystemProbes {
-    fn drop(&mut self) {
-        super::close_together(std::mem::take(&mut self.tracepoints));
-    }
+fn refused(error: Error) -> Error {
+    Failure::error(Exit::Kernel, format!("{error:#}; run `allocscope doctor`"))
+}
+
+fn attach_raw(loaded: &mut Loaded, program: &str, name: &str) -> Result<()> {
+    let program: &mut RawTracePoint = loaded.program(program)?;
+    program.load().with_context(|| format!("the program for {name} does not load"))?;
+    program.attach(name).with_context(|| format!("raw tracepoint {name} cannot be attached"))?;
+    Ok(())
 }
 
 fn attach_one(
@@ -77,10 +86,11 @@ fn attach_one(
     program: &str,
     category: &str,
     name: &str,
-) -> Result<OwnedFd> {
+) -> Result<HeldLink> {
     let id = tracefs.id(category, name)?;
     let program: &mut TracePoint = loaded.program(program)?;
     program.load().with_context(|| format!("the program for {category}:{name} does not load"))?;
-    attach_tracepoint(program.fd()?.as_fd(), id)
-        .with_context(|| format!("tracepoint {category}:{name} cannot be attached"))
+    let link = attach_tracepoint(program.fd()?.as_fd(), id)
+        .with_context(|| format!("tracepoint {category}:{name} cannot be attached"))?;
+    Ok(loaded.holder.hold(link))
 }

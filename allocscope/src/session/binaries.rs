@@ -9,11 +9,10 @@ use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
 use crate::allocator::Examination;
 use crate::allocator::detect::Allocator;
-use crate::probe::{AttachedSites, Loaded, Returns, Scope};
+use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::BTreeMap;
-use std::sync::mpsc;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,13 +70,14 @@ pub struct Binaries {
     executables: Examined<Examination>,
     libraries: Examined<Plan>,
     known: BTreeMap<ProbedId, Binary>,
-    detacher: Option<Detacher>,
 }
 
 struct Binary {
     users: usize,
     part: Part,
     sites: AttachedSites,
+    /// Its `sync.Pool.Get`, where that is to be sampled.
+    pool: Option<PoolSites>,
 }
 
 /// What one file contributes to a process' coverage.
@@ -98,7 +98,6 @@ impl Binaries {
             executables: Examined::default(),
             libraries: Examined::default(),
             known: BTreeMap::new(),
-            detacher: None,
         }
     }
 
@@ -206,7 +205,8 @@ impl Binaries {
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
         let part =
             Part { attached: sites.len(), planned: plan.len(), slows_small: plan.slows_small(), misses };
-        self.known.insert(id, Binary { users: 1, part: part.clone(), sites });
+        let pool = PoolSites::of(&opened.file, plan.sampled, scope, !sites.is_empty());
+        self.known.insert(id, Binary { users: 1, part: part.clone(), sites, pool });
         part
     }
 
@@ -220,10 +220,21 @@ impl Binaries {
             };
             any = true;
             binary.part.attached = 0;
-            let sites = std::mem::take(&mut binary.sites);
-            self.detacher.get_or_insert_with(Detacher::start).detach(sites);
+            drop((binary.pool.take(), std::mem::take(&mut binary.sites)));
         }
         any
+    }
+
+    /// Probes every `sync.Pool.Get` of the binaries in use. Those that the kernel refuses are left.
+    pub fn attach_pool_probes(&self, loaded: &mut Loaded) -> Vec<PoolProbes> {
+        let pools = self.known.values().filter_map(|binary| binary.pool.as_ref());
+        let attached = pools.map(|pool| pool.attach(loaded));
+        let told = attached.inspect(|result| {
+            if let Err(error) = result {
+                log::info!("gets of sync.Pool are not sampled: {error:#}");
+            }
+        });
+        told.flatten().collect()
     }
 
     /// Tells that a process no longer uses its binaries; the last one of each detaches its probes.
@@ -231,31 +242,10 @@ impl Binaries {
         for id in used.ids {
             let Some(binary) = self.known.get_mut(&id) else { continue };
             binary.users -= 1;
-            if binary.users == 0
-                && let Some(binary) = self.known.remove(&id)
-                && !binary.sites.is_empty()
-            {
-                // Started when first needed: by then privileges were given up, and the thread has none.
-                self.detacher.get_or_insert_with(Detacher::start).detach(binary.sites);
+            if binary.users == 0 {
+                self.known.remove(&id);
             }
         }
-    }
-}
-
-/// A thread that detaches the probes of binaries that nobody runs any more: that can take the kernel a tenth
-/// of a second, in which events and scrapes would wait.
-struct Detacher(mpsc::Sender<AttachedSites>);
-
-impl Detacher {
-    fn start() -> Self {
-        let (sender, sites) = mpsc::channel::<AttachedSites>();
-        std::thread::spawn(move || sites.into_iter().for_each(drop));
-        Self(sender)
-    }
-
-    fn detach(&self, sites: AttachedSites) {
-        // Where the thread is gone, the probes are dropped here.
-        let _ = self.0.send(sites);
     }
 }
 

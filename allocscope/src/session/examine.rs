@@ -19,6 +19,8 @@ pub struct Examiner {
     pub debug_dirs: Vec<PathBuf>,
     /// Which functions of native allocators are probed.
     pub depth: Depth,
+    /// Whether Go's runtime is probed beside its large-object path.
+    pub go_runtime: bool,
 }
 
 /// A file and where it is probed.
@@ -42,7 +44,8 @@ impl Examiner {
     /// Where it is unreadable.
     pub fn executable(&self, file: &File, libraries: &[String]) -> io::Result<Examination> {
         let debug_file = |build_id: &str| self.debug_file(build_id);
-        let request = Request { libraries, debug_file: &debug_file, depth: self.depth };
+        let request =
+            Request { libraries, debug_file: &debug_file, depth: self.depth, go_runtime: self.go_runtime };
         examine(FileBytes::of(file)?, &request).map_err(io::Error::other)
     }
 
@@ -59,7 +62,12 @@ impl Examiner {
 
     fn library_file(&self, file: &File, kind: Allocator) -> io::Result<Plan> {
         let debug_file = |build_id: &str| self.debug_file(build_id);
-        let request = Request { libraries: &[], debug_file: &debug_file, depth: self.depth };
+        let request = Request {
+            libraries: &[],
+            debug_file: &debug_file,
+            depth: self.depth,
+            go_runtime: self.go_runtime,
+        };
         examine_library(FileBytes::of(file)?, kind, &request).map_err(io::Error::other)
     }
 

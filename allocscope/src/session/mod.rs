@@ -4,11 +4,14 @@
 //! here and lead to discovery again.
 
 mod binaries;
+mod discovery;
 pub mod examine;
 mod examined;
 mod file_bytes;
 mod overhead;
+mod pool_window;
 mod price;
+mod price_huge;
 mod price_uprobe;
 mod recorder;
 mod selfmon;
@@ -16,8 +19,9 @@ mod spaces;
 mod taken_out;
 mod watch;
 
+use crate::advice::Advisor;
 use crate::aggregate::{Aggregator, Coverage, Retirement, Snapshot, Tier, ToolSnapshot};
-use crate::config::{AttachVia, Selection};
+use crate::config::{AttachVia, PageFaults, Selection};
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
 use crate::probe::{FaultRung, LoadOptions, Loaded, SystemProbes, load};
@@ -28,10 +32,11 @@ use allocscope_common::counter::{LossReason, ProbeClass};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::key::slot_of_space;
 use anyhow::Result;
-use binaries::{Attached, Binaries, Reach, Used, is_unfiltered, returns_of};
+use binaries::{Attached, Binaries, Reach, Used};
 use examine::Examiner;
 pub use file_bytes::FileBytes;
 use overhead::Overhead;
+use pool_window::PoolWindows;
 use price::Prices;
 pub use price_uprobe::{UprobePrices, uprobe_prices};
 use recorder::Recorder;
@@ -55,19 +60,37 @@ pub struct SessionOptions {
     pub one_process: bool,
     /// The only way to attach uprobes by, if not the best one.
     pub attach_via: Option<AttachVia>,
+    /// What is done for each page fault.
+    pub page_faults: PageFaults,
     /// How files are examined.
     pub examiner: Examiner,
     /// Which processes are traced as they appear; `None` where only those asked for by pid are.
     pub selection: Option<Selection>,
     /// The most that tracing may cost a process, in percent of one CPU.
     pub max_overhead_percent: Option<f64>,
+    /// Whether time off the CPU is told apart.
+    pub off_cpu: bool,
     /// What is made of single allocations; `None` where they are not told.
     pub sink: Option<Sink>,
     /// Whether stack depths are counted.
     pub stack_depth: bool,
     /// Whether the kernel side's diagnostics are read.
     pub log: bool,
+    /// Which time findings are about.
+    pub advice: AdviceOn,
 }
+
+/// Which time findings are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdviceOn {
+    /// All since tracing began.
+    Run,
+    /// The last minutes.
+    Recent,
+}
+
+/// At the usual interval between scrapes, 15 s or 30 s, twenty or ten of them.
+const RECENT: Duration = Duration::from_secs(300);
 
 impl SessionOptions {
     /// Where processes are selected by name, a scrape is to see an ended one; else the final report is, and
@@ -75,12 +98,20 @@ impl SessionOptions {
     fn retirement(&self) -> Retirement {
         match self.selection {
             Some(_) => Retirement::default(),
-            None => Retirement { max_ended: self.max_processes as usize, ..Retirement::default() },
+            None => Retirement { max_ended: self.max_processes as usize, max_age: Duration::MAX },
+        }
+    }
+
+    /// A report tells of the whole run, a scrape of what goes on.
+    fn advisor(&self) -> Advisor {
+        match self.advice {
+            AdviceOn::Run => Advisor::of_run(),
+            AdviceOn::Recent => Advisor::of_last(RECENT),
         }
     }
 }
 
-/// A tracing run. Dropping it detaches everything.
+/// A tracing run. Dropping it detaches everything, without a wait.
 pub struct Session {
     options: SessionOptions,
     started: Instant,
@@ -94,11 +125,14 @@ pub struct Session {
     _kernel_log: Option<watch::KernelLog>,
     watches: Watches,
     aggregator: Aggregator,
+    advisor: Advisor,
     tracked: BTreeMap<u32, Tracked>,
     slots: BTreeSet<u32>,
     prices: Prices,
+    huge_touch_ratio: Option<f64>,
     overhead: Option<Overhead>,
     over_limit: u64,
+    pool_windows: PoolWindows,
 }
 
 struct Tracked {
@@ -130,13 +164,17 @@ impl Session {
         let by_name = matches!(options.selection, Some(Selection::Comm(_) | Selection::Exe(_)));
         let reach = Reach { one_process: options.one_process, libraries_of_all: follow_all };
         let mut prices = Prices::before_attaching();
+        let huge_touch_ratio = price_huge::huge_touch_ratio();
         let mut loaded = load(&LoadOptions {
             min_size_bytes: options.min_size_bytes,
             max_processes: options.max_processes,
             follow_all,
             report_every_exec: by_name || follow_all,
+            go_runtime: options.examiner.go_runtime,
             log: options.log,
             attach_via: options.attach_via,
+            page_faults: options.page_faults,
+            off_cpu: options.off_cpu,
             recording: recording_of(options.sink.as_ref()),
             stack_depth: options.stack_depth,
         })?;
@@ -161,16 +199,19 @@ impl Session {
             _kernel_log: kernel_log,
             watches: Watches::new(),
             aggregator: Aggregator::new(options.retirement()),
+            advisor: options.advisor(),
             tracked: BTreeMap::new(),
             slots: BTreeSet::new(),
             prices,
+            huge_touch_ratio,
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
+            pool_windows: PoolWindows::new(options.examiner.go_runtime),
             options,
         })
     }
 
-    /// How the start of page faults is seen.
+    /// How page faults are seen.
     pub fn fault_rung(&self) -> FaultRung {
         self.system.fault_rung()
     }
@@ -289,19 +330,23 @@ impl Session {
 
     /// Reads the maps and tells the state.
     pub fn snapshot(&mut self) -> Snapshot {
-        let running: Vec<u32> = self.tracked.keys().copied().collect();
-        running.into_iter().for_each(|pid| self.attach_without_returns(pid));
         let reading = self.maps.read(&self.slots);
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
+            huge_touch_ratio: self.huge_touch_ratio,
             processes_over_limit: self.over_limit + kernel_over_limit,
             attached_via: self.loaded.attached_via().map(AttachVia::name),
+            page_sizes_known: self.loaded.knows_page_sizes(),
+            page_faults_via: self.system.fault_rung().name(),
             map_bytes: self.maps.held_bytes,
+            pool_windows: self.pool_windows.count,
+            pool_window_seconds: self.pool_windows.time.as_secs_f64(),
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });
         let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        self.advisor.advise(&mut snapshot);
         snapshot.slowest = self.recorder.as_ref().map(Recorder::slowest).unwrap_or_default();
         self.free_retired();
         snapshot
@@ -339,6 +384,9 @@ impl Session {
     /// What is due every few seconds, whether anyone reads the maps or not.
     pub fn housekeep(&mut self) {
         self.maps.sweep();
+        // An event may have been lost.
+        let running: Vec<u32> = self.tracked.keys().copied().collect();
+        running.into_iter().for_each(|pid| self.attach_without_returns(pid));
         self.take_out_what_is_wrong();
         self.take_out_what_costs_too_much();
     }
@@ -366,49 +414,6 @@ impl Session {
         follow | own_heap
     }
 
-    /// Examines a process' binaries and attaches their sites.
-    fn discover(&mut self, info: &ProcessInfo) -> Attached {
-        let mut attached = self.binaries.attach(&mut self.loaded, info.id.pid, returns_of(info.id.pid));
-        attached.coverage.misses.extend_from_slice(self.system.cause_misses());
-        self.measure_prices(&attached.coverage);
-        attached
-    }
-
-    fn measure_prices(&mut self, coverage: &Coverage) {
-        if coverage.sites_attached > 0 {
-            self.prices.measure_uprobes(&mut self.loaded, &mut self.maps);
-        }
-    }
-
-    /// A filter that came into force since it was looked for is found by looking again: the kernel side
-    /// watches for those that come later.
-    fn set_return_safe(&mut self, slot: u32, pid: u32, safe: bool) {
-        let set = |maps: &mut Maps, safe| {
-            if let Err(error) = maps.set_return_safe(slot, safe) {
-                log::warn!("native allocators of process {pid} are not probed: {error:#}");
-            }
-        };
-        set(&mut self.maps, safe);
-        if safe && !is_unfiltered(pid) {
-            set(&mut self.maps, false);
-        }
-    }
-
-    /// Attaches to the allocators' libraries that process `pid` has mapped since it was looked at: what a
-    /// dynamic executable does after its exec.
-    pub fn attach_libraries(&mut self, pid: u32) {
-        self.look(pid);
-        let Some(known) = self.tracked.get_mut(&pid) else { return };
-        if known.coverage.own_heap
-            || !self.binaries.attach_libraries(&mut self.loaded, pid, &mut known.used, &mut known.coverage)
-        {
-            return;
-        }
-        let coverage = known.coverage.clone();
-        self.aggregator.admit(known.slot, known.info.clone(), coverage.clone());
-        self.measure_prices(&coverage);
-    }
-
     fn track(&mut self, slot: u32, info: ProcessInfo, attached: Attached) {
         let pid = info.id.pid;
         let Attached { used, coverage, return_safe } = attached;
@@ -417,6 +422,8 @@ impl Session {
         self.look(pid);
         self.tracked
             .insert(pid, Tracked { slot, id: info.id, used, is_filtered: !return_safe, info, coverage });
+        // A filter may have come into force meanwhile.
+        self.attach_without_returns(pid);
     }
 
     /// A child of a traced process, which the kernel side has given a slot already.

@@ -71,8 +71,6 @@ fn added_ns(loaded: &mut Loaded, binary: &File, function: usize, calls: usize, p
         bail!("{}", miss.detail);
     }
     let added = fastest(|| call_ns(function, calls)) - before;
-    // Perf events take the kernel a tenth of a second each to detach; nobody has to wait for that.
-    std::thread::spawn(move || drop(attached));
     Ok(added)
 }
 

@@ -29,6 +29,14 @@ impl Session {
 
     /// A native allocator's function was found by its name or by following code. Where what it returns is not
     /// what an allocator returns, it is another function.
+    ///
+    /// The process itself is what is looked at, from its first large call on, and not a child of allocscope's that
+    /// loads the same library and allocates: the file is whoever's it is who runs the process, loading it runs its
+    /// constructors, and allocscope is root. With all privileges given up it would still have to be the file's own
+    /// loader and libraries, in its mount namespace, and it could not be done at all where the allocator is part of
+    /// an executable, which nothing can load. What such a child would tell, this tells within two seconds: each
+    /// call's result, against what the allocator can return for that size. A function that gives memory back needs
+    /// no such look: only what is the first address of an object that was seen to be allocated counts.
     pub(super) fn take_out_what_is_wrong(&mut self) {
         for (pid, known) in &mut self.tracked {
             let counters = self.maps.counters(known.slot);

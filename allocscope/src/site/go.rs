@@ -15,8 +15,9 @@ use super::decode::{DecodeError, Function};
 use super::flow::{Flow, FlowError, StackDepth, is_stack_slot};
 use super::result::{Place, place_at, writes_register};
 
-/// `runtime.g.stackguard0`, which the stack check compares with: the same in all known versions.
-const STACK_GUARD_OFFSET: u64 = 0x10;
+/// `runtime.g.stackguard0` and `stackguard1`, which the stack checks of goroutines and of functions for a thread's own
+/// stack compare with: the same in all known versions.
+const STACK_GUARD_OFFSETS: [u64; 2] = [0x10, 0x18];
 /// The check is among the first instructions: `lea r12, [rsp-n]; cmp r12, [r14+16]; jbe`.
 const MAX_CHECK_INSTRUCTIONS: usize = 6;
 /// What `morestack` needs around it: spills of up to 9 integer and 15 floating point arguments,
@@ -102,6 +103,8 @@ pub enum Refusal {
     NoSingleCall,
     /// Nothing behind the call is cheap, runs behind it alone, and still has the result.
     NothingBehindCall,
+    /// The place that is looked for is not in it.
+    NoSuchPlace,
     /// The kernel lets no probe stand where one is needed.
     NotProbeable,
 }
@@ -127,6 +130,7 @@ impl fmt::Display for Refusal {
             Self::NoReturn => f.write_str("it has no return instruction"),
             Self::NoSingleCall => f.write_str("it is not called at one place only"),
             Self::NothingBehindCall => f.write_str("there is no cheap instruction behind its call"),
+            Self::NoSuchPlace => f.write_str("the place that is looked for is not in it"),
             Self::NotProbeable => f.write_str("the kernel refuses probes at its entry or returns"),
         }
     }
@@ -184,7 +188,7 @@ impl StackCheck {
             && compare.op1_kind() == OpKind::Memory
             && compare.memory_base() == Register::R14
             && compare.memory_index() == Register::None
-            && compare.memory_displacement64() == STACK_GUARD_OFFSET;
+            && STACK_GUARD_OFFSETS.contains(&compare.memory_displacement64());
         let compares_stack = compare.op0_register() == Register::RSP
             || (compare.op0_register() == Register::R12 && loads_stack_limit(function, branch));
         let target = function.index_of(instructions.get(branch)?.near_branch64())?;
@@ -249,16 +253,16 @@ fn settle_depths(
 }
 
 /// A function whose ways and stack depths are known.
-struct Analysis<'a> {
+pub(super) struct Analysis<'a> {
     code: Code<'a>,
-    function: Function<'a>,
-    flow: Flow,
+    pub(super) function: Function<'a>,
+    pub(super) flow: Flow,
     check: StackCheck,
-    depth: StackDepth,
+    pub(super) depth: StackDepth,
 }
 
 impl<'a> Analysis<'a> {
-    fn of(code: Code<'a>) -> Result<Self, Refusal> {
+    pub(super) fn of(code: Code<'a>) -> Result<Self, Refusal> {
         let function = Function::decode(code.bytes, code.start).map_err(Refusal::Decode)?;
         let mut flow = Flow::build(&function).map_err(Refusal::Flow)?;
         let check = StackCheck::find(&function, &flow).ok_or(Refusal::NoStackCheck)?;
@@ -267,6 +271,11 @@ impl<'a> Analysis<'a> {
             return Err(Refusal::EntryInLoop);
         }
         Ok(Self { code, function, flow, check, depth })
+    }
+
+    /// The first instruction behind the stack check.
+    pub(super) fn body(&self) -> usize {
+        self.check.body
     }
 
     fn returns(&self) -> Vec<Site> {
@@ -279,15 +288,21 @@ impl<'a> Analysis<'a> {
 
     /// The one call of the function at `callee`, if it runs at most once.
     fn only_call_of(&self, callee: u64) -> Option<usize> {
+        let mut calls = self.calls_of(callee);
+        let call = calls.next()?;
+        let is_cheap = is_cheap_site(self.function.encoding(call));
+        (calls.next().is_none() && is_cheap && !self.flow.is_in_loop(call)).then_some(call)
+    }
+
+    /// The calls of the function at `callee`.
+    pub(super) fn calls_of(&self, callee: u64) -> impl Iterator<Item = usize> {
         let instructions = self.function.instructions().iter().enumerate();
-        let mut calls = instructions.filter(|(_, instruction)| {
+        let calls = instructions.filter(move |(_, instruction)| {
             instruction.flow_control() == FlowControl::Call
                 && instruction.op0_kind() == OpKind::NearBranch64
                 && instruction.near_branch64() == callee
         });
-        let (call, _) = calls.next()?;
-        let is_cheap = is_cheap_site(self.function.encoding(call));
-        (calls.next().is_none() && is_cheap && !self.flow.is_in_loop(call)).then_some(call)
+        calls.map(|(index, _)| index)
     }
 
     fn mark(&self, mark: &Mark) -> Option<Site> {
@@ -316,7 +331,7 @@ impl<'a> Analysis<'a> {
 
     /// The latest cheap instruction that runs exactly once in every call that returns, behind which
     /// nothing is called, and at which the result is already where a probe can read it.
-    fn cheap_exit(&self) -> Option<Site> {
+    pub(super) fn cheap_exit(&self) -> Option<Site> {
         let leads_to_return = self.flow.reaching(self.flow.returns());
         let mut candidates: Vec<_> = (self.check.body..self.function.instructions().len())
             .filter(|&index| is_cheap_site(self.function.encoding(index)) && !self.is_call(index))
@@ -356,13 +371,13 @@ impl<'a> Analysis<'a> {
             .all(|later| !self.flow.is_in_loop(later))
     }
 
-    fn is_call(&self, index: usize) -> bool {
+    pub(super) fn is_call(&self, index: usize) -> bool {
         self.function.instructions().get(index).is_some_and(|instruction| {
             matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
         })
     }
 
-    fn site(
+    pub(super) fn site(
         &self,
         index: usize,
         role: Role,

@@ -6,6 +6,7 @@ pub mod decode;
 pub mod entry;
 pub mod flow;
 pub mod go;
+pub mod go_mark;
 pub mod result;
 
 use allocscope_common::native_id::NativeId;
@@ -104,6 +105,8 @@ pub struct Miss {
 pub struct Plan {
     /// Where the probes go.
     pub sites: Vec<Site>,
+    /// Where probes go for short whiles only.
+    pub sampled: Vec<Site>,
     /// Functions whose calls are seen at both ends.
     pub calls: Vec<CallSite>,
     /// What is missed.

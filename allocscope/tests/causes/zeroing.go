@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 )
 
@@ -14,8 +15,11 @@ var live []*int
 
 func main() {
 	count, _ := strconv.Atoi(os.Args[1])
+	// Otherwise memory that is free goes back to the system, and comes anew by page faults.
+	debug.SetGCPercent(-1)
 	for i := 0; i < count; i++ {
 		live = nil
+		runtime.GC()
 		live = make([]*int, 64<<20/8)
 		live[i] = &i
 	}

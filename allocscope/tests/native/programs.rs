@@ -14,6 +14,11 @@ pub fn alloc() -> PathBuf {
     once("alloc", |output| compile("cc", &C, "alloc.c", output))
 }
 
+/// `frees.c` with the system's C library.
+pub fn frees() -> PathBuf {
+    once("frees", |output| compile("cc", &C, "frees.c", output))
+}
+
 /// `alloc.c` with all of musl in it.
 pub fn musl_alloc() -> PathBuf {
     let flags = [&C[..], &["-static"]].concat();

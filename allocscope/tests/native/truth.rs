@@ -149,6 +149,32 @@ pub fn filtered(allocator: &'static str) -> Rule {
     Rule { allocator, min_size: 16_384, flags: "--allow-small-cost", realloc_may_ask_again: false, bytes }
 }
 
+/// What `frees.c` says of itself: the usable sizes of what it freed, and how often.
+#[derive(Debug, Deserialize)]
+pub struct Freed {
+    pub pid: u64,
+    pub freed: Vec<(u64, u64)>,
+}
+
+impl Freed {
+    /// The line of JSON that a program printed.
+    pub fn in_output(stdout: &str) -> Self {
+        let line = stdout.lines().find(|line| line.starts_with("{\"pid\""));
+        serde_json::from_str(line.unwrap_or_else(|| panic!("no truth in:\n{stdout}"))).unwrap()
+    }
+
+    /// Frees and bytes by class, of what is larger than `cached_bytes`.
+    pub fn larger_than(&self, cached_bytes: u64) -> Classes {
+        let mut classes = Classes::new();
+        for &(usable, count) in self.freed.iter().filter(|(usable, _)| *usable > cached_bytes) {
+            let (calls, bytes) = classes.entry(1 << usable.ilog2()).or_default();
+            *calls += count;
+            *bytes += count * usable;
+        }
+        classes
+    }
+}
+
 impl Truth {
     /// The line of JSON that a program printed.
     pub fn in_output(stdout: &str) -> Self {

@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+mod counts;
+pub mod go;
 pub mod http;
 pub mod report;
 mod running;

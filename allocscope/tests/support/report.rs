@@ -1,5 +1,6 @@
 //! allocscope's JSON report, looked into by names.
 
+pub use super::counts::Counts;
 use serde_json::Value;
 use std::fmt;
 
@@ -10,24 +11,6 @@ pub struct Report(pub Value);
 /// One process of a report.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a>(pub &'a Value);
-
-/// Counts of a size class: calls, touches (one for each released range), releases, and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub calls: u64,
-    pub touches: u64,
-    pub releases: u64,
-    pub bytes: u64,
-    pub released_bytes: u64,
-}
-
-impl Counts {
-    /// So many allocations of a size, each touched and released whole.
-    pub fn whole(count: u64, size_bytes: u64) -> Self {
-        let bytes = count * size_bytes;
-        Self { calls: count, touches: count, releases: count, bytes, released_bytes: bytes }
-    }
-}
 
 impl Report {
     /// The final report among other lines.
@@ -71,19 +54,25 @@ impl fmt::Display for Report {
 impl<'a> Process<'a> {
     /// An allocator's counts of the size class that begins there; zeros where it has none.
     pub fn counts(&self, allocator: &str, class_bytes: u64) -> Counts {
-        let rows = self.0["allocations"].as_array().unwrap();
-        let is_it = |row: &&Value| row["allocator"] == allocator && row["size_bytes"] == class_bytes;
-        let Some(row) = rows.iter().find(is_it) else { return Counts::default() };
-        let stage = |name: &str| row["stages"][name]["count"].as_u64().unwrap_or(0);
-        let number = |name: &str| row[name].as_u64().unwrap();
-        assert_eq!(number("count"), stage("call"), "{row}");
-        Counts {
-            calls: stage("call"),
-            touches: stage("touch"),
-            releases: stage("release"),
-            bytes: number("bytes"),
-            released_bytes: number("released_bytes"),
-        }
+        Counts::of(self.0, allocator, class_bytes)
+    }
+
+    /// Seconds of a stage of an allocator's size class; 0 where it has none.
+    pub fn stage_seconds(&self, allocator: &str, class_bytes: u64, stage: &str) -> f64 {
+        self.row(allocator, class_bytes)
+            .map_or(0.0, |row| row["stages"][stage]["time_seconds"].as_f64().unwrap_or(0.0))
+    }
+
+    /// A number of an allocator's size class, by where it is in the row; 0 where there is no such class.
+    pub fn of_class(&self, allocator: &str, class_bytes: u64, pointer: &str) -> u64 {
+        let number = |row: &Value| row.pointer(pointer).and_then(Value::as_u64);
+        self.row(allocator, class_bytes)
+            .map_or(0, |row| number(row).unwrap_or_else(|| panic!("{pointer} in {row}")))
+    }
+
+    fn row(&self, allocator: &str, class_bytes: u64) -> Option<&'a Value> {
+        let mut rows = self.0["allocations"].as_array().unwrap().iter();
+        rows.find(|row| row["allocator"] == allocator && row["size_bytes"] == class_bytes)
     }
 
     /// An allocator's size classes that have any counts.

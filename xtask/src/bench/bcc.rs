@@ -5,6 +5,9 @@ use crate::run;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+/// What runs a program of bcc, and mends it.
+const RUNNER: &str = include_str!("bcc.py");
+
 /// A program of bcc.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Program {
@@ -29,7 +32,8 @@ impl Program {
             (run::tools_dir()?.join("bcc"), peer::mapped(pid, library)?, pid.to_string());
         let file = format!("usr/sbin/{}", self.file());
         // Unbuffered, or what it says stays in it until its end.
-        let mut words = vec!["python3".to_owned(), "-u".to_owned(), tools.join(file).display().to_string()];
+        let mut words = ["python3", "-u", "-c", RUNNER].map(String::from).to_vec();
+        words.push(tools.join(file).display().to_string());
         match self {
             Self::Funclatency => words.extend(["-p".to_owned(), pid, format!("{library}:malloc")]),
             Self::Memleak => words.extend(["-z", "32767", "-p", &pid, "-O", &library, "1"].map(String::from)),

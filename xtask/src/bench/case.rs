@@ -24,6 +24,8 @@ pub struct Case {
     pub stays: bool,
     /// Whether another process is traced: then this one's slowdown is the tax on everyone else.
     pub elsewhere: bool,
+    /// So many other processes wait meanwhile.
+    pub crowd: usize,
     /// The tracers.
     pub variants: Vec<Variant>,
     /// What to know when reading the numbers.
@@ -68,6 +70,8 @@ pub enum Tracer {
     None,
     /// `allocscope attach`, everything on, with further options.
     Allocscope(Vec<String>),
+    /// `allocscope daemon --all`, with further options.
+    Daemon(Vec<String>),
     /// bpftrace with a script, in which PID, LIB and EXE are replaced. Its option -p is no filter: version
     /// 0.17 counts the uprobes of all processes with it.
     Bpftrace(String),
@@ -77,6 +81,8 @@ pub enum Tracer {
 
 /// The name of allocscope without further options.
 pub const OWN: &str = "allocscope";
+/// The name of its daemon without further options.
+pub const DAEMON: &str = "allocscope daemon --all";
 
 impl Tracer {
     /// The program's name.
@@ -84,6 +90,7 @@ impl Tracer {
         match self {
             Self::None => "none",
             Self::Allocscope(_) => OWN,
+            Self::Daemon(_) => DAEMON,
             Self::Bpftrace(_) => "bpftrace",
             Self::Bcc(program) => program.name(),
         }
@@ -96,14 +103,17 @@ pub const GLIBC: &str = "libc.so";
 /// The bundled workload that stands for another process: as many mappings of 1 MiB.
 pub const ELSEWHERE: [&str; 7] = ["workload", "map", "--sizes", "1MiB", "--count", "10", "--wait-stdin"];
 
-const COUNT_FAULTS: &str = "software:page-faults:1 /pid == PID/ { @faults = count(); }\n";
-const TIME_FAULTS: &str = "\
+/// Counts page faults.
+pub const COUNT_FAULTS: &str = "software:page-faults:1 /pid == PID/ { @faults = count(); }\n";
+/// Times them.
+pub const TIME_FAULTS: &str = "\
 tracepoint:exceptions:page_fault_user /pid == PID/ { @start[tid] = nsecs; }
 software:minor-faults:1 /@start[tid]/ {
   @time = hist(nsecs - @start[tid]); @faults = count(); delete(@start[tid]);
 }
 ";
-const TIME_CALLS: &str = "\
+/// Times large mappings and unmappings.
+pub const TIME_CALLS: &str = "\
 tracepoint:syscalls:sys_enter_mmap /pid == PID && args->len >= 32760/ { @map[tid] = nsecs; }
 tracepoint:syscalls:sys_exit_mmap /@map[tid]/ {
   @mmap = hist(nsecs - @map[tid]); @mappings = count(); delete(@map[tid]);
@@ -126,6 +136,7 @@ pub fn native(program: &Path, quick: bool) -> Vec<Case> {
         metric,
         stays: false,
         elsewhere: false,
+        crowd: 0,
         variants,
         note: "",
     };
@@ -153,7 +164,8 @@ pub fn native(program: &Path, quick: bool) -> Vec<Case> {
     ]
 }
 
-fn command(program: &Path, words: &str) -> Vec<OsString> {
+/// A bundled workload that waits for a line.
+pub fn command(program: &Path, words: &str) -> Vec<OsString> {
     let words = ["workload"].into_iter().chain(words.split(' ')).chain(["--wait-stdin"]);
     [program.into()].into_iter().chain(words.map(OsString::from)).collect()
 }
@@ -163,14 +175,40 @@ pub fn untraced() -> Variant {
     Variant { name: "untraced".to_owned(), tracer: Tracer::None, check: None }
 }
 
+/// The same once more: what differs is noise.
+pub fn untraced_again() -> Variant {
+    Variant { name: "untraced again".to_owned(), ..untraced() }
+}
+
 /// allocscope, with its own check.
 pub fn allocscope(check: Check) -> Variant {
     Variant { name: OWN.to_owned(), tracer: Tracer::Allocscope(Vec::new()), check: Some(check) }
 }
 
+/// allocscope's daemon on all processes, with its own check.
+pub fn daemon(check: Check) -> Variant {
+    Variant { name: DAEMON.to_owned(), tracer: Tracer::Daemon(Vec::new()), check: Some(check) }
+}
+
 /// bpftrace, with its own check.
 pub fn bpftrace(name: &str, script: &str, check: Option<Check>) -> Variant {
     Variant { name: name.to_owned(), tracer: Tracer::Bpftrace(script.to_owned()), check }
+}
+
+/// Adds allocscope with other options to a case, checked as without.
+pub fn add_extra(case: &mut Case, extra: &[String]) {
+    let own = |variant: &&Variant| matches!(variant.tracer, Tracer::Allocscope(_) | Tracer::Daemon(_));
+    let Some(own) = case.variants.iter().find(own) else { return };
+    let variant = |options: &String| {
+        let words = options.split_whitespace().map(str::to_owned).collect();
+        let tracer = match own.tracer {
+            Tracer::Daemon(_) => Tracer::Daemon(words),
+            _ => Tracer::Allocscope(words),
+        };
+        Variant { name: format!("{} {options}", own.name), tracer, check: own.check }
+    };
+    let more: Vec<_> = extra.iter().map(variant).collect();
+    case.variants.extend(more);
 }
 
 fn fault_variants() -> Vec<Variant> {

@@ -102,6 +102,7 @@ pub fn cases(quick: bool) -> Result<Vec<Case>> {
             metric: per_op,
             stays: true,
             elsewhere: false,
+            crowd: 0,
             variants: variants(),
             note,
         };

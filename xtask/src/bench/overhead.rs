@@ -2,7 +2,7 @@
 
 use super::bcc::Program;
 use super::case::{
-    Case, Check, Counts, GLIBC, OWN, Tracer, Variant, allocscope, bpftrace, large, per_op, untraced,
+    Case, Check, Counts, GLIBC, Tracer, Variant, allocscope, bpftrace, large, per_op, untraced,
 };
 use super::go;
 use crate::{run, setup};
@@ -46,17 +46,15 @@ const ALLOCATORS: [Allocator; 4] = [
 ];
 
 /// What the cases have in common.
-pub struct Options<'a> {
+pub struct Options {
     /// Tiny cases.
     pub quick: bool,
     /// Whether bcc is there.
     pub has_bcc: bool,
-    /// Further ways to run allocscope: the options of each.
-    pub extra: &'a [String],
 }
 
 /// All of them.
-pub fn cases(options: &Options<'_>) -> Result<Vec<Case>> {
+pub fn cases(options: &Options) -> Result<Vec<Case>> {
     let program = build()?;
     let mut cases = Vec::new();
     for allocator in &ALLOCATORS {
@@ -66,7 +64,6 @@ pub fn cases(options: &Options<'_>) -> Result<Vec<Case>> {
         }
     }
     cases.extend(go::cases(options.quick)?);
-    cases.iter_mut().for_each(|case| add_extra(case, options.extra));
     Ok(cases)
 }
 
@@ -75,7 +72,7 @@ fn case(
     allocator: &Allocator,
     preload: Option<PathBuf>,
     mode: &str,
-    options: &Options<'_>,
+    options: &Options,
 ) -> Case {
     let milliseconds = if options.quick { QUICK_MILLISECONDS } else { MILLISECONDS };
     let more = if ["mixed", "large"].contains(&mode) { "0" } else { LARGE };
@@ -89,6 +86,7 @@ fn case(
         metric: per_op,
         stays: true,
         elsewhere: false,
+        crowd: 0,
         variants: variants(options.has_bcc),
         note: "small: 64 B, 64 live; random: 64 B, any of 4096 live; burst: 1000 malloc of 64 B, then 1000 free; \
                mixed: 1 in 100 of 64 KiB to 4 MiB; large: 64 KiB to 4 MiB, a byte of each page written; in CPU time",
@@ -123,18 +121,6 @@ fn native_counts(truth: &Value, report: &Value) -> Option<Counts> {
     let rows = rows.filter(|row| NATIVE.iter().any(|name| row["allocator"] == *name));
     let seen = rows.filter_map(|row| row["count"].as_u64()).sum();
     Some(Counts { seen, done: large(truth)?, is_promised: process["coverage"]["tier"] != "kernel" })
-}
-
-/// allocscope again with other options, checked as without.
-fn add_extra(case: &mut Case, extra: &[String]) {
-    let check = case.variants.iter().find(|variant| variant.name == OWN).and_then(|own| own.check);
-    let words = |options: &String| options.split_whitespace().map(str::to_owned).collect();
-    let variant = |options: &String| Variant {
-        name: format!("{OWN} {options}"),
-        tracer: Tracer::Allocscope(words(options)),
-        check,
-    };
-    case.variants.extend(extra.iter().map(variant));
 }
 
 fn preload(allocator: &Allocator) -> Result<Option<PathBuf>> {

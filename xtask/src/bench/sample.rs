@@ -2,7 +2,7 @@
 
 use super::case::{Case, Counts, ELSEWHERE, Tracer};
 use super::tracer::Process;
-use super::{bcc, peer};
+use super::{bcc, crowd, peer};
 use crate::run;
 use anyhow::{Context as _, Error, Result};
 use serde_json::Value;
@@ -64,13 +64,14 @@ struct Tracing {
 pub fn take(program: &Path, case: &Case, index: usize, variant: usize, round: u32) -> Result<Sample> {
     let folder = work_folder()?;
     let chosen = &case.variants[variant].tracer;
+    let _crowd = crowd::Crowd::start(program, case.crowd)?;
     let mut measured = start_measured(case, &folder)?;
     let mut other = match case.elsewhere && *chosen != Tracer::None {
         true => Some(start_other(program, &folder)?),
         false => None,
     };
     let traced = other.as_ref().unwrap_or(&measured).pid();
-    let outcome = match start(program, chosen, traced, case.library, &folder) {
+    let outcome = match start(program, chosen, traced, case, &folder) {
         Ok(tracing) => Ok(run_to_end(case, variant, &mut measured, other.as_mut(), tracing)?),
         Err(error) => Err(sentence(&error)),
     };
@@ -110,7 +111,7 @@ fn run_to_end(
     if let Some(mut tracing) = tracing {
         let variant = &case.variants[variant];
         let ended = Instant::now();
-        let report = report(&variant.tracer, &mut tracing.process, case.stays)?;
+        let report = report(&variant.tracer, &mut tracing.process, case.stays, measured.pid())?;
         (outcome.attach, outcome.detach) = (Some(tracing.attach), Some(ended.elapsed()));
         outcome.hits = hits(&truth, &report);
         let truth = other_truth.as_ref().unwrap_or(&truth);
@@ -140,17 +141,27 @@ fn parse(text: &str) -> Result<Value> {
 }
 
 /// Starts a tracer and waits until it traces.
-fn start(program: &Path, tracer: &Tracer, pid: u32, library: &str, folder: &Path) -> Result<Option<Tracing>> {
+fn start(program: &Path, tracer: &Tracer, pid: u32, case: &Case, folder: &Path) -> Result<Option<Tracing>> {
     let begun = Instant::now();
     let (mut command, ready) = match tracer {
         Tracer::None => return Ok(None),
         Tracer::Allocscope(options) => (attach(program, pid, options), "allocscope: tracing "),
-        Tracer::Bpftrace(script) => (peer::command(script, pid, library)?, peer::READY_TEXT),
-        Tracer::Bcc(program) => (program.command(pid, library)?, program.ready_text()),
+        Tracer::Daemon(options) => (daemon(program, options), "/metrics"),
+        Tracer::Bpftrace(script) => (peer::command(script, pid, case.library)?, peer::READY_TEXT),
+        Tracer::Bcc(program) => (program.command(pid, case.library)?, program.ready_text()),
     };
     let mut process = Process::start(&mut command, folder, "tracer")?;
     process.wait_for(ready)?;
+    if matches!(tracer, Tracer::Daemon(_)) {
+        crowd::wait_for_all(&process, pid, case.crowd)?;
+    }
     Ok(Some(Tracing { process, attach: begun.elapsed() }))
+}
+
+fn daemon(program: &Path, options: &[String]) -> Command {
+    let mut command = Command::new(program);
+    command.args(["daemon", "--all", "--listen", "127.0.0.1:0"]).args(options);
+    command
 }
 
 fn attach(program: &Path, pid: u32, options: &[String]) -> Command {
@@ -160,7 +171,11 @@ fn attach(program: &Path, pid: u32, options: &[String]) -> Command {
 }
 
 /// allocscope ends with the process; whoever does not is told to.
-fn report(tracer: &Tracer, process: &mut Process, stays: bool) -> Result<Value> {
+fn report(tracer: &Tracer, process: &mut Process, stays: bool, pid: u32) -> Result<Value> {
+    let of_daemon = match tracer {
+        Tracer::Daemon(_) => crowd::report(process, pid)?,
+        _ => Value::Null,
+    };
     if stays || !matches!(tracer, Tracer::Allocscope(_)) {
         process.interrupt()?;
     }
@@ -168,6 +183,7 @@ fn report(tracer: &Tracer, process: &mut Process, stays: bool) -> Result<Value> 
     match tracer {
         Tracer::Bpftrace(_) => Ok(peer::report(&output)),
         Tracer::Bcc(_) => Ok(bcc::report(&output)),
+        Tracer::Daemon(_) => Ok(of_daemon),
         Tracer::None | Tracer::Allocscope(_) => parse(&output),
     }
 }

@@ -67,6 +67,12 @@ impl Process {
         text.trim().lines().next_back().unwrap_or("it said nothing").to_owned()
     }
 
+    /// The first line of its standard error that contains a text.
+    pub fn said(&self, text: &str) -> Option<String> {
+        let all = fs::read_to_string(&self.stderr).ok()?;
+        all.lines().find(|line| line.contains(text)).map(str::to_owned)
+    }
+
     /// Writes the line it waits for.
     pub fn go(&mut self) -> Result<()> {
         let input = self.stdin.as_mut().context("its input has ended already")?;

@@ -1,6 +1,6 @@
 //! What a machine printed into checks that passed, or the first reasons why they did not.
 
-use super::traced::{Counts, Traced, counts, elements, faults, number};
+use super::traced::{Counts, Traced, elements, faults, number};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -101,7 +101,7 @@ fn threads(lines: &[Value]) -> Result<String> {
     traced.expect_attributed(number(mappings, "pages_touched") + copied)?;
     let child = traced.process(number(child, "pid"))?;
     ensure!(faults(child, "other") >= copied, "fewer faults of the child than {copied} pages copied");
-    ensure!(counts(child, "mmap", size) == Counts::default(), "the child's mappings are counted");
+    ensure!(Counts::of(child, "mmap", size) == Counts::default(), "the child's mappings are counted");
     Ok(traced.to_string())
 }
 
@@ -123,12 +123,12 @@ fn remap(lines: &[Value]) -> Result<String> {
         Counts { releases: number(truth, "madvise_calls"), released_bytes: discarded, ..Counts::default() };
     traced.expect("madvise", 16 * MIB, discards)?;
     let own = traced.process(number(truth, "pid"))?;
-    let released = |size| counts(own, "mmap", size).releases;
+    let released = |size| Counts::of(own, "mmap", size).releases;
     ensure!(
         released(64 * MIB) == rounds && released(16 * MIB) == rounds,
         "not {rounds} releases of 64 and of 16 MiB"
     );
-    ensure!(counts(own, "mmap", 64 * MIB).touches == rounds, "not {rounds} touches of 64 MiB");
+    ensure!(Counts::of(own, "mmap", 64 * MIB).touches == rounds, "not {rounds} touches of 64 MiB");
     ensure!(number(own, "partial_releases") == 2 * rounds, "not {} partial releases", 2 * rounds);
     traced.expect_lost(&[("range_split", rounds)])?;
     traced.expect_attributed(number(truth, "pages_touched") + number(truth, "pages_retouched"))?;

@@ -1,8 +1,13 @@
 //! What a program knows of itself and what allocscope reports of it into comparisons that add up or fail.
 
+pub use counts::Counts;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::fmt;
+
+#[path = "../../../allocscope/tests/support/counts.rs"]
+mod counts;
 
 /// A program that was traced: its truth, the report, and what was compared so far.
 pub struct Traced<'a> {
@@ -11,29 +16,6 @@ pub struct Traced<'a> {
     report: &'a Value,
     compared: Counts,
     faults: Option<(u64, u64)>,
-}
-
-/// Counts of a size class: calls, touches (one for each released range), releases, and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Calls.
-    pub calls: u64,
-    /// Released ranges, each with its first touches.
-    pub touches: u64,
-    /// Releases.
-    pub releases: u64,
-    /// Bytes of the calls.
-    pub bytes: u64,
-    /// Bytes of the releases.
-    pub released_bytes: u64,
-}
-
-impl Counts {
-    /// So many allocations of a size, each touched and released whole.
-    pub fn whole(count: u64, size_bytes: u64) -> Self {
-        let bytes = count * size_bytes;
-        Self { calls: count, touches: count, releases: count, bytes, released_bytes: bytes }
-    }
 }
 
 /// A number by its name; 0 where there is none.
@@ -73,7 +55,7 @@ impl<'a> Traced<'a> {
 
     /// Compares an allocator's counts of a size class.
     pub fn expect(&mut self, allocator: &str, class: u64, expected: Counts) -> Result<()> {
-        let counted = counts(self.own()?, allocator, class);
+        let counted = Counts::of(self.own()?, allocator, class);
         if counted != expected {
             bail!("{allocator} of {class}: {counted:?} and not {expected:?}");
         }
@@ -86,7 +68,7 @@ impl<'a> Traced<'a> {
 
     /// Compares an allocator's calls of a size class and their bytes, where releases are not known.
     pub fn expect_calls(&mut self, allocator: &str, class: u64, expected: (u64, u64)) -> Result<()> {
-        let counted = counts(self.own()?, allocator, class);
+        let counted = Counts::of(self.own()?, allocator, class);
         let calls = (counted.calls, counted.bytes);
         ensure!(calls == expected, "{allocator} of {class}: {calls:?} calls and bytes and not {expected:?}");
         self.compared.calls += counted.calls;
@@ -161,20 +143,6 @@ impl fmt::Display for Traced<'_> {
     }
 }
 
-/// An allocator's counts of a size class; zeros where it has none.
-pub fn counts(process: &Value, allocator: &str, class: u64) -> Counts {
-    let is_it = |row: &&Value| row["allocator"] == allocator && row["size_bytes"] == class;
-    let Some(row) = elements(process, "allocations").iter().find(is_it) else { return Counts::default() };
-    let stage = |name: &str| number(&row["stages"][name], "count");
-    Counts {
-        calls: stage("call"),
-        touches: stage("touch"),
-        releases: stage("release"),
-        bytes: number(row, "bytes"),
-        released_bytes: number(row, "released_bytes"),
-    }
-}
-
 /// Page faults of a scope, `large` or `other`.
 pub fn faults(process: &Value, scope: &str) -> u64 {
     let rows = elements(process, "faults").iter().filter(|row| row["scope"] == scope);
@@ -188,7 +156,7 @@ mod tests {
 
     fn lines(calls: u64) -> [Value; 2] {
         let stages = json!({"call": {"count": calls}, "touch": {"count": 2}, "release": {"count": 2}});
-        let row = json!({"allocator": "mmap", "size_bytes": 8, "bytes": 16, "released_bytes": 16, "stages": stages});
+        let row = json!({"allocator": "mmap", "size_bytes": 8, "count": calls, "bytes": 16, "released_bytes": 16, "stages": stages});
         let fault = json!({"scope": "large", "count": 1000});
         let process = json!({"pid": 7, "allocations": [row], "faults": [fault]});
         [json!({"pid": 7}), json!({"schema": 1, "processes": [process], "lost": {"range_split": 0}})]

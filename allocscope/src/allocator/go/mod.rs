@@ -3,12 +3,14 @@
 pub mod buildinfo;
 mod functions;
 pub mod pclntab;
+pub mod runtime;
 pub mod version;
 
 use allocscope_common::site_id::{Function, Role};
 
 use self::buildinfo::BuildInfo;
 use self::functions::Functions;
+use self::runtime::RuntimePlan;
 use self::version::GoVersion;
 use super::elf::{Image, Machine};
 use crate::site::go::{CallSites, Code, ExitChoice, Mark, Refusal, plan_call, plan_call_in};
@@ -43,8 +45,8 @@ pub struct GoExamination {
     pub plan: Plan,
 }
 
-/// Plans the probes of a Go executable.
-pub fn examine(image: &Image<'_>) -> GoExamination {
+/// Plans the probes of a Go executable; `with_runtime` those for `--go-runtime` as well.
+pub fn examine(image: &Image<'_>, with_runtime: bool) -> GoExamination {
     let info = BuildInfo::find(image);
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
     let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
@@ -65,7 +67,28 @@ pub fn examine(image: &Image<'_>) -> GoExamination {
             Err(miss) => misses.push(miss),
         }
     }
-    GoExamination { version, exit, plan: Plan { sites, misses, ..Plan::default() } }
+    let mut plan = Plan { sites, misses, ..Plan::default() };
+    if let (Some(version), Some(_)) = (&version, exit) {
+        add_runtime(&mut plan, &functions, version, with_runtime);
+    }
+    GoExamination { version, exit, plan }
+}
+
+/// What a large allocation's time goes to, and, where wanted, what the runtime does.
+fn add_runtime(plan: &mut Plan, functions: &Functions<'_>, version: &GoVersion, with_runtime: bool) {
+    let above = runtime::malloc_above(functions, version);
+    let is_large = |site: &&mut Site| site.id.function != Function::GoArenaChunk;
+    for site in plan.sites.iter_mut().filter(is_large).filter(|site| site.id.role == Role::Entry) {
+        site.id.result_offset = above;
+    }
+    let found = RuntimePlan::of(functions, version);
+    plan.sites.extend(found.causes);
+    plan.misses.extend(found.cause_misses);
+    if with_runtime {
+        plan.sites.extend(found.runtime);
+        plan.sampled = found.sampled;
+        plan.misses.extend(found.runtime_misses);
+    }
 }
 
 fn check_supported<'v>(
@@ -200,14 +223,16 @@ pub(crate) mod tests {
     }
 
     fn examine_file(file: &[u8]) -> GoExamination {
-        examine(&Image::parse(file).unwrap())
+        examine(&Image::parse(file).unwrap(), false)
     }
 
     #[test]
     fn a_stripped_binary_without_sections_gets_its_sites() {
         let found = examine_file(&go_file("go1.22.10"));
         assert_eq!(found.version.unwrap().name, "go1.22.10");
-        assert_eq!((found.plan.misses.len(), found.exit), (0, Some(ExitChoice::Caller)));
+        // The file has none of the functions that tell what the time goes to.
+        assert!(found.plan.misses.iter().all(|miss| miss.reason == "go_function_not_found"));
+        assert_eq!((found.plan.misses.len(), found.exit), (4, Some(ExitChoice::Caller)));
         let [entry, exit] = &found.plan.sites[..] else { panic!("{:?}", found.plan.sites) };
         let code_offset = 64 + 2 * 56 + 16;
         let caller_offset = code_offset + bytes(GO_1_22_10).len() as u64;

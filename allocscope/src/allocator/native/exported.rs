@@ -10,13 +10,13 @@ use super::super::elf::Image;
 use super::entry_in;
 use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls};
 
-/// A function of the C library's allocation family: its name, the argument with the size, the one to multiply
-/// it with, and what it returns.
+/// A function of the C library's allocation family: its name, the argument with the size or with what is given
+/// back, the one to multiply it with, and what it returns.
 struct Exported(&'static str, Argument, Argument, NativeResult);
 
 /// stdlib.h and malloc.h. `operator new` is not here: it throws, and a return probe in the way of an exception
 /// ends the program.
-const FAMILY: [Exported; 9] = [
+const FAMILY: [Exported; 10] = [
     Exported("malloc", 0, NO_ARGUMENT, NativeResult::Pointer),
     Exported("calloc", 1, 0, NativeResult::Pointer),
     Exported("realloc", 1, NO_ARGUMENT, NativeResult::Pointer),
@@ -26,6 +26,7 @@ const FAMILY: [Exported; 9] = [
     Exported("valloc", 0, NO_ARGUMENT, NativeResult::Pointer),
     Exported("pvalloc", 0, NO_ARGUMENT, NativeResult::Pointer),
     Exported("posix_memalign", 2, NO_ARGUMENT, NativeResult::Status),
+    Exported("free", 0, NO_ARGUMENT, NativeResult::FreedPointer),
 ];
 
 /// Where the result of `posix_memalign` goes.

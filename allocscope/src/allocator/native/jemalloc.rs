@@ -1,9 +1,9 @@
-//! jemalloc's `large_palloc`, which no stripped library names.
+//! jemalloc's `large_palloc` and `large_dalloc`, which no stripped library names.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use iced_x86::{Code, FlowControl, Register};
+use iced_x86::{Code, FlowControl, Mnemonic, OpKind, Register};
 
 use super::follow::Follower;
 use crate::site::decode::Function;
@@ -16,6 +16,11 @@ const CACHE_LINE: u32 = 64;
 const EXPORTED: [&str; 4] = ["malloc", "calloc", "mallocx", "realloc"];
 /// At least so many of them have to agree.
 const MIN_AGREEING: usize = 2;
+
+/// Exported functions that end in `large_dalloc`, by way of their slow paths.
+const RELEASING: [&str; 3] = ["free", "dallocx", "sdallocx"];
+/// MALLOCX_ARENA_LIMIT - 1 (jemalloc_internal_types.h): the bits of an extent that number its arena.
+const ARENA_MASK: u32 = 0xfff;
 
 /// Where `large_malloc` ends in, by what the exported functions call.
 pub fn large_palloc(follower: &Follower<'_>) -> Option<u64> {
@@ -54,4 +59,45 @@ fn end_of_arguments(function: &Function<'_>, range: &Range<u64>) -> Option<u64> 
     let jumps =
         last.flow_control() == FlowControl::UnconditionalBranch && !range.contains(&last.near_branch64());
     (aligned && straight && jumps).then(|| last.near_branch64())
+}
+
+/// The only function that the releasing ones share which begins with a look-up of its second argument's arena.
+pub fn large_dalloc(follower: &Follower<'_>) -> Option<u64> {
+    let begins_so = |address: &u64| {
+        let range = follower.function(*address);
+        range.and_then(|range| follower.with_code(&range, looks_up_arena)).unwrap_or_default()
+    };
+    let called = RELEASING
+        .iter()
+        .filter_map(|name| follower.callees_with_tails(&follower.exported(name)?))
+        .map(|callees| callees.into_keys().filter(begins_so).collect::<BTreeSet<u64>>());
+    let called: Vec<BTreeSet<u64>> = called.filter(|found| !found.is_empty()).collect();
+    let only = *called.first()?.first()?;
+    let agree = called.iter().all(|found| found.len() == 1 && found.contains(&only));
+    (agree && called.len() >= MIN_AGREEING).then_some(only)
+}
+
+/// `arenas[edata->e_bits & 0xfff]` before anything else is called or decided, where the second argument is an
+/// `edata_t *`: `mov r, [rsi]` and then `and r, 0xfff`.
+fn looks_up_arena(function: &Function<'_>) -> bool {
+    let straight = function.instructions().iter().take_while(|i| i.flow_control() == FlowControl::Next);
+    let mut bits = Register::None;
+    for instruction in straight {
+        let loads = instruction.mnemonic() == Mnemonic::Mov
+            && instruction.op0_kind() == OpKind::Register
+            && instruction.op1_kind() == OpKind::Memory
+            && instruction.memory_base() == Register::RSI
+            && instruction.memory_index() == Register::None
+            && instruction.memory_displacement64() == 0;
+        let masks = instruction.mnemonic() == Mnemonic::And
+            && instruction.op1_kind() != OpKind::Memory
+            && instruction.op0_register().full_register() == bits
+            && instruction.try_immediate(1).is_ok_and(|mask| mask == u64::from(ARENA_MASK));
+        if loads {
+            bits = instruction.op0_register().full_register();
+        } else if masks && bits != Register::None {
+            return true;
+        }
+    }
+    false
 }

@@ -10,6 +10,7 @@ mod follow;
 mod glibc;
 mod jemalloc;
 mod mimalloc;
+mod release;
 
 use std::ops::Range;
 
@@ -24,13 +25,13 @@ use super::frames::Frames;
 use crate::site::entry::{Entry, Refusal, slide};
 use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls, arm64};
 
-/// A function whose calls are an allocator's large objects.
+/// A function whose calls are an allocator's large objects, or their releases.
 struct LargePath {
     /// How it is called in metrics.
     allocator: key::Allocator,
     /// Its symbol, under the prefixes that builds give it.
     symbols: &'static [&'static str],
-    /// The argument with the size, and its unit as a power of two.
+    /// The argument with the size, and its unit as a power of two; or with what is given back.
     size: (Argument, u8),
     result: NativeResult,
     /// What it serves below this is not an object, in KiB.
@@ -102,10 +103,23 @@ pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, depth
 }
 
 fn plan_one(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, path: &LargePath) -> Plan {
-    match call_site(image, debug, kind, path) {
-        Ok(call) => Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() },
-        Err(miss) => Plan::missed(miss),
+    let call = match call_site(image, debug, kind, path) {
+        Ok(call) => call,
+        Err(why) => {
+            let detail = format!("{why}: only mmap, brk and page faults are seen");
+            return Plan::missed(Miss { reason: "allocator_path_not_found", detail });
+        }
+    };
+    let mut plan = Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() };
+    match release::large_path(kind).map(|path| call_site(image, debug, kind, path)) {
+        Some(Ok(release)) => plan.calls.push(release),
+        Some(Err(why)) => {
+            let detail = format!("{why}: when large objects are freed is not seen");
+            plan.misses.push(Miss { reason: "release_not_seen", detail });
+        }
+        None => {}
     }
+    plan
 }
 
 /// Which functions of an allocator are probed.
@@ -143,23 +157,20 @@ fn blind_spots(kind: Allocator) -> Vec<Miss> {
     vec![Miss { reason: "cached_objects_not_seen", detail: detail.to_owned() }]
 }
 
+/// The error says which function and why.
 fn call_site(
     image: &Image<'_>,
     debug: Option<&Image<'_>>,
     kind: Allocator,
     path: &LargePath,
-) -> Result<CallSite, Miss> {
+) -> Result<CallSite, String> {
     let name = path.symbols.first().copied().unwrap_or_default();
-    let not_found = |why: &str| Miss {
-        reason: "allocator_path_not_found",
-        detail: format!("{kind}'s {name} {why}: only mmap, brk and page faults are seen"),
-    };
+    let not_found = |why: &str| format!("{kind}'s {name} {why}");
+    let outside = || not_found("does not lie in the binary's code");
     let (range, found_by) = locate(image, debug, path).ok_or_else(|| not_found(unlocated(image)))?;
     let length = range.end.saturating_sub(range.start);
-    let code =
-        image.code(range.start, length).ok_or_else(|| not_found("does not lie in the binary's code"))?;
-    let file_offset =
-        image.file_offset_of(range.start).ok_or_else(|| not_found("does not lie in the binary's code"))?;
+    let code = image.code(range.start, length).ok_or_else(outside)?;
+    let file_offset = image.file_offset_of(range.start).ok_or_else(outside)?;
     let entry = entry_in(image, &code, range.start, &[path.size.0])
         .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
     let offsets = (entry.offset, file_offset.saturating_add(entry.offset));

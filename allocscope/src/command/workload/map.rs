@@ -88,7 +88,8 @@ fn map_all(args: &MapArgs) -> anyhow::Result<Vec<SizeTruth>> {
 /// The advice is part of neither time: a kernel without huge pages refuses it, and needs none.
 fn map_and_touch(truth: &mut SizeTruth, args: &MapArgs) -> anyhow::Result<Mapping> {
     let size = truth.size_bytes;
-    let mut mapping = timed(&mut truth.call_ns, || Mapping::new(size))?;
+    let flags = if args.populate { libc::MAP_POPULATE } else { 0 };
+    let mut mapping = timed(&mut truth.call_ns, || Mapping::with_flags(size, flags))?;
     if !args.no_touch {
         let advice = match args.huge_pages {
             HugePages::Never => libc::MADV_NOHUGEPAGE,

@@ -26,10 +26,18 @@ impl Mapping {
     /// # Errors
     /// Where the kernel refuses; 0 bytes it always does.
     pub fn new(bytes: u64) -> anyhow::Result<Self> {
+        Self::with_flags(bytes, 0)
+    }
+
+    /// The same with further flags of mmap that do not say where.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_flags(bytes: u64, more_flags: c_int) -> anyhow::Result<Self> {
         let refused = || format!("cannot map {bytes} bytes");
         let size = usize::try_from(bytes).ok().and_then(NonZeroUsize::new).with_context(refused)?;
         let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more_flags);
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let start = unsafe { libc::mmap(ptr::null_mut(), size.get(), protection, flags, -1, 0) };
         if start == libc::MAP_FAILED {

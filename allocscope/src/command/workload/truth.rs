@@ -111,6 +111,15 @@ pub fn timed_with_cpu<T>(
     Ok(result)
 }
 
+/// Page faults of the calling thread so far.
+///
+/// # Errors
+/// Where the kernel does not tell.
+pub fn thread_faults() -> anyhow::Result<u64> {
+    let faults = Faults::of(UsageWho::RUSAGE_THREAD)?;
+    Ok(faults.minor + faults.major)
+}
+
 /// CPU time of the calling thread.
 fn thread_cpu_ns() -> anyhow::Result<u64> {
     let time =

@@ -1,0 +1,96 @@
+//! A page fault into the pages that it made real, of the range that it fell into.
+//!
+//! A fault that the kernel serves with a huge page makes many pages of 4 KiB real at once, of which only those in
+//! the range are the range's.
+
+use crate::range::Span;
+
+/// Log2 of the pages that are counted.
+pub const PAGE_SHIFT: u32 = 12;
+/// Log2 of the smallest page that is larger, on x86-64: two faults in a row in the same 2 MiB were served with 4 KiB.
+pub const HUGE_SHIFT: u32 = 21;
+
+/// Places in the array of [`Touch`]es; a power of two. A range that finds its place taken counts its faults itself.
+pub const TOUCH_SLOTS: u32 = 16_384;
+
+/// 2^64 divided by the golden ratio, odd.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The faults of a live range that is a mapping: in an array, beside those that its entry in the map of ranges has
+/// from before it was filed anew.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touch {
+    /// Where the range begins; 0 in a free place.
+    pub start: u64,
+    /// The address space it is of.
+    pub space: u64,
+    /// Time of its page faults, in nanoseconds.
+    pub ns: u64,
+    /// Its page faults.
+    pub faults: u32,
+    /// Pages of 4 KiB that they made real, beyond one for each.
+    pub more_pages: u32,
+}
+
+const _: () = assert!(size_of::<Touch>() == 32);
+
+/// The index of a range's place, which may be another one's.
+#[inline(always)]
+pub const fn index_of(space: u32, start: u64) -> u32 {
+    let word = (start >> PAGE_SHIFT).wrapping_add((space as u64) << 40);
+    (word.wrapping_mul(SPREAD) >> 40) as u32 & (TOUCH_SLOTS - 1)
+}
+
+/// Pages of a range that became real by a fault at `address`, which lies in it, where the page there now has
+/// `page_bytes` bytes; without the first. 0 where that is no power of two from 4 KiB to 1 GiB.
+#[inline(always)]
+pub const fn more_pages(address: u64, span: Span, page_bytes: u64) -> u32 {
+    if page_bytes <= 1 << PAGE_SHIFT || page_bytes > 1 << 30 || !page_bytes.is_power_of_two() {
+        return 0;
+    }
+    let (first, last) = (address & !(page_bytes - 1), address | (page_bytes - 1));
+    let first = if first > span.start { first } else { span.start };
+    let last = if last < span.end.wrapping_sub(1) { last } else { span.end.wrapping_sub(1) };
+    ((last >> PAGE_SHIFT).wrapping_sub(first >> PAGE_SHIFT)) as u32
+}
+
+/// Bytes that `faults` and the pages beyond one for each made real.
+#[inline(always)]
+pub const fn touched_bytes(faults: u32, more_pages: u32) -> u64 {
+    (faults as u64 + more_pages as u64) << PAGE_SHIFT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn small_pages_and_nonsense_are_one_page() {
+        let span = Span { start: 0, end: 64 * MIB };
+        for bytes in [0, 1, 4096, 4097, 3 * MIB, 2 << 30, u64::MAX] {
+            assert_eq!(more_pages(5 * MIB, span, bytes), 0, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_huge_page_counts_where_it_lies_in_the_range() {
+        let whole = Span { start: 0, end: 64 * MIB };
+        assert_eq!(more_pages(5 * MIB, whole, 2 * MIB), 511);
+        assert_eq!(more_pages(5 * MIB, whole, 1 << 30), 64 * 256 - 1);
+        // From the page's middle on, up to its middle, and a few bytes within.
+        assert_eq!(more_pages(5 * MIB, Span { start: 5 * MIB, end: 64 * MIB }, 2 * MIB), 255);
+        assert_eq!(more_pages(5 * MIB, Span { start: MIB, end: 5 * MIB + 1 }, 2 * MIB), 256);
+        assert_eq!(more_pages(5 * MIB, Span { start: 5 * MIB - 8, end: 5 * MIB + 8 }, 2 * MIB), 1);
+        assert_eq!(more_pages(5 * MIB, Span { start: 5 * MIB, end: 5 * MIB + 8 }, 2 * MIB), 0);
+    }
+
+    #[test]
+    fn touched_bytes_are_whole_pages() {
+        assert_eq!(touched_bytes(0, 0), 0);
+        assert_eq!(touched_bytes(1, 511), 2 * MIB);
+        assert_eq!(touched_bytes(u32::MAX, u32::MAX), (u64::from(u32::MAX) * 2) << 12);
+    }
+}

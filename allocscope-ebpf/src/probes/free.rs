@@ -1,0 +1,71 @@
+//! The release of a heap's object: a function that takes what is given back, to the end of its call.
+//!
+//! Only what is in the table of live objects is of interest, so what was given out before tracing began is not
+//! counted, and neither is anything where a function turns out to take something else. The memory system calls
+//! that are made on the way are part of the call, and are not counted for themselves.
+
+use crate::filter::{Image, is_return_safe};
+use crate::inflight::{FREEING, NativeCall, open_native_call};
+use crate::objects;
+use crate::probes::native::{TCMALLOC_PAGE_SHIFT, argument, read};
+use crate::record::{record, total};
+use crate::slow;
+use crate::thread::Thread;
+use crate::window::{self, Owner};
+use allocscope_common::key::{SeriesKey, Stage, size_class};
+use allocscope_common::native_id::{self, NativeResult};
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+
+/// Ends the object and opens the call; `None` where there is no such object. The object is over before the
+/// allocator can give its address to another thread.
+#[inline(always)]
+pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
+    // Where both kinds of probes are, each process has one of them.
+    if native_id::is_at_callers(cookie) == is_return_safe(thread.image.slot) {
+        return None;
+    }
+    let image = thread.image;
+    let start = address(argument(regs, native_id::size_of(cookie)), cookie)?;
+    let [size, filed_ns, allocator] = objects::free(&image, start)?;
+    // SAFETY: the verifier allows reading the fields of the program's context.
+    let sp = unsafe { (*regs).rsp };
+    // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
+    let start_ns = unsafe { bpf_ktime_get_ns() };
+    let tag = thread.pid_tgid;
+    let (first, home, freed) = (FREEING, image.home(), [filed_ns, allocator]);
+    let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed });
+    if opened.is_some() {
+        window::open_call(tag, start_ns, Owner::Native);
+    } else {
+        // Part of another call, such as a `realloc` that moves: its time is that call's.
+        total(key(&image, cookie, size), 1, size);
+    }
+    opened
+}
+
+/// Where the memory begins that `given` stands for.
+#[inline(always)]
+fn address(given: u64, cookie: u64) -> Option<u64> {
+    let kind = native_id::result_of(cookie);
+    if kind == NativeResult::FreedPointer as u8 {
+        return Some(given);
+    }
+    let [first, second] = read::<2>(given)?;
+    Some(if kind == NativeResult::FreedExtent as u8 { second } else { first << TCMALLOC_PAGE_SHIFT })
+}
+
+/// Records the call.
+#[inline(always)]
+pub fn leave(image: &Image, call: &NativeCall, now_ns: u64, cookie: u64) -> Option<()> {
+    let ([filed_ns, allocator], ns) = (call.freed, now_ns.saturating_sub(call.start_ns));
+    record(key(image, cookie, call.size), ns, call.size);
+    slow::released(image.slot, allocator, call.size, filed_ns, ns);
+    None
+}
+
+#[inline(always)]
+fn key(image: &Image, cookie: u64, size: u64) -> SeriesKey {
+    let allocator = native_id::allocator_of(cookie);
+    SeriesKey::stage_numbered(image.slot, allocator, Stage::Release, size_class(size))
+}
