@@ -103,25 +103,35 @@ fn take(pid_tgid: u64, now_ns: u64) -> Option<*mut Window> {
 /// Opens a call's window, unless the call is part of one that is open.
 #[inline(always)]
 pub fn open_call(pid_tgid: u64, start_ns: u64, owner: Owner) {
-    let Some(window) = take(pid_tgid, start_ns) else { return };
+    open_call_window(pid_tgid, start_ns, owner as u64);
+}
+
+/// Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn open_call_window(pid_tgid: u64, start_ns: u64, owner: u64) -> u64 {
+    let Some(window) = take(pid_tgid, start_ns) else { return 0 };
+    let owner = owner as u32;
     // SAFETY: as in `take`.
     unsafe {
         let open_ns = (*window).call.start_ns;
-        let is_part = owner as u32 == Owner::System as u32 && (*window).owner != Owner::System as u32;
+        let is_part = owner == Owner::System as u32 && (*window).owner != Owner::System as u32;
         if is_part && open_ns != 0 && start_ns.saturating_sub(open_ns) < ABANDONED_NS {
-            return;
+            return 0;
         }
-        (*window).owner = owner as u32;
+        (*window).owner = owner;
         (*window).away = ON_CPU;
         (*window).fault_ns = 0;
         (*window).call.open(start_ns);
     }
+    0
 }
 
 /// A closed call's window: valid until the thread opens another one.
 #[derive(Clone, Copy)]
 pub struct ClosedCall {
     window: *mut Window,
+    thread: u32,
     ns: u64,
 }
 
@@ -149,37 +159,56 @@ impl ClosedCall {
     /// page faults as plain ones.
     #[inline(always)]
     pub fn count(self, slot: u32) {
-        let Some(counters) = counters(slot) else { return };
-        // SAFETY: both are checked map values; the indices are below the arrays' lengths.
-        unsafe {
-            add(&raw mut (*counters).call_window_ns, self.ns);
-            add(&raw mut (*counters).fault_in_call_ns, (*self.window).fault_ns);
-            for cause in 0..CAUSES {
-                let ns = (*self.window).call.ns[cause];
-                if ns != 0 {
-                    add(&raw mut (*counters).stall_ns[cause], ns);
-                }
+        count_call_window(self.thread.into(), slot.into(), self.ns);
+    }
+}
+
+/// Counts the closed call of a thread, which took `ns`, in the process in `slot`. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_call_window(thread: u64, slot: u64, ns: u64) -> u64 {
+    let (Some(window), Some(counters)) = (place(thread as u32), counters(slot as u32)) else { return 0 };
+    // SAFETY: both are checked map values; the indices are below the arrays' lengths.
+    unsafe {
+        add(&raw mut (*counters).call_window_ns, ns);
+        add(&raw mut (*counters).fault_in_call_ns, (*window).fault_ns);
+        for cause in 0..CAUSES {
+            let ns = (*window).call.ns[cause];
+            if ns != 0 {
+                add(&raw mut (*counters).stall_ns[cause], ns);
             }
         }
     }
+    0
 }
 
 /// Closes the window of the call that began at `start_ns`; `None` where it has none of its own: it is part of another
 /// one, or the window was lost.
 #[inline(always)]
 pub fn close_call(pid_tgid: u64, start_ns: u64, now_ns: u64) -> Option<ClosedCall> {
-    let window = of_thread(pid_tgid)?;
+    if close_call_window(pid_tgid, start_ns, now_ns) == 0 {
+        return None;
+    }
+    let thread = pid_tgid as u32;
+    Some(ClosedCall { window: place(thread)?, thread, ns: now_ns.saturating_sub(start_ns) })
+}
+
+/// Whether there was one to close.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn close_call_window(pid_tgid: u64, start_ns: u64, now_ns: u64) -> u64 {
+    let Some(window) = of_thread(pid_tgid) else { return 0 };
     // SAFETY: as in `take`.
     unsafe {
         if (*window).call.start_ns != start_ns {
-            return None;
+            return 0;
         }
         if !(*window).call.close(Cause::Alloc, now_ns) {
             lost(LossReason::SplitUneven);
         }
         (*window).tag = 0;
     }
-    Some(ClosedCall { window, ns: now_ns.saturating_sub(start_ns) })
+    1
 }
 
 /// Brings the window of a goroutine's call to the thread that now runs it. `thread` is where it was.
@@ -189,7 +218,14 @@ pub fn follow_call(thread: &mut u64, start_ns: u64, pid_tgid: u64, now_ns: u64) 
     if from == pid_tgid {
         return;
     }
-    let (Some(old), Some(new)) = (of_thread(from), take(pid_tgid, now_ns)) else { return };
+    move_call_window(from, start_ns, pid_tgid, now_ns);
+}
+
+/// Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn move_call_window(from: u64, start_ns: u64, to: u64, now_ns: u64) -> u64 {
+    let (Some(old), Some(new)) = (of_thread(from), take(to, now_ns)) else { return 0 };
     // SAFETY: both are checked map values.
     unsafe {
         if (*old).call.start_ns == start_ns {
@@ -201,30 +237,49 @@ pub fn follow_call(thread: &mut u64, start_ns: u64, pid_tgid: u64, now_ns: u64) 
             (*new).call.moved(now_ns);
         }
     }
+    0
 }
 
 /// Begins a phase of the call that began at `start_ns` on the thread.
 #[inline(always)]
 pub fn enter_call_cause(pid_tgid: u64, start_ns: u64, cause: Cause, now_ns: u64) {
-    let Some(window) = of_thread(pid_tgid) else { return };
+    enter_call_phase(pid_tgid, start_ns, cause as u64, now_ns);
+}
+
+/// Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn enter_call_phase(pid_tgid: u64, start_ns: u64, cause: u64, now_ns: u64) -> u64 {
+    let Some(window) = of_thread(pid_tgid) else { return 0 };
+    let Some(cause) = Cause::from_number(cause as u8) else { return 0 };
     // SAFETY: as in `take`.
     unsafe {
         if (*window).call.start_ns == start_ns && !(*window).call.enter(cause, now_ns) {
             lost(LossReason::PhasesTooDeep);
         }
     }
+    0
 }
 
 /// Ends it.
 #[inline(always)]
 pub fn leave_call_cause(pid_tgid: u64, start_ns: u64, cause: Cause, now_ns: u64) {
-    let Some(window) = of_thread(pid_tgid) else { return };
+    leave_call_phase(pid_tgid, start_ns, cause as u64, now_ns);
+}
+
+/// Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leave_call_phase(pid_tgid: u64, start_ns: u64, cause: u64, now_ns: u64) -> u64 {
+    let Some(window) = of_thread(pid_tgid) else { return 0 };
+    let Some(cause) = Cause::from_number(cause as u8) else { return 0 };
     // SAFETY: as in `take`.
     unsafe {
         if (*window).call.start_ns == start_ns {
             (*window).call.leave(cause, now_ns, 0);
         }
     }
+    0
 }
 
 /// Ends a fault's window. `is_swap`: its page was read from swap. Nothing is written for a fault that was nothing else
@@ -233,11 +288,23 @@ pub fn leave_call_cause(pid_tgid: u64, start_ns: u64, cause: Cause, now_ns: u64)
 pub fn end_fault(pid_tgid: u64, slot: u32, start_ns: u64, ns: u64, is_swap: bool) {
     let Some(window) = place(pid_tgid as u32) else { return };
     // SAFETY: a checked map value.
-    let is_own = unsafe { (*window).tag == pid_tgid };
-    if !is_own && !is_swap {
-        return;
+    if is_swap || unsafe { (*window).tag == pid_tgid } {
+        end_fault_window(pid_tgid, slot.into(), start_ns, ns, is_swap.into());
     }
-    let end_ns = start_ns + ns;
+}
+
+/// The rest of it. Returns 0.
+///
+/// Like the other functions with global linkage: the verifier checks it once and not at each call, which
+/// takes old kernels seconds.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_fault_window(pid_tgid: u64, slot: u64, start_ns: u64, ns: u64, is_swap: u64) -> u64 {
+    let Some(window) = place(pid_tgid as u32) else { return 0 };
+    let (slot, is_swap) = (slot as u32, is_swap != 0);
+    // SAFETY: a checked map value.
+    let is_own = unsafe { (*window).tag == pid_tgid };
+    let end_ns = start_ns.wrapping_add(ns);
     // SAFETY: as in `take`.
     unsafe {
         let call = &raw mut (*window).call;
@@ -260,6 +327,7 @@ pub fn end_fault(pid_tgid: u64, slot: u32, start_ns: u64, ns: u64, is_swap: bool
             count_swap_in(slot, ns);
         }
     }
+    0
 }
 
 /// # Safety
