@@ -9,6 +9,7 @@ use crate::target::{ProcessId, ProcessInfo};
 use allocscope_common::bucket::bucket_of_ns;
 use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
+use allocscope_common::depth::{DEPTH_BUCKETS, DepthCounts, depth_bucket};
 use allocscope_common::key::{Allocator, FaultKind, FaultScope, Series, Stage};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -120,7 +121,7 @@ fn server() -> ProcessSnapshot {
             fault_in_call_ns: 1_000,
             fault_causes_ns: 2_000,
         },
-        depths: BTreeMap::new(),
+        depths: BTreeMap::from([(Allocator::Go, depths())]),
         live: BTreeMap::from([(
             (Allocator::Go, 26),
             LiveTotals { ranges: 1, bytes: SIZE, touched_bytes: SIZE / 4, touch_ns: 6_000_000 },
@@ -143,6 +144,13 @@ fn stall_ns() -> [u64; CAUSES] {
     ns[Cause::PageFault as usize] = 1_000;
     ns[Cause::Runnable as usize] = 2_000;
     ns
+}
+
+/// Two calls, of 12 and 40 frames.
+fn depths() -> DepthCounts {
+    let mut counts = DepthCounts { buckets: [0; DEPTH_BUCKETS], frames: 52 };
+    [12, 40].into_iter().for_each(|frames| counts.buckets[depth_bucket(frames)] += 1);
+    counts
 }
 
 fn batch() -> ProcessSnapshot {

@@ -483,6 +483,9 @@ Touched, of what was asked for (by page faults; live: not released, not in the t
 |-----------|-------|-----------|---------|-------|------|------------|--------------|-----------------|
 | go        | 64MiB |    128MiB | 80.0MiB | 62.5% |    1 |    64.0MiB |      16.0MiB |          6.00ms |
 
+Stack frames at large allocations (by frame pointers)
+go: <=15: 1, <=64: 1
+
 Page faults
 | kind  | scope | count |   time |    p50 |    p99 |    max |
 |-------|-------|-------|--------|--------|--------|--------|

@@ -49,7 +49,8 @@ struct ModuleFile {
 impl Spaces {
     /// Looks at what a process maps; what was known of it is replaced, unless it is gone.
     pub fn look(&mut self, pid: u32) {
-        let Ok(files) = target::mapped_files(pid) else { return };
+        // One that has just ended maps nothing.
+        let Some(files) = target::mapped_files(pid).ok().filter(|files| !files.is_empty()) else { return };
         let mut space = Space { mapped: Vec::new(), unwinder: Unwinder::default(), looked: Instant::now() };
         for file in &files {
             self.map(pid, file, &mut space);

@@ -14,11 +14,21 @@ const MAX_FRAMES: usize = 127;
 /// The unwind tables of one image that are read, in bytes.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
+/// What an index begins with as linkers write it (Linux Standard Base, "The .eh_frame_hdr section"): version 1, and how
+/// what follows is written: the table's address as 4 bytes relative to their own place, the number of entries as 4
+/// bytes, and in each entry 4 bytes for a function and 4 for its unwind information, relative to the index.
+const INDEX_FORM: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+const INDEX_HEAD: usize = 12;
+const INDEX_ENTRY: usize = 8;
+
+/// A section: its address and contents.
+type Section = (u64, Arc<[u8]>);
+
 /// The unwind tables of an image.
 #[derive(Clone, Debug, Default)]
 pub struct UnwindTables {
-    eh_frame: Option<(u64, Arc<[u8]>)>,
-    eh_frame_hdr: Option<(u64, Arc<[u8]>)>,
+    eh_frame: Option<Section>,
+    eh_frame_hdr: Option<Section>,
     text: Option<Range<u64>>,
     got: Option<Range<u64>>,
 }
@@ -34,16 +44,18 @@ impl UnwindTables {
             let (address, part) = image.section_part(name)?;
             Some(address..address.checked_add(part.len())?)
         };
+        let eh_frame = section(".eh_frame");
+        let leads_there = |index: &Section| eh_frame.as_ref().is_some_and(|table| leads_into(index, table));
         Self {
-            eh_frame: section(".eh_frame"),
-            eh_frame_hdr: section(".eh_frame_hdr"),
+            eh_frame_hdr: section(".eh_frame_hdr").filter(leads_there),
+            eh_frame,
             text: range(".text"),
             got: range(".got"),
         }
     }
 
     fn sections(&self) -> ExplicitModuleSectionInfo<Arc<[u8]>> {
-        let range = |section: &Option<(u64, Arc<[u8]>)>| {
+        let range = |section: &Option<Section>| {
             let (address, bytes) = section.as_ref()?;
             Some(*address..address.checked_add(bytes.len() as u64)?)
         };
@@ -57,6 +69,21 @@ impl UnwindTables {
             ..ExplicitModuleSectionInfo::default()
         }
     }
+}
+
+/// Whether an index leads into the table and nowhere else, which who reads it takes for granted. Of a table without an
+/// index one is made.
+fn leads_into((address, index): &Section, (start, table): &Section) -> bool {
+    let word = |bytes: &[u8], at: usize| -> Option<u64> {
+        Some(i32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as u64)
+    };
+    let (Some(named), Some(count)) = (word(index, 4), word(index, 8)) else { return false };
+    let is_of_table = index.starts_with(&INDEX_FORM) && address.wrapping_add(named).wrapping_add(4) == *start;
+    let (count, entries) = ((count & 0xffff_ffff) as usize, index[INDEX_HEAD..].chunks_exact(INDEX_ENTRY));
+    let is_in = |at: u64| address.wrapping_add(at).wrapping_sub(*start) < table.len() as u64;
+    is_of_table
+        && count <= entries.len()
+        && entries.take(count).all(|entry| word(entry, 4).is_some_and(is_in))
 }
 
 /// Unwinds stacks of one address space.
