@@ -41,12 +41,12 @@ pub struct NativeCall {
     pub first: u64,
     /// The process' image, see [`allocscope_common::object::home`]: its return needs no look-up by the process.
     pub home: u64,
-    /// Where it gives memory back: when that was filed, and the word for its allocator; else 0.
-    pub freed: [u64; 2],
+    /// Where it gives memory back: when that was filed; else 0.
+    pub freed_ns: u64,
 }
 
-/// In place of the first argument: the call gives memory back.
-pub const FREEING: u64 = u64::MAX;
+/// In place of the first argument, with the word for the memory's allocator: the call gives it back.
+pub const FREEING: u64 = !0xffff;
 
 /// No allocator's call takes so long: what is older was left without returning (`longjmp`).
 const ABANDONED_NS: u64 = 60_000_000_000;
@@ -216,6 +216,6 @@ pub fn in_native_call(pid_tgid: u64) -> bool {
 pub fn in_free_call(pid_tgid: u64) -> bool {
     NATIVE_CALLS.get_ptr_mut(thread_slot(pid_tgid)).is_some_and(|slot| {
         // SAFETY: as in `open_system_call`.
-        unsafe { (*slot).tag == pid_tgid && (*slot).first == FREEING }
+        unsafe { (*slot).tag == pid_tgid && (*slot).first >= FREEING }
     })
 }

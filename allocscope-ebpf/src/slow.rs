@@ -199,20 +199,41 @@ unsafe fn fill(
     }
 }
 
-/// Records a call in native code with a copy of its caller's stack, where it is one of those to be recorded. Returns
-/// the mark that its range or object is to carry.
+/// Records a call in native code with a copy of its caller's stack, where it is one of those to be recorded: one of
+/// `allocator` in the process in `slot`, which took `ns` until `at_ns`. Returns the mark that its range or object is to
+/// carry.
 #[inline(always)]
-pub fn native_call(call: &Call, closed: Option<ClosedCall>, regs: *mut pt_regs) -> u64 {
+pub fn native_call(
+    (slot, allocator): (u32, u8),
+    size: u64,
+    (at_ns, ns): (u64, u64),
+    has_window: bool,
+    regs: *mut pt_regs,
+) -> u64 {
     if !is_on() {
         return 0;
     }
-    let weight = weight(call.size, call.ns, call.at_ns, COPIES);
+    let window = if has_window { HAS_WINDOW } else { 0 };
+    tell_native_call(slot_allocator(slot, u64::from(allocator)) | window, size, at_ns, ns, regs)
+}
+
+/// Beside the allocator: the thread's closed window is the call's.
+const HAS_WINDOW: u64 = 1 << 16;
+
+/// Not inlined and without structs, as what else is told of a call: before kernel 6.13 a program and the functions on
+/// the way down from it have a stack of 512 bytes together.
+#[inline(never)]
+fn tell_native_call(told: u64, size: u64, at_ns: u64, ns: u64, regs: *mut pt_regs) -> u64 {
+    let weight = weight(size, ns, at_ns, COPIES);
     if weight == 0 {
         return 0;
     }
+    let thread = if told & HAS_WINDOW != 0 { bpf_get_current_pid_tgid() } else { 0 };
+    let (slot, allocator) = ((told >> 32) as u32, told as u8);
+    let call = &Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goroutine: 0 };
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (ip, sp, fp) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp) };
-    record_stack(call, weight, closed, StackHead { bytes: 0, ip, sp, fp })
+    record_stack(call, weight, ClosedCall::of(thread), StackHead { bytes: 0, ip, sp, fp })
 }
 
 /// The same for a system call, at its exit.
@@ -284,6 +305,11 @@ unsafe fn copy_stack(to: *mut u8, sp: u64) -> u64 {
 /// Records a call of `weight` in code that keeps frame pointers, with its stack. Returns the mark.
 #[inline(always)]
 pub fn framed_call(call: &Call, weight: u32, closed: Option<ClosedCall>, ctx: *mut c_void) -> u64 {
+    tell_framed_call(call, weight, closed.map_or(0, ClosedCall::thread), ctx)
+}
+
+#[inline(never)]
+fn tell_framed_call(call: &Call, weight: u32, closed: u64, ctx: *mut c_void) -> u64 {
     let Some(mut entry) = ALLOCATIONS.reserve::<FramesRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return 0;
@@ -291,7 +317,7 @@ pub fn framed_call(call: &Call, weight: u32, closed: Option<ClosedCall>, ctx: *m
     let place = entry.as_mut_ptr();
     // SAFETY: the reserved memory is as large as the record; the helper takes the program's own context.
     unsafe {
-        fill(&raw mut (*place).record, AllocationEvent::Call, call, (weight, 0), closed);
+        fill(&raw mut (*place).record, AllocationEvent::Call, call, (weight, 0), ClosedCall::of(closed));
         let bytes = frames(ctx, (&raw mut (*place).frames).cast());
         (&raw mut (*place).head).write(StackHead { bytes, ip: 0, sp: 0, fp: 0 });
     }
@@ -407,9 +433,13 @@ fn put(
 /// Counts the frames of the current stack, where that was asked for.
 #[inline(always)]
 pub fn count_depth(slot: u32, allocator: u8, ctx: *mut c_void) {
-    if STACK_DEPTH.load() == 0 {
-        return;
+    if STACK_DEPTH.load() != 0 {
+        count_frames(slot, allocator, ctx);
     }
+}
+
+#[inline(never)]
+fn count_frames(slot: u32, allocator: u8, ctx: *mut c_void) {
     // Only how many there are is used, so that it does not matter who else on this CPU writes there.
     let Some(place) = FRAMES.get_ptr_mut(0) else { return };
     // SAFETY: a map value of that many words; the context is the program's by the caller's word.

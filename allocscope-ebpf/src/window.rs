@@ -136,6 +136,19 @@ pub struct ClosedCall {
 }
 
 impl ClosedCall {
+    /// The closed call of a thread; `None` where that is 0.
+    #[inline(always)]
+    pub fn of(thread: u64) -> Option<Self> {
+        let thread = thread as u32;
+        if thread == 0 { None } else { Some(Self { window: place(thread)?, thread, ns: 0 }) }
+    }
+
+    /// Its thread, which is not 0.
+    #[inline(always)]
+    pub fn thread(self) -> u64 {
+        self.thread.into()
+    }
+
     /// Gives `ns` of it another name that nobody had seen: of what it waited, else of what Go's runtime did.
     #[inline(always)]
     pub fn rename(self, to: Cause, ns: u64) {

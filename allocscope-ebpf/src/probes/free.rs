@@ -27,14 +27,14 @@ pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     }
     let image = thread.image;
     let start = address(argument(regs, native_id::size_of(cookie)), cookie)?;
-    let [size, filed_ns, allocator] = objects::free(&image, start)?;
+    let [size, freed_ns, allocator] = objects::free(&image, start)?;
     // SAFETY: the verifier allows reading the fields of the program's context.
     let sp = unsafe { (*regs).rsp };
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     let tag = thread.pid_tgid;
-    let (first, home, freed) = (FREEING, image.home(), [filed_ns, allocator]);
-    let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed });
+    let (first, home) = (FREEING | allocator, image.home());
+    let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed_ns });
     if opened.is_some() {
         window::open_call(tag, start_ns, Owner::Native);
     } else {
@@ -58,9 +58,9 @@ fn address(given: u64, cookie: u64) -> Option<u64> {
 /// Records the call.
 #[inline(always)]
 pub fn leave(image: &Image, call: &NativeCall, now_ns: u64, cookie: u64) -> Option<()> {
-    let ([filed_ns, allocator], ns) = (call.freed, now_ns.saturating_sub(call.start_ns));
+    let ns = now_ns.saturating_sub(call.start_ns);
     record(key(image, cookie, call.size), ns, call.size);
-    slow::released(image.slot, allocator, call.size, filed_ns, ns);
+    slow::released(image.slot, call.first & !FREEING, call.size, call.freed_ns, ns);
     None
 }
 

@@ -116,7 +116,7 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let home = thread.image.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home, freed: [0; 2] })?;
+    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home, freed_ns: 0 })?;
     window::open_call(thread.pid_tgid, start_ns, Owner::Native);
     Some(())
 }
@@ -205,16 +205,8 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
         closed.count(image.slot);
     }
     slow::count_depth(image.slot, allocator, regs.cast());
-    let told = slow::Call {
-        slot: image.slot,
-        allocator,
-        size: call.size,
-        at_ns: now_ns,
-        ns,
-        filed_ns: now_ns,
-        goroutine: 0,
-    };
-    let allocator = u64::from(allocator) | slow::native_call(&told, closed, regs);
+    let mark = slow::native_call((image.slot, allocator), call.size, (now_ns, ns), closed.is_some(), regs);
+    let allocator = u64::from(allocator) | mark;
     let (size, filed_ns) = (call.size, now_ns);
     match memory {
         Memory::Unknown => {
