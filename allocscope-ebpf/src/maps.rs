@@ -49,6 +49,10 @@ pub static PAGE_FAULT_EVENT: Global<i32> = Global::new(-1);
 #[unsafe(no_mangle)]
 pub static THP_FAULT_EVENT: Global<i32> = Global::new(-1);
 
+/// The number of `PGMAJFAULT`, of the same kind.
+#[unsafe(no_mangle)]
+pub static MAJOR_FAULT_EVENT: Global<i32> = Global::new(-1);
+
 /// 1 where what Go's runtime does is recorded. Set at load time.
 #[unsafe(no_mangle)]
 pub static GO_RUNTIME: Global<u32> = Global::new(0);

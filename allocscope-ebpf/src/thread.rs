@@ -18,7 +18,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 pub struct FaultSlot {
     /// The thread (see `bpf_get_current_pid_tgid`), 0 in a free slot.
     tag: u64,
-    /// When the open fault began, with [`BY_USER`] and [`HUGE`]; where none is open, how long the last one took.
+    /// When the open fault began, with [`BY_USER`], [`HUGE`] and [`MAJOR`]; where none is open, how long the last one took.
     ns: u64,
     /// Where the open fault is; 0 where none is open. (No memory is mapped at 0.)
     address: u64,
@@ -48,8 +48,10 @@ pub struct Place {
 const BY_USER: u64 = 1;
 /// It is served with a huge page: the next bit.
 const HUGE: u64 = 2;
+/// Its page is read from a disk: the next bit.
+const MAJOR: u64 = 4;
 /// Nanoseconds are kept without these bits.
-const FLAGS: u64 = BY_USER | HUGE;
+const FLAGS: u64 = BY_USER | HUGE | MAJOR;
 
 /// The place is an object's slot, and not a range's.
 pub const IN_OBJECT: u32 = 1 << 31;
@@ -163,6 +165,20 @@ impl Thread {
     pub fn is_huge(&self) -> bool {
         // SAFETY: as in `open`.
         unsafe { (*self.kept).ns & HUGE != 0 }
+    }
+
+    /// Notes that the open fault's page is read from a disk.
+    #[inline(always)]
+    pub fn turn_major(&self) {
+        // SAFETY: as in `open`.
+        unsafe { (*self.kept).ns |= MAJOR };
+    }
+
+    /// Whether the open fault's page is read from a disk.
+    #[inline(always)]
+    pub fn is_major(&self) -> bool {
+        // SAFETY: as in `open`.
+        unsafe { (*self.kept).ns & MAJOR != 0 }
     }
 
     /// Gives the open fault up.

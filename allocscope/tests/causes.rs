@@ -9,14 +9,13 @@
 mod place;
 mod support;
 
-use nix::sys::signal::Signal;
 use place::{Cgroup, Swap};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use support::report::Process;
-use support::{Report, Running, attach, program, run_workload};
+use support::{Report, Running, program, run_workload};
 
 const MIB: u64 = 1 << 20;
 
@@ -85,32 +84,6 @@ fn clearing_memory_that_was_used_before_is_zeroing() {
         let report = Report::last_in(&ended.stdout);
         assert_dominates(only(&report), "zeroing");
     }
-}
-
-/// Programs that are not traced, on CPU 0, in turn with and without a tracer of another process: what its tracepoints
-/// cost everyone. The fastest of several runs each, in CPU time, since others use the machine as well.
-#[test]
-fn programs_that_are_not_traced_pay_little() {
-    let _guard = alone();
-    for (mode, rounds, most) in [("calls", "500000", 1.25), ("switches", "20000", 1.5)] {
-        let (mut without, mut with) = (f64::MAX, f64::MAX);
-        for _ in 0..5 {
-            without = without.min(cpu_ns(mode, rounds));
-            let sleeper = Running::start(Command::new("sleep").arg("1000"));
-            let tracer = attach(sleeper.pid(), "");
-            with = with.min(cpu_ns(mode, rounds));
-            tracer.signal(Signal::SIGINT);
-            assert_eq!(tracer.wait().code, Some(0));
-        }
-        println!("{mode}: {without:.1} ns, beside a tracer {with:.1} ns, {:.3}x", with / without);
-        assert!(with < most * without, "{mode}: {with} ns beside a tracer, {without} ns without");
-    }
-}
-
-fn cpu_ns(mode: &str, rounds: &str) -> f64 {
-    let ended = Running::start(Command::new(provoker()).args([mode, rounds])).wait();
-    assert_eq!(ended.code, Some(0), "{ended}");
-    ended.stdout.trim().parse().unwrap()
 }
 
 fn alone() -> std::sync::MutexGuard<'static, ()> {

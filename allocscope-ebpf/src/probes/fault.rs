@@ -16,7 +16,7 @@
 //! some third of a traced 4 KiB fault in a virtual machine (tests/truth.rs measures it), little of a 2 MiB one.
 
 use crate::atomic::add;
-use crate::maps::{FAULT_TRIALS, PAGE_FAULT_EVENT, THP_FAULT_EVENT};
+use crate::maps::{FAULT_TRIALS, MAJOR_FAULT_EVENT, PAGE_FAULT_EVENT, THP_FAULT_EVENT};
 use crate::objects::{self, Fell};
 use crate::page_size::page_bytes;
 use crate::record::{counters, record, total, unrecord};
@@ -101,6 +101,10 @@ fn fault_counted(ctx: BtfTracePointContext) -> i32 {
         && let Some(thread) = Thread::open()
     {
         thread.turn_huge();
+    } else if item == MAJOR_FAULT_EVENT.load()
+        && let Some(thread) = Thread::open()
+    {
+        thread.turn_major();
     }
     0
 }
@@ -208,10 +212,11 @@ fn untimed(slot: u32, kind: FaultKind, scope: FaultScope, faults: u64) {
 #[inline(always)]
 fn end(thread: &Thread, kind: FaultKind, ns: u64, page_bytes: u64) {
     let start_ns = thread.start_ns();
+    let is_major = kind as u8 == FaultKind::Major as u8 || thread.is_major();
     let address = thread.close(ns);
     let scope = attribute(thread, address, Faults { count: 1, ns, page_bytes });
     // Of a mapping of a file it would be the file that was read.
-    let is_swap = kind as u8 == FaultKind::Major as u8 && scope as u8 == FaultScope::Large as u8;
+    let is_swap = is_major && scope as u8 == FaultScope::Large as u8;
     window::end_fault(thread.pid_tgid, thread.image.slot, start_ns, ns, is_swap);
     record(SeriesKey::fault(thread.image.slot, kind, scope), ns, 0);
 }

@@ -12,6 +12,8 @@ pub(super) static PAGE_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm
 pub(super) static THP_FAULT: LazyLock<Option<i32>> =
     LazyLock::new(|| value("vm_event_item", "THP_FAULT_ALLOC"));
 
+/// `PGMAJFAULT`, by a fault that reads its page from a disk.
+pub(super) static MAJOR_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm_event_item", "PGMAJFAULT"));
 /// The offset of `pid` in `struct task_struct`, in bytes.
 pub(super) static TASK_PID: LazyLock<Option<u32>> = LazyLock::new(|| member_at("task_struct", "pid"));
 

@@ -2,7 +2,7 @@
 
 use super::faults::page_size_at;
 use super::held::Holder;
-use super::kernel_types::{PAGE_FAULT, TASK_PID, THP_FAULT};
+use super::kernel_types::{MAJOR_FAULT, PAGE_FAULT, TASK_PID, THP_FAULT};
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::{AttachVia, PageFaults};
@@ -133,6 +133,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
     let (page_fault_event, thp_fault_event) = (PAGE_FAULT.unwrap_or(-1), THP_FAULT.unwrap_or(-1));
+    let major_fault_event = MAJOR_FAULT.unwrap_or(-1);
     let go_runtime = u32::from(options.go_runtime);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
@@ -149,6 +150,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("REPORT_EVERY_EXEC", &report_every_exec, true)
         .override_global("PAGE_FAULT_EVENT", &page_fault_event, true)
         .override_global("THP_FAULT_EVENT", &thp_fault_event, true)
+        .override_global("MAJOR_FAULT_EVENT", &major_fault_event, true)
         .override_global("PAGE_SIZE_AT", &page_size_at, true)
         .override_global("GO_RUNTIME", &go_runtime, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);

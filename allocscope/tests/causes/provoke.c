@@ -5,8 +5,6 @@
 //        provoke lock BYTES ROUNDS        maps, populated, and unmaps, while three threads map and unmap
 //        provoke populate BYTES ROUNDS    maps, populated, and unmaps, on CPU 0 and with a low priority
 //        provoke busy                     takes CPU 0 until it is killed
-//        provoke switches ROUNDS          two processes on CPU 0 pass a byte to and fro; prints CPU ns per round
-//        provoke calls ROUNDS             makes cheap system calls on CPU 0; prints CPU ns per call
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -109,57 +107,12 @@ static void pin(void) {
     must(sched_setaffinity(0, sizeof cpus, &cpus) == 0, "sched_setaffinity");
 }
 
-static double cpu_ns(int who) {
-    struct rusage used;
-    getrusage(who, &used);
-    return 1e9 * (used.ru_utime.tv_sec + used.ru_stime.tv_sec) + 1e3 * (used.ru_utime.tv_usec + used.ru_stime.tv_usec);
-}
-
-// Not by the clock on the wall: others use the CPU as well.
-static void print_cpu(void) {
-    printf("%.2f\n", (cpu_ns(RUSAGE_SELF) + cpu_ns(RUSAGE_CHILDREN)) / rounds);
-}
-
-static void switches(void) {
-    int there[2], back[2];
-    char byte = 0;
-    must(pipe(there) == 0 && pipe(back) == 0, "pipe");
-    pid_t child = fork();
-    must(child >= 0, "fork");
-    if (child == 0) {
-        close(there[1]);
-        while (read(there[0], &byte, 1) == 1)
-            must(write(back[1], &byte, 1) == 1, "write");
-        _exit(0);
-    }
-    for (long round = 0; round < rounds; round++)
-        must(write(there[1], &byte, 1) == 1 && read(back[0], &byte, 1) == 1, "pass");
-    close(there[1]);
-    waitpid(child, NULL, 0);
-    print_cpu();
-}
-
-static void calls(void) {
-    for (long round = 0; round < rounds; round++)
-        syscall(SYS_getppid);
-    print_cpu();
-}
-
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     if (strcmp(mode, "busy") == 0) {
         pin();
         for (;;) {
         }
-    }
-    if (argc == 3) {
-        pin();
-        rounds = atol(argv[2]);
-        if (strcmp(mode, "switches") == 0)
-            switches();
-        else
-            calls();
-        return 0;
     }
     must(argc >= 4, "arguments");
     bytes = strtoul(argv[2], NULL, 10);
