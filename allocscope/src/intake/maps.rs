@@ -121,11 +121,19 @@ impl Maps {
         self.targets.get(&tgid, 0).ok()
     }
 
-    /// Stops counting for process `tgid`, if `slot` is still its slot.
-    pub fn remove_target(&mut self, tgid: u32, slot: u32) {
-        if self.target(tgid).is_some_and(|target| target.slot == slot) {
+    /// Stops counting for process `tgid`, which has ended, if `slot` is still its slot. Its live ranges stay.
+    pub fn end_target(&mut self, tgid: u32, slot: u32) -> bool {
+        let is_its = self.target(tgid).is_some_and(|target| target.slot == slot);
+        if is_its {
             // It may have gone in between; then it is gone as it should be.
             let _ = self.targets.remove(&tgid);
+        }
+        is_its
+    }
+
+    /// The same of one that lives on.
+    pub fn remove_target(&mut self, tgid: u32, slot: u32) {
+        if self.end_target(tgid, slot) {
             // The kernel side remembers which slot a thread's process has, while the image stays the same.
             if let Err(error) = self.start_image(slot) {
                 log::warn!("process {tgid} may still be traced: {error:#}");

@@ -531,7 +531,7 @@ impl Session {
 
     fn end(&mut self, pid: u32) {
         let Some(known) = self.tracked.remove(&pid) else { return };
-        self.maps.remove_target(pid, known.slot);
+        self.maps.end_target(pid, known.slot);
         self.watches.forget(pid);
         self.binaries.release(known.used);
         self.aggregator.ended(known.slot);
