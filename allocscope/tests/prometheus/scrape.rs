@@ -24,7 +24,7 @@ const LARGE_BYTES: f64 = 67_108_864.0;
 
 #[test]
 fn what_prometheus_knows_is_what_the_workload_did() {
-    let daemon = Daemon::start("--comm ^(allocscope|prometheus)$", free_address());
+    let daemon = Daemon::start("--comm ^(allocscope|prometheus)$ --go-runtime --stack-depth", free_address());
     let prometheus = Prometheus::start(daemon.address, &[]);
     let native = Prometheus::start(daemon.address, &["--enable-feature=native-histograms"]);
     let (mut churn, mut remap) = (Workload::start("churn"), Workload::start("remap --rounds 20"));
