@@ -15,7 +15,6 @@ use allocscope_common::go_runtime::{GoAssist, GoStop, RuntimeEvent, is_late, is_
 use allocscope_common::key::SeriesKey;
 use allocscope_common::site_id::{Role, frame_bytes_of, result_offset_of};
 use aya_ebpf::helpers::bpf_probe_read_user;
-use core::ptr::null_mut;
 
 /// Offset of `g.m`: the same in the DWARF of 1.19 to 1.27.
 const G_M: u64 = 48;
@@ -187,8 +186,8 @@ fn stop(traced: &Traced, regs: &Registers, cookie: u64, role: u8, now_ns: u64) -
         wait_in_assist(traced, goroutine, wait_ns);
         return None;
     }
-    // Not an `Option`, whose pointer the compiler keeps undefined, and stores, where there is none.
-    let call = find_go_call_of(traced.tgid(), goroutine).unwrap_or(null_mut());
+    // Null and not an `Option`, whose pointer the compiler keeps undefined, and stores, where there is none.
+    let call = find_go_call_of(traced.tgid(), goroutine).unwrap_or_default();
     if role == Role::StopBegin as u8 {
         let known = argument & REASON_KNOWN != 0;
         let event = if known { stop_event(regs.rax) } else { RuntimeEvent::StopUnknown } as u64;

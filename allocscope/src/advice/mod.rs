@@ -1,5 +1,5 @@
 //! Snapshots over time into findings: what a process could save, what that rests on, the setting that does it,
-//! its risk, and how to check. One file a kind of finding; [`worth`] has every threshold.
+//! its risk, and how to check. One file a kind of finding; `worth` has every threshold.
 //!
 //! It does no I/O and cannot fail. It claims only what it has seen: time of page faults as they were traced,
 //! without what lies outside of the kernel's handler, and nothing for what happened once.

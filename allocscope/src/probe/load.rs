@@ -82,9 +82,10 @@ impl Loaded {
         self.ladder.used()
     }
 
-    /// Whether a page fault's sample tells the size of its page.
+    /// Whether the kernel tells the size of the page that a fault is served with. Where faults are only counted, that is
+    /// done before they are served.
     pub const fn knows_page_sizes(&self) -> bool {
-        self.page_size_at != 0
+        self.page_size_at != 0 && matches!(self.page_faults, PageFaults::Timed)
     }
 
     /// The maps and programs.
