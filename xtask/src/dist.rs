@@ -1,6 +1,6 @@
-//! `dist`: what a package carries beside the program, written by the program itself.
+//! `dist`: the release build, tried once, and what a package carries beside it, written by the program itself.
 
-use crate::run;
+use crate::{run, smoke};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ const FILES: [(&[&str], &str); 4] = [
 
 /// Runs the task.
 pub fn main() -> Result<()> {
-    run::shown(run::cargo().args(["build", "--release", "--package", "allocscope"]))?;
+    smoke::main()?;
     let target = run::target_dir()?;
     let program = target.join("release/allocscope");
     for (args, name) in FILES {

@@ -1,7 +1,7 @@
 //! `test`: every check of this repository, in order, each with its time.
 
 use crate::toolchain::{BpfToolchain, TARGET};
-use crate::{kernels, run, setup, smoke, tidy};
+use crate::{kernels, run, setup, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::process::Command;
@@ -37,11 +37,8 @@ const STEPS: [Step; 8] = [
     ("unit tests", unit_tests),
     ("doc tests", doc_tests),
 ];
-const INTEGRATION: [Step; 3] = [
-    ("integration tests", integration_tests),
-    ("release build", smoke::main),
-    ("tests on other kernels", kernels::test),
-];
+const INTEGRATION: [Step; 2] =
+    [("integration tests", integration_tests), ("tests on other kernels", kernels::test)];
 
 /// Runs the task.
 pub fn main(args: &Args) -> Result<()> {
