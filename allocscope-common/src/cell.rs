@@ -3,6 +3,7 @@
 //! A look-up in a hash is 26 ns and one in an array 1.5. So each series, and each bucket of one, has an index from a
 //! hash map, which is looked up once and remembered; the word at the index tells whether it is still the same one's.
 
+use crate::SPREAD;
 use crate::counter::Totals;
 use crate::key::{BucketKey, SeriesKey};
 
@@ -18,9 +19,6 @@ pub struct TotalsCell {
 
 /// How many pairs of indices a CPU remembers; a power of two.
 pub const RECENT_SLOTS: u32 = 1024;
-
-/// 2^64 divided by the golden ratio, odd.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Set in every word: no word is 0, which is nobody's.
 const OWNED: u64 = 1 << 56;

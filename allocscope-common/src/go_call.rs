@@ -58,7 +58,7 @@ pub struct Opening {
 /// multiplication (Knuth's multiplicative hashing, 2^64 / phi).
 #[inline(always)]
 pub const fn set_of(tag: GoCallTag) -> u32 {
-    let mixed = (tag.g ^ (tag.tgid_depth >> 32).rotate_left(20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (tag.g ^ (tag.tgid_depth >> 32).rotate_left(20)).wrapping_mul(crate::SPREAD);
     (mixed >> 48) as u32 & (GO_CALL_SETS - 1)
 }
 

@@ -12,6 +12,9 @@
 //!    the other, to how long it did each).
 #![no_std]
 
+/// 2^64 divided by the golden ratio, odd: multiplying by it spreads what differs over the upper bits.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 pub mod allocation;
 pub mod bucket;
 pub mod cause;

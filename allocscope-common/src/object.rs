@@ -6,6 +6,7 @@
 //! three granules that it overlaps. A place holds a slot's number and a tag; what it leads to is checked
 //! against the object itself, so a place that is out of date costs time and nothing else.
 
+use crate::SPREAD;
 use crate::range::{Span, granules};
 
 /// Slots for live objects; a power of two.
@@ -20,9 +21,6 @@ pub type PlaceSet = [u64; WAYS];
 
 /// A place that leads nowhere.
 pub const EMPTY: u64 = 0;
-
-/// 2^64 divided by the golden ratio, odd: multiplying by it spreads what differs over the upper bits.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A live object.
 #[repr(C)]

@@ -3,6 +3,7 @@
 //! A fault that the kernel serves with a huge page makes many pages of 4 KiB real at once, of which only those in
 //! the range are the range's.
 
+use crate::SPREAD;
 use crate::range::Span;
 
 /// Log2 of the pages that are counted.
@@ -12,9 +13,6 @@ pub const HUGE_SHIFT: u32 = 21;
 
 /// Places in the array of [`Touch`]es; a power of two. A range that finds its place taken counts its faults itself.
 pub const TOUCH_SLOTS: u32 = 16_384;
-
-/// 2^64 divided by the golden ratio, odd.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The faults of a live range that is a mapping: in an array, beside those that its entry in the map of ranges has
 /// from before it was filed anew.
