@@ -2,7 +2,7 @@
 //! What cannot be attached is a cause that is not told apart, which coverage says.
 
 use super::Loaded;
-use super::kernel_types::TASK_PID;
+use super::kernel_types::KERNEL;
 use crate::site::Miss;
 use anyhow::{Context, Result, anyhow};
 use aya::programs::{BtfTracePoint, RawTracePoint};
@@ -34,7 +34,8 @@ pub(super) fn attach(loaded: &mut Loaded) -> Vec<Miss> {
     }
     for (program, tracepoint) in SCHEDULER {
         let attached = if loaded.off_cpu {
-            TASK_PID
+            KERNEL
+                .task_pid_at
                 .context("the kernel does not tell task_struct::pid")
                 .and_then(|_| attach_typed(loaded, program, tracepoint))
         } else {

@@ -1,6 +1,6 @@
 //! Page faults: the start by the best rung that loads, the end where the kernel counts them.
 
-use super::kernel_types::{PAGE_FAULT, member_at};
+use super::kernel_types::KERNEL;
 use super::perf_link::{attach_software, attach_tracepoint};
 use super::{Loaded, Tracefs};
 use crate::config::PageFaults;
@@ -125,7 +125,7 @@ const TRIAL_PAGES: usize = 4;
 
 /// The tracepoint is there also where memory cgroups are not (`cgroup_disable=memory`): then it is never passed.
 fn try_memcg(loaded: &mut Loaded) -> Result<()> {
-    if PAGE_FAULT.is_none() {
+    if KERNEL.page_fault.is_none() {
         bail!("the kernel does not tell its event PGFAULT");
     }
     attach_btf(loaded, "fault_trial", "count_memcg_events")?;
@@ -244,7 +244,7 @@ pub(super) fn page_size_at() -> Option<u64> {
     if version < (6, 3) {
         return None;
     }
-    member_at("perf_sample_data", "data_page_size").map(u64::from)
+    KERNEL.page_size_at.map(u64::from)
 }
 
 impl Loaded {

@@ -6,16 +6,38 @@
 use std::fs;
 use std::sync::LazyLock;
 
-/// `PGFAULT` of `enum vm_event_item`; `None` where the kernel does not tell.
-pub(super) static PAGE_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm_event_item", "PGFAULT"));
-/// `THP_FAULT_ALLOC`, by a fault that is served with a huge page.
-pub(super) static THP_FAULT: LazyLock<Option<i32>> =
-    LazyLock::new(|| value("vm_event_item", "THP_FAULT_ALLOC"));
+/// What is asked of the kernel's types, read once: they are megabytes.
+pub(super) static KERNEL: LazyLock<KernelTypes> = LazyLock::new(|| {
+    fs::read(KERNEL_TYPES).map_or_else(|_| KernelTypes::default(), |types| KernelTypes::of(&types))
+});
 
-/// `PGMAJFAULT`, by a fault that reads its page from a disk.
-pub(super) static MAJOR_FAULT: LazyLock<Option<i32>> = LazyLock::new(|| value("vm_event_item", "PGMAJFAULT"));
-/// The offset of `pid` in `struct task_struct`, in bytes.
-pub(super) static TASK_PID: LazyLock<Option<u32>> = LazyLock::new(|| member_at("task_struct", "pid"));
+/// Each `None` where the kernel does not tell.
+#[derive(Default)]
+pub(super) struct KernelTypes {
+    /// `PGFAULT` of `enum vm_event_item`.
+    pub page_fault: Option<i32>,
+    /// `THP_FAULT_ALLOC`, by a fault that is served with a huge page.
+    pub thp_fault: Option<i32>,
+    /// `PGMAJFAULT`, by a fault that reads its page from a disk.
+    pub major_fault: Option<i32>,
+    /// The offset of `pid` in `struct task_struct`, in bytes.
+    pub task_pid_at: Option<u32>,
+    /// The offset of `data_page_size` in `struct perf_sample_data`, in bytes.
+    pub page_size_at: Option<u32>,
+}
+
+impl KernelTypes {
+    fn of(types: &[u8]) -> Self {
+        let event = |name| value_in(types, "vm_event_item", name);
+        Self {
+            page_fault: event("PGFAULT"),
+            thp_fault: event("THP_FAULT_ALLOC"),
+            major_fault: event("PGMAJFAULT"),
+            task_pid_at: member_in(types, "task_struct", "pid"),
+            page_size_at: member_in(types, "perf_sample_data", "data_page_size"),
+        }
+    }
+}
 
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u32 = 0xeb9f;
@@ -36,10 +58,6 @@ const ENUM64: u32 = 19;
 const LAST: u32 = ENUM64;
 
 /// The number of `enumerator` in `enum name`; `None` where the kernel does not tell.
-fn value(name: &str, enumerator: &str) -> Option<i32> {
-    value_in(&fs::read(KERNEL_TYPES).ok()?, name, enumerator)
-}
-
 fn value_in(bytes: &[u8], name: &str, enumerator: &str) -> Option<i32> {
     let types = Types::of(bytes)?;
     let found = types.find(ENUM, name)?;
@@ -48,10 +66,6 @@ fn value_in(bytes: &[u8], name: &str, enumerator: &str) -> Option<i32> {
 }
 
 /// The offset in bytes of a structure's member; `None` where the kernel does not tell.
-pub(super) fn member_at(structure: &str, member: &str) -> Option<u32> {
-    member_in(&fs::read(KERNEL_TYPES).ok()?, structure, member)
-}
-
 fn member_in(bytes: &[u8], structure: &str, member: &str) -> Option<u32> {
     let types = Types::of(bytes)?;
     let found = types.find(STRUCT, structure)?;

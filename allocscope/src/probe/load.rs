@@ -2,7 +2,7 @@
 
 use super::faults::page_size_at;
 use super::held::Holder;
-use super::kernel_types::{MAJOR_FAULT, PAGE_FAULT, TASK_PID, THP_FAULT};
+use super::kernel_types::KERNEL;
 use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::{AttachVia, PageFaults};
@@ -129,12 +129,13 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
             if options.stack_depth { processes.saturating_mul(4).min(16_384) } else { 1 },
         );
     // Where it is not known, the program that needs it is not attached.
-    let task_pid_offset = TASK_PID.map_or(0, u64::from);
+    let task_pid_offset = KERNEL.task_pid_at.map_or(0, u64::from);
     let follow_all = u32::from(options.follow_all);
     let page_size_at = page_size_at().unwrap_or(0);
     let report_every_exec = u32::from(options.report_every_exec);
-    let (page_fault_event, thp_fault_event) = (PAGE_FAULT.unwrap_or(-1), THP_FAULT.unwrap_or(-1));
-    let major_fault_event = MAJOR_FAULT.unwrap_or(-1);
+    let (page_fault_event, thp_fault_event) =
+        (KERNEL.page_fault.unwrap_or(-1), KERNEL.thp_fault.unwrap_or(-1));
+    let major_fault_event = KERNEL.major_fault.unwrap_or(-1);
     let go_runtime = u32::from(options.go_runtime);
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
