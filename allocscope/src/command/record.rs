@@ -1,7 +1,7 @@
 //! `record`: which code pays for its large allocations, into a profile, folded stacks or a flame graph.
 
 use super::attach::session_options;
-use super::run::{exit_code, not_started};
+use super::run::{self, exit_code};
 use super::stopped::Stopped;
 use super::tell;
 use super::trace::{self, Live, Signals, Stop, Until};
@@ -135,11 +135,8 @@ impl Child {
             junit: None,
             trace: config.trace.clone(),
         };
-        let mut child = Stopped::start(&command).map_err(|error| not_started(&command, error))?;
-        let pid = child.pid();
-        session.trace(pid)?;
-        child.go(|| session.attach_libraries(pid))?;
-        Ok(Self { pid, command: Some(child) })
+        let child = run::start(&command, session)?;
+        Ok(Self { pid: child.pid(), command: Some(child) })
     }
 
     /// The exit code: a command's own, as under `run`; it is not waited for where the recording was ended.

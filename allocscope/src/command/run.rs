@@ -52,11 +52,8 @@ pub(super) async fn observe(config: &RunConfig, live: Live) -> Result<Observed> 
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
     let mut session = Session::start(session_options(&config.trace))?;
-    let mut child = Stopped::start(config).map_err(|error| not_started(config, error))?;
+    let mut child = start(config, &mut session)?;
     let pid = child.pid();
-    session.trace(pid)?;
-    // Before any of a library's code runs, its allocator is probed.
-    child.go(|| session.attach_libraries(pid))?;
     super::attach::tell_small_cost(&session);
     preflight::drop_privileges()?;
     if let Some(server) = &server {
@@ -69,7 +66,17 @@ pub(super) async fn observe(config: &RunConfig, live: Live) -> Result<Observed> 
     Ok(Observed { session, server, status })
 }
 
-pub(super) fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {
+/// Starts the command under a session that traces it from its first instruction on.
+pub(super) fn start(config: &RunConfig, session: &mut Session) -> Result<Stopped> {
+    let mut child = Stopped::start(config).map_err(|error| not_started(config, error))?;
+    let pid = child.pid();
+    session.trace(pid)?;
+    // Before any of a library's code runs, its allocator is probed.
+    child.go(|| session.attach_libraries(pid))?;
+    Ok(child)
+}
+
+fn not_started(config: &RunConfig, error: NotStarted) -> anyhow::Error {
     let program = config.program.to_string_lossy();
     match error {
         NotStarted::Spawn(error) if error.kind() == io::ErrorKind::NotFound => {
