@@ -103,8 +103,7 @@ pub const GLIBC: &str = "libc.so";
 /// The bundled workload that stands for another process: as many mappings of 1 MiB.
 pub const ELSEWHERE: [&str; 7] = ["workload", "map", "--sizes", "1MiB", "--count", "10", "--wait-stdin"];
 
-/// Counts page faults.
-pub const COUNT_FAULTS: &str = "software:page-faults:1 /pid == PID/ { @faults = count(); }\n";
+const COUNT_FAULTS: &str = "software:page-faults:1 /pid == PID/ { @faults = count(); }\n";
 /// Times them.
 pub const TIME_FAULTS: &str = "\
 tracepoint:exceptions:page_fault_user /pid == PID/ { @start[tid] = nsecs; }
@@ -211,7 +210,8 @@ pub fn add_extra(case: &mut Case, extra: &[String]) {
     case.variants.extend(more);
 }
 
-fn fault_variants() -> Vec<Variant> {
+/// For faults: allocscope, and bpftrace in two ways.
+pub fn fault_variants() -> Vec<Variant> {
     let seen: Check = |truth, report| Some(Counts::new(report["@faults"].as_u64()?, pages(truth)?));
     vec![
         untraced(),

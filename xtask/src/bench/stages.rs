@@ -2,8 +2,8 @@
 //! none, each beside the same untraced once more, which is noise.
 
 use super::case::{
-    COUNT_FAULTS, Case, Check, Counts, GLIBC, TIME_CALLS, TIME_FAULTS, Tracer, Variant, allocscope, bpftrace,
-    command, daemon, large, untraced, untraced_again,
+    self, Case, Counts, GLIBC, TIME_CALLS, TIME_FAULTS, Tracer, Variant, allocscope, bpftrace, command,
+    daemon, large, untraced, untraced_again,
 };
 use serde_json::Value;
 use std::path::Path;
@@ -67,17 +67,9 @@ pub fn cases(program: &Path, quick: bool) -> Vec<Case> {
 }
 
 fn fault_variants() -> Vec<Variant> {
-    let seen: Check = |truth, report| Some(Counts::new(report["@faults"].as_u64()?, pages(truth)?));
-    vec![
-        untraced(),
-        untraced_again(),
-        allocscope(|truth, report| {
-            let seen = report["processes"][0]["coverage"]["faults_attributed"].as_u64()?;
-            Some(Counts::new(seen, pages(truth)?))
-        }),
-        bpftrace("bpftrace, counting faults", COUNT_FAULTS, Some(seen)),
-        bpftrace("bpftrace, timing faults", TIME_FAULTS, Some(seen)),
-    ]
+    let mut variants = case::fault_variants();
+    variants.insert(1, untraced_again());
+    variants
 }
 
 fn block_variants() -> Vec<Variant> {
@@ -110,10 +102,6 @@ fn crowd_variants() -> Vec<Variant> {
             check: None,
         },
     ]
-}
-
-fn pages(truth: &Value) -> Option<u64> {
-    truth["pages_touched"].as_u64()
 }
 
 fn blocks(truth: &Value) -> Option<u64> {
