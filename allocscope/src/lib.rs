@@ -29,6 +29,9 @@
 //! | [`preflight`] | privileges and kernel, before anything is loaded; privileges given up after | edge |
 //! | [`command`] | one file a subcommand | edge |
 //!
+//! Beside them stands [`pool`], a library of its own (`default-features = false`) that imports none of them: what the
+//! advice tells people to use, and a target that the tracer knows.
+//!
 //! # Invariants, and what guards them
 //!
 //! 1. Stages import only leftwards. (`cargo xtask tidy`)
@@ -60,18 +63,34 @@
 //!     counted. (`probe::load` sets every size)
 //! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)
 
+#[cfg(feature = "tracer")]
 pub mod advice;
+#[cfg(feature = "tracer")]
 pub mod aggregate;
+#[cfg(feature = "tracer")]
 pub mod allocator;
+#[cfg(feature = "tracer")]
 pub mod cli;
+#[cfg(feature = "tracer")]
 pub mod command;
+#[cfg(feature = "tracer")]
 pub mod config;
+#[cfg(feature = "tracer")]
 pub mod export;
+#[cfg(feature = "tracer")]
 pub mod failure;
+#[cfg(feature = "tracer")]
 pub mod intake;
+pub mod pool;
+#[cfg(feature = "tracer")]
 pub mod preflight;
+#[cfg(feature = "tracer")]
 pub mod probe;
+#[cfg(feature = "tracer")]
 pub mod session;
+#[cfg(feature = "tracer")]
 pub mod site;
+#[cfg(feature = "tracer")]
 pub mod symbol;
+#[cfg(feature = "tracer")]
 pub mod target;
