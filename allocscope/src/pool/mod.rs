@@ -2,3 +2,5 @@
 //!
 //! A library of its own: it imports nothing from the rest of the crate and is usable alone with
 //! `default-features = false`.
+
+mod probe;
