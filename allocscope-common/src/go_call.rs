@@ -7,6 +7,9 @@ pub const GO_CALL_WAYS: usize = 2;
 /// Number of sets; a power of two.
 pub const GO_CALL_SETS: u32 = 16_384;
 
+/// Open calls that may wait while their threads are in others'; a power of two.
+pub const PARKED_SLOTS: u32 = 8_192;
+
 /// What names an open call. Goroutines move between threads and stacks move, but a goroutine's `g` and the
 /// distance to its stack's upper end stay.
 #[repr(C)]
@@ -62,6 +65,12 @@ pub const fn set_of(tag: GoCallTag) -> u32 {
     (mixed >> 48) as u32 & (GO_CALL_SETS - 1)
 }
 
+/// Where a call is parked that began at `start_ns`; spread as in [`set_of`].
+#[inline(always)]
+pub const fn parking_of(start_ns: u64) -> u32 {
+    (start_ns.wrapping_mul(crate::SPREAD) >> 48) as u32 & (PARKED_SLOTS - 1)
+}
+
 /// Where a call goes in its set, given who is there.
 #[inline(always)]
 pub const fn opening(ways: [GoCallTag; GO_CALL_WAYS], new: GoCallTag) -> Opening {
@@ -83,6 +92,7 @@ const fn is_unwound(old: GoCallTag, new: GoCallTag) -> bool {
 
 const _: () = assert!(size_of::<GoCall>() == 64);
 const _: () = assert!(GO_CALL_SETS.is_power_of_two());
+const _: () = assert!(PARKED_SLOTS.is_power_of_two());
 
 #[cfg(test)]
 mod tests {

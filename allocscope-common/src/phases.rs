@@ -119,7 +119,7 @@ impl Phases {
     pub fn moved(&mut self, now_ns: u64) {
         let cause = if self.depth > 0 { self.stack as u8 } else { Cause::Blocked as u8 };
         self.add(cause, now_ns.saturating_sub(self.since_ns));
-        self.since_ns = now_ns;
+        self.since_ns = self.since_ns.max(now_ns);
     }
 
     /// A fault inside of the window took from `start_ns` to `end_ns`, all of it for one cause.
@@ -185,7 +185,8 @@ impl Phases {
         if self.depth > 0 {
             self.add(self.stack as u8, now_ns.saturating_sub(self.since_ns));
         }
-        self.since_ns = now_ns;
+        // A thread that its goroutine has left may have seen a later time.
+        self.since_ns = self.since_ns.max(now_ns);
     }
 
     #[inline(always)]
@@ -374,6 +375,17 @@ mod tests {
         phases.moved(50);
         assert!(phases.close(Cause::Alloc, 60));
         assert_eq!(phases.ns, split(&[(Cause::Blocked, 10), (Cause::Alloc, 10), (Cause::GcStart, 40)]));
+    }
+
+    #[test]
+    fn what_a_thread_says_late_counts_nothing_twice() {
+        let mut phases = opened(0);
+        phases.enter(Cause::GcAssist, 10);
+        phases.moved(50);
+        phases.moved(40);
+        phases.leave(Cause::GcAssist, 45, 0);
+        assert!(phases.close(Cause::Alloc, 60));
+        assert_eq!(phases.ns, split(&[(Cause::Alloc, 20), (Cause::GcAssist, 40)]));
     }
 
     #[test]

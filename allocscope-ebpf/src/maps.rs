@@ -7,13 +7,13 @@ use crate::objects::SlotCursor;
 use crate::record::Recent;
 use crate::slow::Sampling;
 use crate::thread::FaultSlot;
-use crate::window::Window;
+use crate::window::{Parked, Window};
 use allocscope_common::allocation::MAX_FRAMES;
 use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::depth::{DepthCounts, DepthKey};
-use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet};
+use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet, PARKED_SLOTS};
 use allocscope_common::go_runtime::{GoAssist, GoStop};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
@@ -183,6 +183,10 @@ pub static FAULTS: Array<FaultSlot> = Array::with_max_entries(INFLIGHT_SLOTS, 0)
 /// What open windows' time has gone to so far, by thread, tag-checked.
 #[map]
 pub static WINDOWS: Array<Window> = Array::with_max_entries(WINDOW_SLOTS, 0);
+
+/// Windows of goroutines' calls whose threads run other goroutines, by when they began.
+#[map]
+pub static PARKED: Array<Parked> = Array::with_max_entries(PARKED_SLOTS, 0);
 
 /// Open Go allocations by (tgid, g), tag-checked with the depth.
 #[map]

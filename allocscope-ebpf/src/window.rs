@@ -9,15 +9,18 @@
 //!   first rare event in it does, and most faults have none. What a fault's time went to is counted once, with the
 //!   call that it lies in or by itself. It is not kept for each range.
 //! - A Go call's window follows its goroutine from thread to thread, as its probes see it. What it did out of sight is
-//!   `blocked`, or stays with its phase; so does the time that its thread waits. A page fault on the other thread meanwhile is counted as a fault besides.
+//!   `blocked`, or stays with its phase; so does the time that its thread waits. A page fault on the other thread
+//!   meanwhile is counted as a fault besides. Where its thread takes up another goroutine's call meanwhile, it is
+//!   parked in [`maps::PARKED`](crate::maps::PARKED).
 
 use crate::atomic::add;
-use crate::maps::WINDOWS;
+use crate::maps::{PARKED, WINDOWS};
 use crate::record::{counters, lost};
 use crate::thread::{is_in_fault, open_fault_start};
 use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::config::WINDOW_SLOTS;
 use allocscope_common::counter::LossReason;
+use allocscope_common::go_call::parking_of;
 use allocscope_common::phases::{Away, Phases};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use core::ptr::copy_nonoverlapping;
@@ -52,6 +55,16 @@ pub struct Window {
     call: Phases,
     /// The page fault.
     fault: Phases,
+}
+
+/// The call of a goroutine that does not run, and whose thread is in another one's.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Parked {
+    /// Time of page faults in it so far.
+    fault_ns: u64,
+    /// When it began names it.
+    call: Phases,
 }
 
 const ON_CPU: u32 = 0;
@@ -119,6 +132,7 @@ pub extern "C" fn open_call_window(pid_tgid: u64, start_ns: u64, owner: u64) -> 
         if is_part && open_ns != 0 && start_ns.saturating_sub(open_ns) < ABANDONED_NS {
             return 0;
         }
+        park(window, start_ns);
         (*window).owner = owner;
         (*window).away = ON_CPU;
         (*window).fault_ns = 0;
@@ -224,11 +238,50 @@ pub extern "C" fn close_call_window(pid_tgid: u64, start_ns: u64, now_ns: u64) -
     1
 }
 
+/// Where a call is parked that began at `start_ns`.
+#[inline(always)]
+fn parking(start_ns: u64) -> Option<*mut Parked> {
+    PARKED.get_ptr_mut(parking_of(start_ns))
+}
+
+/// Puts a goroutine's open call aside, if that is what the window holds.
+///
+/// # Safety
+/// `window` is a checked map value.
+#[inline(always)]
+unsafe fn park(window: *mut Window, now_ns: u64) {
+    // SAFETY: by the caller's word; `parking` gives a checked map value.
+    unsafe {
+        let start_ns = (*window).call.start_ns;
+        if start_ns == 0 || (*window).owner != Owner::Go as u32 {
+            return;
+        }
+        let Some(parked) = parking(start_ns) else { return };
+        let other_ns = (*parked).call.start_ns;
+        if other_ns != 0 && now_ns.saturating_sub(other_ns) < ABANDONED_NS {
+            lost(LossReason::WindowTaken);
+        }
+        copy_call(&raw const (*window).call, &raw mut (*parked).call);
+        (*parked).fault_ns = (*window).fault_ns;
+    }
+}
+
+/// Not an assignment, for which the compiler calls `memmove`.
+///
+/// # Safety
+/// Both are parts of checked map values.
+#[inline(always)]
+unsafe fn copy_call(from: *const Phases, to: *mut Phases) {
+    // SAFETY: by the caller's word; they are of different maps or places.
+    unsafe { copy_nonoverlapping(from, to, 1) };
+}
+
 /// Brings the window of a goroutine's call to the thread that now runs it. `thread` is where it was.
 #[inline(always)]
 pub fn follow_call(thread: &mut u64, start_ns: u64, pid_tgid: u64, now_ns: u64) {
     let from = core::mem::replace(thread, pid_tgid);
-    if from == pid_tgid {
+    // SAFETY: a checked map value.
+    if of_thread(pid_tgid).is_some_and(|window| unsafe { (*window).call.start_ns == start_ns }) {
         return;
     }
     move_call_window(from, start_ns, pid_tgid, now_ns);
@@ -238,17 +291,30 @@ pub fn follow_call(thread: &mut u64, start_ns: u64, pid_tgid: u64, now_ns: u64) 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn move_call_window(from: u64, start_ns: u64, to: u64, now_ns: u64) -> u64 {
-    let (Some(old), Some(new)) = (of_thread(from), take(to, now_ns)) else { return 0 };
+    let (Some(old), Some(parked)) = (place(from as u32), parking(start_ns)) else { return 0 };
     // SAFETY: both are checked map values.
+    let (is_old, is_parked) = unsafe {
+        ((*old).tag == from && (*old).call.start_ns == start_ns, (*parked).call.start_ns == start_ns)
+    };
+    if !is_old && !is_parked {
+        return 0;
+    }
+    let Some(new) = take(to, now_ns) else { return 0 };
+    // SAFETY: all are checked map values.
     unsafe {
-        if (*old).call.start_ns == start_ns {
-            // Not an assignment, for which the compiler calls `memmove`.
-            copy_nonoverlapping(&raw const (*old).call, &raw mut (*new).call, 1);
-            (*new).owner = (*old).owner;
+        park(new, now_ns);
+        if is_old {
+            copy_call(&raw const (*old).call, &raw mut (*new).call);
             (*new).fault_ns = (*old).fault_ns;
             (*old).tag = 0;
-            (*new).call.moved(now_ns);
+        } else {
+            copy_call(&raw const (*parked).call, &raw mut (*new).call);
+            (*new).fault_ns = (*parked).fault_ns;
+            (*parked).call.start_ns = 0;
         }
+        (*new).owner = Owner::Go as u32;
+        (*new).away = ON_CPU;
+        (*new).call.moved(now_ns);
     }
     0
 }

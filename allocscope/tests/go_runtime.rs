@@ -153,6 +153,8 @@ fn causes(version: &str, words: &[&str]) -> (f64, Vec<(f64, String)>, Value) {
     let sum: f64 = causes.iter().map(|(seconds, _)| seconds).sum();
     let windows = process["window_seconds"].as_f64().unwrap();
     assert!((sum - windows).abs() < 1e-6, "{version} {words:?}: {sum} of {windows} in {causes:?}");
+    // None is lost, whatever threads its goroutine was on.
+    assert!(windows >= call - 1e-6, "{version} {words:?}: {windows} of {call} in {causes:?}");
     process["pause_ns"] = truth["pause_ns"].clone();
     (call, causes, process)
 }
@@ -165,8 +167,11 @@ fn seconds_of(causes: &[(f64, String)], name: &str) -> f64 {
 fn assists_dominate_where_a_heap_is_collected_all_the_time() {
     for version in VERSIONS {
         let (call, causes, process) = causes(version, &["assist"]);
-        let (seconds, cause) = &causes[0];
-        assert!(cause == "gc_assist" && *seconds > call * 0.5, "{version}: {causes:?} in {call}");
+        // Page faults are those of the whole program; for how long it is ready to run is up to the machine.
+        let others = |cause: &str| cause != "page_fault" && cause != "runnable";
+        let (seconds, cause) = causes.iter().find(|(_, cause)| others(cause)).unwrap();
+        let ran = call - seconds_of(&causes, "runnable");
+        assert!(cause == "gc_assist" && *seconds > ran * 0.5, "{version}: {causes:?} in {call}");
         // Those of small allocations are assists as well.
         let all = process["go_runtime"]["gc_assist"]["seconds"].as_f64().unwrap();
         assert!(all >= *seconds * 0.9, "{version}: {all}, {causes:?}");
