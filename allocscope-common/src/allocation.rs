@@ -73,7 +73,7 @@ pub struct AllocationRecord {
     pub ns: u64,
     /// Page faults, for [`AllocationEvent::Touch`].
     pub faults: u64,
-    /// Address of the goroutine's `g`; 0 outside of Go.
+    /// The goroutine's number; 0 outside of Go.
     pub goroutine: u64,
     /// [`crate::key::Allocator`] as a number.
     pub allocator: u32,

@@ -108,13 +108,17 @@ pub struct SiteId {
     /// Bytes above the stack pointer at the site, for [`ResultPlace::Stack`]; at a place of Go's runtime what its
     /// [`Role`] says, its argument.
     pub result_offset: u16,
+    /// Offset of the goroutine's number in its `g`, in bytes, for an exit: a multiple of 8 below 512. 0 where it is
+    /// not known.
+    pub goid_offset: u16,
 }
 
 // Where a cookie has what.
 const FUNCTION: Field = Field::new(0, 8);
 const ROLE: Field = Field::new(8, 8);
 const STEP: Field = Field::new(16, 8);
-const RESULT: Field = Field::new(24, 8);
+const RESULT: Field = Field::new(24, 2);
+const GOID_WORDS: Field = Field::new(26, 6);
 const FRAME_BYTES: Field = Field::new(32, 16);
 const RESULT_OFFSET: Field = Field::new(48, 16);
 
@@ -127,6 +131,7 @@ impl SiteId {
             | RESULT.put(self.result as u64)
             | FRAME_BYTES.put(self.frame_bytes as u64)
             | RESULT_OFFSET.put(self.result_offset as u64)
+            | GOID_WORDS.put(self.goid_offset as u64 / 8)
     }
 }
 
@@ -152,6 +157,12 @@ pub const fn step_of(cookie: u64) -> u8 {
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
     RESULT.get(cookie) as u8
+}
+
+/// Offset of the goroutine's number in its `g`, in bytes; 0 where it is not known.
+#[inline(always)]
+pub const fn goid_offset_of(cookie: u64) -> u64 {
+    GOID_WORDS.get(cookie) * 8
 }
 
 /// Bytes from the stack pointer at the site to the stack pointer at function entry.
@@ -185,6 +196,7 @@ mod tests {
             result: ResultPlace::Stack,
             frame_bytes: 0x1234,
             result_offset: 0xfff8,
+            goid_offset: 160,
         };
         let cookie = id.to_cookie();
         assert_eq!(function_of(cookie), Function::GoAllocLarge as u8);
@@ -193,5 +205,6 @@ mod tests {
         assert_eq!(result_of(cookie), ResultPlace::Stack as u8);
         assert_eq!(frame_bytes_of(cookie), 0x1234);
         assert_eq!(result_offset_of(cookie), 0xfff8);
+        assert_eq!(goid_offset_of(cookie), 160);
     }
 }

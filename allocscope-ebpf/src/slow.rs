@@ -69,8 +69,8 @@ pub struct Call {
     pub ns: u64,
     /// When its memory was or will be filed.
     pub filed_ns: u64,
-    /// The goroutine's `g`, or 0.
-    pub goroutine: u64,
+    /// Where the goroutine's number is, or 0.
+    pub goid_at: u64,
 }
 
 #[inline(always)]
@@ -189,7 +189,15 @@ unsafe fn fill(
         (*place).at_ns = call.at_ns;
         (*place).ns = call.ns;
         (*place).faults = faults;
-        (*place).goroutine = call.goroutine;
+        (*place).goroutine = 0;
+        if call.goid_at != 0 {
+            // Right into the record, and 0 where it cannot be read.
+            generated::bpf_probe_read_user(
+                (&raw mut (*place).goroutine).cast(),
+                8,
+                call.goid_at as *const c_void,
+            );
+        }
         (*place).allocator = u32::from(call.allocator);
         (*place).weight = weight;
         for cause in 0..CAUSES {
@@ -230,7 +238,7 @@ fn tell_native_call(told: u64, size: u64, at_ns: u64, ns: u64, regs: *mut pt_reg
     }
     let thread = if told & HAS_WINDOW != 0 { bpf_get_current_pid_tgid() } else { 0 };
     let (slot, allocator) = ((told >> 32) as u32, told as u8);
-    let call = &Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goroutine: 0 };
+    let call = &Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goid_at: 0 };
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (ip, sp, fp) = unsafe { ((*regs).rip, (*regs).rsp, (*regs).rbp) };
     record_stack(call, weight, ClosedCall::of(thread), StackHead { bytes: 0, ip, sp, fp })
@@ -420,7 +428,7 @@ fn put(
     faults: u64,
 ) {
     let (slot, allocator) = ((slot_allocator >> 32) as u32, slot_allocator as u8);
-    let call = Call { slot, allocator, size, at_ns, ns, filed_ns, goroutine: 0 };
+    let call = Call { slot, allocator, size, at_ns, ns, filed_ns, goid_at: 0 };
     let Some(mut entry) = ALLOCATIONS.reserve::<AllocationRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return;

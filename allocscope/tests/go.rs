@@ -203,6 +203,23 @@ fn first_touches_of_fresh_objects_are_attributed_to_them() {
 /// What an arena takes bypasses the large path. An arena of Go's own that was freed may give a chunk to the
 /// next one only after a collection, of which there is none here.
 #[test]
+fn slow_allocations_tell_their_goroutine() {
+    for version in VERSIONS {
+        let go = build(version, "site", STRIPPED);
+        let ended = allocscope(&format!("run --format json --slow 1us -- {} 3", go.display()));
+        let truth = truth_in(&ended.stdout);
+        let report = Report::last_in(&ended.stdout);
+        let process = report.process(truth["pid"].as_u64().unwrap());
+        let slow = process.0["slow_allocations"].as_array().unwrap();
+        let of = |bytes: u64| slow.iter().find(|one| one["size_bytes"] == bytes);
+        let [reader, first] = [4 << 20, 1 << 20].map(|bytes| of(bytes).unwrap_or_else(|| panic!("{slow:?}")));
+        assert_eq!(reader["goroutine"], truth["reader"], "{version}: {reader}");
+        assert_eq!(first["goroutine"], 1, "{version}: {first}");
+        assert_ne!(truth["reader"], 1);
+    }
+}
+
+#[test]
 fn chunks_of_arenas_are_counted() {
     for version in ["1.21.13", "1.22.10", "1.24.11", "1.25.5", "1.26.6", "1.27.3"] {
         let go = build(version, "arenas", PLAIN);

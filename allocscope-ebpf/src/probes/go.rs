@@ -220,7 +220,7 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
         closed.count(traced.slot);
     }
     slow::count_depth(traced.slot, allocator(cookie) as u8, ctx.as_ptr());
-    let mark = told(ctx, traced, &call, allocator(cookie), (now_ns, closed));
+    let mark = told(ctx, traced, &call, cookie, (now_ns, closed));
     if call.zeroing_ns != 0 {
         // Filed then.
         return None;
@@ -240,7 +240,7 @@ fn told(
     ctx: &ProbeContext,
     traced: &Traced,
     call: &GoCall,
-    allocator: Allocator,
+    cookie: u64,
     (at_ns, closed): (u64, Option<ClosedCall>),
 ) -> u64 {
     if !slow::is_on() {
@@ -257,9 +257,10 @@ fn told(
     if weight == 0 {
         return 0;
     }
-    let (slot, size, goroutine) = (traced.slot, call.size, call.tag.g);
+    let (slot, size) = (traced.slot, call.size);
+    let goid_at = call.tag.g + site_id::goid_offset_of(cookie);
     let filed_ns = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
-    let told = slow::Call { slot, allocator: allocator as u8, size, at_ns, ns, filed_ns, goroutine };
+    let told = slow::Call { slot, allocator: allocator(cookie) as u8, size, at_ns, ns, filed_ns, goid_at };
     slow::framed_call(&told, weight, closed, ctx.as_ptr())
 }
 

@@ -107,7 +107,7 @@ impl Ended {
         }
         let (slot, allocator, ns) = (self.traced.slot, allocator as u8, self.ns);
         let at_ns = self.call.start_ns + ns;
-        let call = slow::Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goroutine: 0 };
+        let call = slow::Call { slot, allocator, size, at_ns, ns, filed_ns: at_ns, goid_at: 0 };
         slow::system_call(&call, self.window)
     }
 }

@@ -25,7 +25,7 @@ pub struct SlowAllocation {
     pub pid: u32,
     /// The thread that called, or else the one that ran into what is known.
     pub tid: u32,
-    /// The goroutine that called, by the address of its `g`; 0 where there is none, or it is not known.
+    /// The number of the goroutine that called; 0 where there is none, or it is not known.
     pub goroutine: u64,
     /// Who allocated.
     pub allocator: Allocator,

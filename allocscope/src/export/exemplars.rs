@@ -61,7 +61,7 @@ fn exemplar(slow: &SlowAllocation, ns: u64) -> Vec<u8> {
     let fields = message.special_fields.mut_unknown_fields();
     let mut labels = vec![("tid", slow.tid.to_string())];
     if slow.goroutine != 0 {
-        labels.push(("goroutine", format!("0x{:x}", slow.goroutine)));
+        labels.push(("goroutine", slow.goroutine.to_string()));
     }
     for (name, value) in labels {
         let mut label = LabelPair::default();

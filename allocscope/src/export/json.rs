@@ -131,9 +131,9 @@ pub struct SlowView {
     pub at_seconds: f64,
     /// The thread.
     pub tid: u32,
-    /// The goroutine's `g`, as an address; absent outside of Go.
+    /// The goroutine's number; absent outside of Go.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub goroutine: Option<String>,
+    pub goroutine: Option<u64>,
     /// Time of the call.
     pub call_seconds: Option<f64>,
     /// Time of first touch so far.
@@ -372,7 +372,7 @@ impl SlowView {
             size_bytes: slow.size,
             at_seconds: seconds(slow.filed_ns as f64),
             tid: slow.tid,
-            goroutine: (slow.goroutine != 0).then(|| format!("0x{:x}", slow.goroutine)),
+            goroutine: (slow.goroutine != 0).then_some(slow.goroutine),
             call_seconds: time(slow.call_ns),
             touch_seconds: time(slow.touch_ns),
             release_seconds: time(slow.release_ns),

@@ -171,9 +171,13 @@ fn slowest(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
             [stage("call", slow.call_ns), stage("touch", slow.touch_ns), stage("release", slow.release_ns)];
         let stages: Vec<_> = stages.into_iter().flatten().collect();
         let at = slow.filed_ns as f64 / 1e9;
+        let goroutine = match slow.goroutine {
+            0 => String::new(),
+            number => format!(", goroutine {number}"),
+        };
         let _ = writeln!(
             text,
-            "{} of {}: {}; {} faults, thread {}, {at:.3} s after boot",
+            "{} of {}: {}; {} faults, thread {}{goroutine}, {at:.3} s after boot",
             bytes(slow.size),
             slow.allocator,
             stages.join(", "),

@@ -21,7 +21,7 @@ pub struct Told {
     pub pid: u32,
     /// The thread that ran into the event.
     pub tid: u32,
-    /// The goroutine, by the address of its `g`; 0 outside of Go.
+    /// The goroutine's number; 0 outside of Go.
     pub goroutine: u64,
     /// Who allocated.
     pub allocator: Allocator,

@@ -82,6 +82,7 @@ fn own_site(function: usize, step: StepClass) -> Result<Site> {
         result: ResultPlace::Unknown,
         frame_bytes: 0,
         result_offset: 0,
+        goid_offset: 0,
     };
     Ok(Site {
         id,

@@ -388,7 +388,15 @@ impl<'a> Analysis<'a> {
         let function_offset = self.function.offset(index).unwrap_or_default();
         let step = step_class(self.function.encoding(index));
         Site {
-            id: SiteId { function: self.code.id, role, step, result, frame_bytes, result_offset },
+            id: SiteId {
+                function: self.code.id,
+                role,
+                step,
+                result,
+                frame_bytes,
+                result_offset,
+                goid_offset: 0,
+            },
             function: self.code.symbol.to_owned(),
             function_offset,
             file_offset: self.code.file_offset.saturating_add(function_offset),

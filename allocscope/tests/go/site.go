@@ -1,11 +1,13 @@
-// site allocates blocks of 4 MiB in one function and of 1 MiB in another, writes to each page, and prints how many.
+// site allocates blocks of 4 MiB in one goroutine and of 1 MiB in its first one, writes to each page, and prints how many.
 //
 // Usage: site BLOCKS
 package main
 
 import (
 	"os"
+	"runtime"
 	"strconv"
+	"strings"
 )
 
 const (
@@ -37,11 +39,22 @@ func keepIndex(blocks int) {
 	}
 }
 
+// goroutine is the number of the one that calls it.
+func goroutine() string {
+	text := make([]byte, 64)
+	return strings.Fields(string(text[:runtime.Stack(text, false)]))[1]
+}
+
 func main() {
 	blocks, _ := strconv.Atoi(os.Args[1])
-	readStore(blocks)
+	reader := make(chan string)
+	go func() {
+		readStore(blocks)
+		reader <- goroutine()
+	}()
+	goid := <-reader
 	keepIndex(blocks)
 	bytes := blocks * (large + small)
 	os.Stdout.WriteString(`{"pid":` + strconv.Itoa(os.Getpid()) + `,"large":` + strconv.Itoa(blocks) +
-		`,"small":` + strconv.Itoa(blocks) + `,"bytes":` + strconv.Itoa(bytes) + "}\n")
+		`,"small":` + strconv.Itoa(blocks) + `,"bytes":` + strconv.Itoa(bytes) + `,"reader":` + goid + "}\n")
 }

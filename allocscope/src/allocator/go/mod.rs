@@ -81,6 +81,9 @@ fn add_runtime(plan: &mut Plan, functions: &Functions<'_>, version: &GoVersion, 
     for site in plan.sites.iter_mut().filter(is_large).filter(|site| site.id.role == Role::Entry) {
         site.id.result_offset = above;
     }
+    for site in plan.sites.iter_mut().filter(|site| site.id.role == Role::Exit) {
+        site.id.goid_offset = version.goid_offset();
+    }
     let found = RuntimePlan::of(functions, version);
     plan.sites.extend(found.causes);
     plan.misses.extend(found.cause_misses);

@@ -41,14 +41,10 @@ impl GoVersion {
         if self.minor >= 25 { 184 } else { 192 }
     }
 
-    /// Offset of `g.goid`, in bytes; `None` in a version whose layout is not known. As the DWARF of 1.19 and 1.21 to
-    /// 1.27 tells; 1.20 lies between two that agree.
-    pub fn goid_offset(&self) -> Option<u16> {
-        match self.minor {
-            19..=22 | 25..=27 => Some(152),
-            23 | 24 => Some(160),
-            _ => None,
-        }
+    /// Offset of `g.goid`, in bytes, in a supported version: as the DWARF of 1.19 and 1.21 to 1.27 tells; 1.20 lies
+    /// between two that agree.
+    pub fn goid_offset(&self) -> u16 {
+        if matches!(self.minor, 23 | 24) { 160 } else { 152 }
     }
 
     /// Whether the runtime's large-object path is known in this version.

@@ -156,7 +156,15 @@ impl<'a> Analysis<'a> {
     fn site(&self, index: usize, role: Role, result: ResultPlace, frame_bytes: u16) -> Option<Site> {
         let step = self.function.instructions().get(index)?.step()?;
         let offset = self.function.offset(index);
-        let id = SiteId { function: self.code.id, role, step, result, frame_bytes, result_offset: 0 };
+        let id = SiteId {
+            function: self.code.id,
+            role,
+            step,
+            result,
+            frame_bytes,
+            result_offset: 0,
+            goid_offset: 0,
+        };
         Some(Site {
             id,
             function: self.code.symbol.to_owned(),
