@@ -310,14 +310,10 @@ unsafe fn copy_stack(to: *mut u8, sp: u64) -> u64 {
     }
 }
 
-/// Records a call of `weight` in code that keeps frame pointers, with its stack. Returns the mark.
+/// Records a call of `weight` in code that keeps frame pointers, with its stack. `closed`: the thread whose closed window
+/// is the call's, or 0. Returns the mark.
 #[inline(always)]
-pub fn framed_call(call: &Call, weight: u32, closed: Option<ClosedCall>, ctx: *mut c_void) -> u64 {
-    tell_framed_call(call, weight, closed.map_or(0, ClosedCall::thread), ctx)
-}
-
-#[inline(never)]
-fn tell_framed_call(call: &Call, weight: u32, closed: u64, ctx: *mut c_void) -> u64 {
+pub fn framed_call(call: &Call, weight: u32, closed: u64, ctx: *mut c_void) -> u64 {
     let Some(mut entry) = ALLOCATIONS.reserve::<FramesRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return 0;

@@ -28,6 +28,7 @@ use aya_ebpf::helpers::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_probe_read_
 use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
+use core::ffi::c_void;
 
 /// Offset of `g.stack.hi` (runtime2.go: `stack` is the first field of `g`, `hi` the second of `stack`). The same in
 /// the DWARF of 1.19, 1.21, 1.22, 1.23, 1.24, 1.25, 1.26 and 1.27; 1.20 lies between two that agree, and all others
@@ -246,6 +247,14 @@ fn told(
     if !slow::is_on() {
         return 0;
     }
+    let thread = closed.map_or(0, ClosedCall::thread);
+    tell(ctx.as_ptr(), call, cookie, at_ns, u64::from(traced.slot) << 32 | thread)
+}
+
+/// The rest of it. By itself, for what it needs of the stack: before kernel 6.13 a program and the functions on the way
+/// down from it have 512 bytes together.
+#[inline(never)]
+fn tell(ctx: *mut c_void, call: &GoCall, cookie: u64, at_ns: u64, slot_thread: u64) -> u64 {
     let ns = at_ns.saturating_sub(call.start_ns);
     let weight = if call.weight != 0 {
         call.weight as u32
@@ -257,11 +266,12 @@ fn told(
     if weight == 0 {
         return 0;
     }
-    let (slot, size) = (traced.slot, call.size);
+    let (slot, size) = ((slot_thread >> 32) as u32, call.size);
     let goid_at = call.tag.g + site_id::goid_offset_of(cookie);
     let filed_ns = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
-    let told = slow::Call { slot, allocator: allocator(cookie) as u8, size, at_ns, ns, filed_ns, goid_at };
-    slow::framed_call(&told, weight, closed, ctx.as_ptr())
+    let allocator = allocator(cookie) as u8;
+    let told = slow::Call { slot, allocator, size, at_ns, ns, filed_ns, goid_at };
+    slow::framed_call(&told, weight, u64::from(slot_thread as u32), ctx)
 }
 
 #[inline(always)]
