@@ -18,7 +18,7 @@ pub struct Passed {
 /// A check's name in `init.sh`, and what compares the lines that it printed.
 type Check = (&'static str, fn(&[Value]) -> Result<String>);
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 10] = [
     ("doctor", doctor),
     ("map", map),
     ("threads", threads),
@@ -27,6 +27,8 @@ const CHECKS: [Check; 8] = [
     ("native", native),
     ("go", go),
     ("attach", attach),
+    ("reclaim", reclaim),
+    ("compaction", compaction),
 ];
 
 /// Half of what the verifier of these kernels stops at (linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS): each kernel
@@ -217,6 +219,27 @@ fn attach(lines: &[Value]) -> Result<String> {
         "the verifier looked at {largest} instructions of a program, where {VERIFIED_INSTRUCTIONS} are the most that leave room"
     );
     Ok(format!("{counted}; at most {largest} instructions of a program verified"))
+}
+
+/// Memory that the kernel had to find first, while the counts are exact.
+fn reclaim(lines: &[Value]) -> Result<String> {
+    provoked(lines, "reclaim")
+}
+
+/// Pages that the kernel had to move first.
+fn compaction(lines: &[Value]) -> Result<String> {
+    provoked(lines, "compaction")
+}
+
+fn provoked(lines: &[Value], cause: &str) -> Result<String> {
+    let mut traced = Traced::find(lines)?;
+    for size in elements(traced.truth, "sizes") {
+        let bytes = number(size, "size_bytes");
+        traced.expect("mmap", bytes, Counts::whole(number(size, "count"), bytes))?;
+    }
+    let seconds = traced.process(number(traced.truth, "pid"))?["causes"][cause].as_f64().unwrap_or(0.0);
+    ensure!(seconds > 0.0, "no time went to {cause}");
+    Ok(format!("{traced}; {:.1} ms went to {cause}", seconds * 1e3))
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use std::process::{Command, Stdio};
 
 /// The first process of a machine.
 const INIT: &str = include_str!("init.sh");
+const SCARCE: &str = include_str!("scarce.sh");
+/// Of a source file each.
+const C_PROGRAMS: [&str; 2] = ["native", "hog"];
 const FOLDERS: [&str; 5] = ["bin", "dev", "proc", "sys", "tmp"];
 
 /// Fills `FOLDER/root`, and packs it into the file returned.
@@ -20,16 +23,23 @@ pub fn build(folder: &Path) -> Result<PathBuf> {
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     copy(&kernel::busybox()?, &root.join("bin/busybox"))?;
-    build_native(&root.join("bin/native"))?;
+    for name in C_PROGRAMS {
+        build_c(name, &root.join("bin").join(name))?;
+    }
     build_go(&root.join("bin/large"), &folder.join("go"))?;
     strip_allocscope(&root.join("bin/allocscope"))?;
-    for program in ["bin/allocscope", "bin/native"] {
-        copy_libraries(&root.join(program), &root)?;
+    for program in C_PROGRAMS.into_iter().chain(["allocscope"]) {
+        copy_libraries(&root.join("bin").join(program), &root)?;
     }
-    let init = root.join("init");
-    fs::write(&init, INIT).context("cannot write init")?;
-    fs::set_permissions(&init, Permissions::from_mode(0o755)).context("cannot make init executable")?;
+    write_script(INIT, &root.join("init"))?;
+    write_script(SCARCE, &root.join("bin/scarce"))?;
     pack(&root, &folder.join("initramfs.cpio"))
+}
+
+fn write_script(text: &str, to: &Path) -> Result<()> {
+    let what = || format!("cannot write {}", to.display());
+    fs::write(to, text).with_context(what)?;
+    fs::set_permissions(to, Permissions::from_mode(0o755)).with_context(what)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -43,8 +53,8 @@ fn strip_allocscope(to: &Path) -> Result<()> {
     run::shown(Command::new("strip").arg("-o").arg(to).arg(built))
 }
 
-fn build_native(to: &Path) -> Result<()> {
-    let source = run::root().join("xtask/src/kernels/native.c");
+fn build_c(name: &str, to: &Path) -> Result<()> {
+    let source = run::root().join("xtask/src/kernels").join(name).with_extension("c");
     run::shown(Command::new("cc").args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(to).arg(source))
 }
 

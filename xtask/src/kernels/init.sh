@@ -58,4 +58,9 @@ workload brk --step 4MiB --steps 5 --rounds 2
 trace native /bin/native 5
 trace go /bin/large 2
 check attach attach_go
+# The kernel finds nothing to give back, and ends the other one.
+trace reclaim /bin/scarce 48 all --sizes 128MiB --count 3
+# Half of all pages are free, and no two that lie together.
+echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
+trace compaction /bin/scarce 96 alternate --sizes 160MiB --count 1 --huge-pages always
 poweroff -f
