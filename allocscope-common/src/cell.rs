@@ -1,7 +1,9 @@
-//! A series or a histogram bucket to the word that tells whose an index into the counting arrays is.
+//! A series or a histogram bucket to the word that tells whose a cell of the counting arrays is.
 //!
 //! A look-up in a hash is 26 ns and one in an array 1.5. So each series, and each bucket of one, has an index from a
-//! hash map, which is looked up once and remembered; the word at the index tells whether it is still the same one's.
+//! hash map, which is looked up once and remembered; the word in the cell tells whether it is still the same one's. It
+//! lies beside what is counted: each page of memory that an event touches may have to be fetched, and in a program
+//! that walks through large blocks mostly does.
 
 use crate::SPREAD;
 use crate::counter::Totals;
@@ -11,10 +13,22 @@ use crate::key::{BucketKey, SeriesKey};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TotalsCell {
+    /// The series' word; 0 where nothing is counted on this CPU.
+    pub owner: u64,
     /// The totals.
     pub totals: Totals,
     /// The longest before the one that is the longest now, in nanoseconds.
     pub former_max_ns: u64,
+}
+
+/// What the kernel side counts of a histogram bucket on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CountCell {
+    /// The bucket's word; 0 where nothing is counted on this CPU.
+    pub owner: u64,
+    /// Events.
+    pub count: u64,
 }
 
 /// How many pairs of indices a CPU remembers; a power of two.
@@ -41,7 +55,8 @@ pub const fn recent_slot(bucket_word: u64) -> u32 {
     (bucket_word.wrapping_mul(SPREAD) >> 40) as u32 & (RECENT_SLOTS - 1)
 }
 
-const _: () = assert!(size_of::<TotalsCell>() == 40);
+const _: () = assert!(size_of::<TotalsCell>() == 48);
+const _: () = assert!(size_of::<CountCell>() == 16);
 
 #[cfg(test)]
 mod tests {

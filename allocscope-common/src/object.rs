@@ -73,23 +73,30 @@ const fn spread(home: u64, word: u64) -> u64 {
     (home.wrapping_mul(SPREAD).rotate_left(32) ^ word).wrapping_mul(SPREAD)
 }
 
+/// How many granules, one after the other, have sets that lie one after the other: those of one object are mostly on
+/// one page of the machine's memory, which matters more than all that is computed here. A power of two.
+const NEIGHBOURS: u64 = 16;
+
 /// The name of a granule, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granule {
     hash: u64,
+    /// Its number among its neighbours.
+    number: u32,
 }
 
 impl Granule {
     /// The granule of `class` with number `index`.
     #[inline(always)]
     pub const fn new(home: u64, class: u32, index: u64) -> Self {
-        Self { hash: spread(home, index << 6 | class as u64) }
+        let hash = spread(home, (index & !(NEIGHBOURS - 1)) << 6 | class as u64);
+        Self { hash, number: (index & (NEIGHBOURS - 1)) as u32 }
     }
 
     /// The set with its places.
     #[inline(always)]
     pub const fn set(self) -> u32 {
-        (self.hash >> 40) as u32 & (PLACE_SETS - 1)
+        (self.hash >> 40) as u32 & (PLACE_SETS - 1) & !(NEIGHBOURS as u32 - 1) | self.number
     }
 
     /// The word of a place that leads to the object in `slot`; never [`EMPTY`].

@@ -1,6 +1,6 @@
 //! `aya::Pod` for every type that crosses the boundary.
 
-use crate::cell::TotalsCell;
+use crate::cell::{CountCell, TotalsCell};
 use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters};
 use crate::depth::{DepthCounts, DepthKey};
@@ -21,6 +21,7 @@ macro_rules! pod {
 
 pod!(
     BucketKey,
+    CountCell,
     DepthCounts,
     DepthKey,
     GoStop,

@@ -9,7 +9,7 @@ use crate::slow::Sampling;
 use crate::thread::FaultSlot;
 use crate::window::{Parked, Window};
 use allocscope_common::allocation::MAX_FRAMES;
-use allocscope_common::cell::{RECENT_SLOTS, TotalsCell};
+use allocscope_common::cell::{CountCell, RECENT_SLOTS, TotalsCell};
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
 use allocscope_common::depth::{DepthCounts, DepthKey};
@@ -100,21 +100,13 @@ pub static SERIES: HashMap<SeriesKey, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static BUCKETS: HashMap<BucketKey, u32> = HashMap::with_max_entries(16384, 0);
 
-/// Whose an index in [`TOTALS`] is, see [`allocscope_common::cell`].
-#[map]
-pub static TOTALS_OWNERS: Array<u64> = Array::with_max_entries(4096, 0);
-
-/// Whose an index in [`COUNTS`] is.
-#[map]
-pub static COUNT_OWNERS: Array<u64> = Array::with_max_entries(16384, 0);
-
 /// Totals of the series. Per CPU, so that threads of one process do not contend.
 #[map]
 pub static TOTALS: PerCpuArray<TotalsCell> = PerCpuArray::with_max_entries(4096, 0);
 
 /// Histogram counts.
 #[map]
-pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(16384, 0);
+pub static COUNTS: PerCpuArray<CountCell> = PerCpuArray::with_max_entries(16384, 0);
 
 /// Indices in [`TOTALS`] that no series has. Filled by the user side; both sides take from it.
 #[map]

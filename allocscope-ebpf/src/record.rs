@@ -1,16 +1,13 @@
 //! One event into its totals, its histogram bucket and its process' counters.
 
 use crate::atomic::add;
-use crate::maps::{
-    BUCKETS, COUNT_OWNERS, COUNTS, FREE_COUNTS, FREE_TOTALS, LOST, PROCESSES, RECENT, SERIES, TOTALS,
-    TOTALS_OWNERS,
-};
+use crate::maps::{BUCKETS, COUNTS, FREE_COUNTS, FREE_TOTALS, LOST, PROCESSES, RECENT, SERIES, TOTALS};
 use allocscope_common::bucket::bucket_of_ns;
-use allocscope_common::cell::{TotalsCell, bucket_word, recent_slot, series_word};
+use allocscope_common::cell::{CountCell, TotalsCell, bucket_word, recent_slot, series_word};
 use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters};
 use allocscope_common::key::{BucketKey, SeriesKey};
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::maps::{Array, HashMap, Queue};
+use aya_ebpf::maps::{HashMap, Queue};
 
 /// Indices of a bucket and of its series, as looked up last; whose they are is asked before they are used.
 #[repr(C)]
@@ -76,11 +73,11 @@ pub extern "C" fn record_word(series: u64, ns: u64, bytes: u64) -> u64 {
     {
         add_event(cell, ns, bytes);
         // SAFETY: a checked map value.
-        unsafe { add(counter, 1) };
+        unsafe { add(&raw mut (*counter).count, 1) };
         return 0;
     }
     let totals = index_of_series(series);
-    match totals.and_then(|index| totals_at(index, series)) {
+    match totals.and_then(|index| own_totals(index, series)) {
         Some(cell) => add_event(cell, ns, bytes),
         None => lost(LossReason::SeriesFull),
     }
@@ -118,7 +115,7 @@ pub extern "C" fn total_word(series: u64, events: u64, bytes: u64) -> u64 {
         let index = index_of_series(key)?;
         // SAFETY: as above.
         unsafe { (*recent).totals = index };
-        totals_at(index, key)
+        own_totals(index, key)
     });
     match cell {
         // SAFETY: a checked map value.
@@ -135,15 +132,18 @@ pub extern "C" fn total_word(series: u64, events: u64, bytes: u64) -> u64 {
 
 #[inline(always)]
 fn index_of_series(key: SeriesKey) -> Option<u32> {
-    index(&SERIES, &FREE_TOTALS, &TOTALS_OWNERS, key, series_word(key))
+    index(&SERIES, &FREE_TOTALS, key)
 }
 
 #[inline(always)]
 fn count_bucket(key: BucketKey, amount: u64) -> u32 {
-    let index = index(&BUCKETS, &FREE_COUNTS, &COUNT_OWNERS, key, bucket_word(key));
-    match index.and_then(|index| count_at(index, key)) {
-        // SAFETY: a checked map value.
-        Some(counter) => unsafe { add(counter, amount) },
+    let index = index(&BUCKETS, &FREE_COUNTS, key);
+    match index.and_then(|index| COUNTS.get_ptr_mut(index)) {
+        // SAFETY: a checked map value of this CPU.
+        Some(counter) => unsafe {
+            (*counter).owner = bucket_word(key);
+            add(&raw mut (*counter).count, amount);
+        },
         None => lost(LossReason::BucketsFull),
     }
     index.unwrap_or(0)
@@ -152,7 +152,7 @@ fn count_bucket(key: BucketKey, amount: u64) -> u32 {
 /// Takes back an event of `ns` nanoseconds that was recorded last.
 #[inline(always)]
 pub fn unrecord(key: SeriesKey, ns: u64) {
-    let Some(cell) = index_of_series(key).and_then(|index| totals_at(index, key)) else { return };
+    let Some(cell) = index_of_series(key).and_then(|index| own_totals(index, key)) else { return };
     // SAFETY: a checked map value.
     unsafe {
         add(&raw mut (*cell).totals.count, 1u64.wrapping_neg());
@@ -181,32 +181,37 @@ fn add_event(cell: *mut TotalsCell, ns: u64, bytes: u64) {
     }
 }
 
+/// The cell at an index that was remembered, where it is still the series' own.
 #[inline(always)]
 fn totals_at(index: u32, key: SeriesKey) -> Option<*mut TotalsCell> {
     // SAFETY: a checked map value.
-    let is_its = TOTALS_OWNERS.get_ptr(index).is_some_and(|owner| unsafe { *owner } == series_word(key));
-    if is_its { TOTALS.get_ptr_mut(index) } else { None }
+    TOTALS.get_ptr_mut(index).filter(|&cell| unsafe { (*cell).owner == series_word(key) })
 }
 
+/// The cell at an index that was looked up now; the first event on a CPU makes it the series' own there.
 #[inline(always)]
-fn count_at(index: u32, key: BucketKey) -> Option<*mut u64> {
+fn own_totals(index: u32, key: SeriesKey) -> Option<*mut TotalsCell> {
+    let cell = TOTALS.get_ptr_mut(index)?;
+    // SAFETY: a checked map value of this CPU.
+    unsafe { (*cell).owner = series_word(key) };
+    Some(cell)
+}
+
+/// As [`totals_at`].
+#[inline(always)]
+fn count_at(index: u32, key: BucketKey) -> Option<*mut CountCell> {
     // SAFETY: a checked map value.
-    let is_its = COUNT_OWNERS.get_ptr(index).is_some_and(|owner| unsafe { *owner } == bucket_word(key));
-    if is_its { COUNTS.get_ptr_mut(index) } else { None }
+    COUNTS.get_ptr_mut(index).filter(|&cell| unsafe { (*cell).owner == bucket_word(key) })
 }
 
 /// The index of a key; a free one where it has none yet, `None` where none is free.
 #[inline(always)]
-fn index<K>(map: &HashMap<K, u32>, free: &Queue<u32>, owners: &Array<u64>, key: K, word: u64) -> Option<u32> {
+fn index<K>(map: &HashMap<K, u32>, free: &Queue<u32>, key: K) -> Option<u32> {
     // SAFETY: a checked map value, which nobody writes.
     if let Some(index) = unsafe { map.get(&key) } {
         return Some(*index);
     }
     let Ok(Some(index)) = free.pop() else { return None };
-    if let Some(owner) = owners.get_ptr_mut(index) {
-        // SAFETY: a checked map value, which nobody else has.
-        unsafe { *owner = word };
-    }
     if map.insert(&key, index, u64::from(BPF_NOEXIST)).is_ok() {
         return Some(index);
     }

@@ -198,7 +198,9 @@ pub extern "C" fn count_call_window(thread: u64, slot: u64, ns: u64) -> u64 {
     // SAFETY: both are checked map values; the indices are below the arrays' lengths.
     unsafe {
         add(&raw mut (*counters).call_window_ns, ns);
-        add(&raw mut (*counters).fault_in_call_ns, (*window).fault_ns);
+        if (*window).fault_ns != 0 {
+            add(&raw mut (*counters).fault_in_call_ns, (*window).fault_ns);
+        }
         for cause in 0..CAUSES {
             let ns = (*window).call.ns[cause];
             if ns != 0 {

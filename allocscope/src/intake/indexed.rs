@@ -2,24 +2,22 @@
 
 use super::maps::{map, on_each_cpu};
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, Queue};
+use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues, Queue};
 use aya::{Ebpf, Pod};
 
 /// A map from keys to values, see [`allocscope_common::cell`].
 pub(super) struct Indexed<K: Pod, V: Pod> {
     indices: HashMap<MapData, K, u32>,
     values: PerCpuArray<MapData, V>,
-    owners: Array<MapData, u64>,
     free: Queue<MapData, u32>,
 }
 
 impl<K: Pod, V: Pod + Default> Indexed<K, V> {
-    /// Takes the maps with the indices, the values, whose they are, and those that are free, which are all.
-    pub(super) fn take(ebpf: &mut Ebpf, [indices, values, owners, free]: [&str; 4]) -> Result<Self> {
+    /// Takes the maps with the indices, the values, and the indices that are free, which are all.
+    pub(super) fn take(ebpf: &mut Ebpf, [indices, values, free]: [&str; 3]) -> Result<Self> {
         let mut taken = Self {
             indices: HashMap::try_from(map(ebpf, indices)?)?,
             values: PerCpuArray::try_from(map(ebpf, values)?)?,
-            owners: Array::try_from(map(ebpf, owners)?)?,
             free: Queue::try_from(map(ebpf, free)?)?,
         };
         for index in 0..taken.values.len() {
@@ -42,9 +40,8 @@ impl<K: Pod, V: Pod + Default> Indexed<K, V> {
     pub(super) fn remove(&mut self, is_gone: impl Fn(&K) -> bool) -> Result<()> {
         let gone: Vec<(K, u32)> = self.indices.iter().flatten().filter(|(key, _)| is_gone(key)).collect();
         for (key, index) in gone {
-            // Nobody's first, so that no program counts for a key that is gone.
-            self.owners.set(index, 0, 0)?;
             self.indices.remove(&key)?;
+            // Nobody's then, so that no program that remembers the index counts for a key that is gone.
             self.values.set(index, on_each_cpu(V::default())?, 0)?;
             self.free.push(index, 0)?;
         }

@@ -4,7 +4,7 @@ use super::indexed::Indexed;
 use super::live::{Live, LiveMaps};
 use super::{Reading, SlotReading};
 use crate::probe::data_of;
-use allocscope_common::cell::TotalsCell;
+use allocscope_common::cell::{CountCell, TotalsCell};
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::depth::{DepthCounts, DepthKey};
@@ -30,7 +30,7 @@ pub struct Maps {
     go_stops: Array<MapData, GoStop>,
     pool_window: Array<MapData, u32>,
     series: Indexed<SeriesKey, TotalsCell>,
-    buckets: Indexed<BucketKey, u64>,
+    buckets: Indexed<BucketKey, CountCell>,
     ranges: HashMap<MapData, RangeKey, LiveRange>,
     granules: HashMap<MapData, RangeKey, Granule>,
     granules_added: PerCpuArray<MapData, u64>,
@@ -64,8 +64,8 @@ impl Maps {
             images: Array::try_from(map(ebpf, "IMAGES")?)?,
             go_stops: Array::try_from(map(ebpf, "GO_STOPS")?)?,
             pool_window: Array::try_from(map(ebpf, "POOL_WINDOW")?)?,
-            series: Indexed::take(ebpf, ["SERIES", "TOTALS", "TOTALS_OWNERS", "FREE_TOTALS"])?,
-            buckets: Indexed::take(ebpf, ["BUCKETS", "COUNTS", "COUNT_OWNERS", "FREE_COUNTS"])?,
+            series: Indexed::take(ebpf, ["SERIES", "TOTALS", "FREE_TOTALS"])?,
+            buckets: Indexed::take(ebpf, ["BUCKETS", "COUNTS", "FREE_COUNTS"])?,
             ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
             granules: HashMap::try_from(map(ebpf, "GRANULES")?)?,
             granules_added: PerCpuArray::try_from(map(ebpf, "GRANULES_ADDED")?)?,
@@ -230,7 +230,7 @@ impl Maps {
             else {
                 continue;
             };
-            slot.series.entry(series).or_default().buckets.insert(key.bucket, wrapping_sum(&counts));
+            slot.series.entry(series).or_default().buckets.insert(key.bucket, sum_counts(&counts));
         }
         for (key, totals) in self.series.iter() {
             let (Some(slot), Some(series)) = (reading.slots.get_mut(&key.slot), key.decode()) else {
@@ -350,8 +350,9 @@ fn sum_totals(values: &PerCpuValues<TotalsCell>) -> Totals {
     })
 }
 
-fn wrapping_sum(values: &PerCpuValues<u64>) -> u64 {
-    values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
+/// As [`sum_totals`].
+fn sum_counts(values: &PerCpuValues<CountCell>) -> u64 {
+    values.iter().fold(0, |sum, cell| sum.wrapping_add(cell.count))
 }
 
 fn sum_counters(values: &PerCpuValues<ProcessCounters>) -> ProcessCounters {
