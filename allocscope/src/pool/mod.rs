@@ -3,4 +3,5 @@
 //! A library of its own: it imports nothing from the rest of the crate and is usable alone with
 //! `default-features = false`.
 
+pub mod pressure;
 mod probe;
