@@ -3,5 +3,6 @@
 //! A library of its own: it imports nothing from the rest of the crate and is usable alone with
 //! `default-features = false`.
 
+pub mod breaker;
 pub mod pressure;
 mod probe;
