@@ -4,5 +4,6 @@
 //! `default-features = false`.
 
 pub mod breaker;
+pub mod fallback;
 pub mod pressure;
 mod probe;
