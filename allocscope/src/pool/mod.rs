@@ -5,5 +5,12 @@
 
 pub mod breaker;
 pub mod fallback;
+pub mod buffer;
+pub mod counters;
+pub mod object;
 pub mod pressure;
 mod probe;
+
+pub use buffer::{BufferPool, BufferPoolBuilder, PooledBuffer};
+pub use counters::{BufferCounters, ClassCounters, PoolCounters};
+pub use object::{Limits, Pool, PoolBuilder, PoolError, Pooled, Recipe};
