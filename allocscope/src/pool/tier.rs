@@ -37,7 +37,7 @@
 //! request.promote(&name);
 //! ```
 //!
-//! ```compile_fail,E0277
+//! ```compile_fail,E0308
 //! use allocscope::pool::tier::{Session, Static, Tier};
 //!
 //! let session = Tier::<Session>::new();

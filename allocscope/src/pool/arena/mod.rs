@@ -129,9 +129,14 @@ struct Slow {
     peak_used: usize,
 }
 
+/// What the cursor is always a multiple of, so that most types need no alignment: one instruction on the hot path
+/// instead of four in a row. A type smaller than this takes as much.
+const QUANTUM: usize = align_of::<u64>();
+
 /// A bump allocator for objects that are all freed at once. See the module's page.
+#[repr(C)]
 pub struct Arena {
-    /// Where the next object goes, before its alignment. `cursor..end` is writable and nobody's.
+    /// Where the next object goes, a multiple of `QUANTUM`. `cursor..end` is writable and nobody's.
     cursor: Cell<NonNull<u8>>,
     /// Where the current range ends; not below `cursor`.
     end: Cell<NonNull<u8>>,
@@ -150,8 +155,7 @@ impl Arena {
 
     /// An arena of the global allocator, which holds nothing yet.
     pub fn with_options(options: ArenaOptions) -> Arena {
-        let nowhere = NonNull::dangling();
-        Arena::over(Store::Heap(Chunks::new(options)), nowhere, nowhere)
+        Arena::over(Store::Heap(Chunks::new(options)), nowhere(), nowhere())
     }
 
     /// An arena of the global allocator with a chunk of `bytes`.
@@ -174,7 +178,7 @@ impl Arena {
         if bytes > 0 {
             chunks.prepare(bytes)?;
         }
-        Ok(Arena::over(Store::Heap(chunks), NonNull::dangling(), NonNull::dangling()))
+        Ok(Arena::over(Store::Heap(chunks), nowhere(), nowhere()))
     }
 
     /// An arena that fills a region, committing it as it grows, and never takes memory from elsewhere.
@@ -271,9 +275,11 @@ impl Arena {
     #[inline(always)]
     fn bump(&self, layout: Layout) -> Option<NonNull<u8>> {
         let (cursor, end) = (self.cursor.get(), self.end.get());
-        let skipped = cursor.as_ptr().addr().wrapping_neg() & (layout.align() - 1);
+        let is_aligned = layout.align() <= QUANTUM;
+        let skipped =
+            if is_aligned { 0 } else { cursor.as_ptr().addr().wrapping_neg() & (layout.align() - 1) };
         // Neither exceeds `isize::MAX`.
-        let taken = skipped + layout.size();
+        let taken = skipped + quanta(layout.size());
         if taken > end.as_ptr().addr() - cursor.as_ptr().addr() {
             return None;
         }
@@ -317,7 +323,7 @@ impl Arena {
         let (cursor, end) = match &mut slow.store {
             Store::Heap(chunks) => {
                 chunks.reset();
-                (NonNull::dangling(), NonNull::dangling())
+                (nowhere(), nowhere())
             }
             Store::Within(within) => {
                 within.reset();
@@ -359,6 +365,17 @@ impl Arena {
             }
         }
     }
+}
+
+/// A size rounded up to whole quanta.
+#[inline(always)]
+fn quanta(bytes: usize) -> usize {
+    (bytes + (QUANTUM - 1)) & !(QUANTUM - 1)
+}
+
+/// Where an arena begins that has no memory: `QUANTUM` as an address.
+const fn nowhere() -> NonNull<u8> {
+    NonNull::<u64>::dangling().cast()
 }
 
 /// An address that is aligned as asked and not 0.

@@ -1,7 +1,7 @@
 //! An arena's growth into commits of one region.
 
 use super::chunks::Grown;
-use super::{AllocError, ArenaCounters, ArenaOptions};
+use super::{AllocError, ArenaCounters, ArenaOptions, quanta};
 use crate::pool::region::Region;
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -36,7 +36,8 @@ impl Within {
     pub(super) fn grow(&mut self, cursor: NonNull<u8>, layout: Layout) -> Result<Grown, AllocError> {
         let skipped = cursor.as_ptr().addr().wrapping_neg() & (layout.align() - 1);
         let exhausted = AllocError::Exhausted(layout.size());
-        let need = self.used(cursor).checked_add(skipped).and_then(|need| need.checked_add(layout.size()));
+        let need =
+            self.used(cursor).checked_add(skipped).and_then(|need| need.checked_add(quanta(layout.size())));
         let most = self.region.counters().reserved.min(self.options.limit);
         let need = need.filter(|need| *need <= most).ok_or(exhausted)?;
         let step = self
