@@ -6,6 +6,8 @@
 pub mod arena;
 pub mod breaker;
 pub mod buffer;
+#[cfg(feature = "prometheus")]
+pub mod collector;
 pub mod counters;
 pub mod fallback;
 pub mod object;
