@@ -8,6 +8,7 @@ pub mod counters;
 pub mod object;
 pub mod pressure;
 mod probe;
+mod sync;
 
 pub use buffer::{BufferPool, BufferPoolBuilder, PooledBuffer};
 pub use counters::{BufferCounters, ClassCounters, PoolCounters};
