@@ -14,6 +14,7 @@ pub mod object;
 pub mod pressure;
 mod probe;
 pub mod region;
+mod sync;
 pub mod tier;
 
 pub use arena::{AllocError, Arena, DropArena};
