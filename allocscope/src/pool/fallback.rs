@@ -200,7 +200,7 @@ pub fn plain_bytes(bytes: usize) -> Result<Vec<u8>, usize> {
     Ok(buffer)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::breaker::{BreakerOptions, BreakerState};
     use super::*;

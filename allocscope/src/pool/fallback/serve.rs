@@ -67,7 +67,7 @@ impl Serve for Regions {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::{Fallback, FallbackCounters, Served, plain_bytes};
     use super::*;
