@@ -258,6 +258,11 @@ mod tests {
         max_wait: None,
     };
 
+    /// A breaker for which no time passes.
+    fn still() -> Breaker<impl Clock> {
+        Breaker::with_clock(OPTIONS, || Duration::ZERO).unwrap()
+    }
+
     #[test]
     fn an_empty_store_is_left_alone_until_it_serves_again() {
         let (store, hands) = (store(2), AtomicU64::new(0));
@@ -282,7 +287,7 @@ mod tests {
     #[test]
     fn what_can_never_be_served_does_not_open_the_breaker() {
         let store = store(1);
-        let fallback = Fallback::new(&store, plain, Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(&store, plain, still());
         assert!((0..9).all(|_| fallback.get(101).unwrap().is_plain()));
         assert!(!fallback.get(1).unwrap().is_plain());
         assert_eq!(fallback.counters().by_reason(), [("fault", 0), ("refused", 9), ("open", 0)]);
@@ -291,7 +296,7 @@ mod tests {
     #[test]
     fn where_nothing_serves_both_reasons_are_told() {
         let store = store(0);
-        let fallback = Fallback::new(&store, plain, Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(&store, plain, still());
         let told: Vec<_> = (0..4).map(|_| fallback.get(13).unwrap_err()).collect();
         let asked = Unserved { pool: Some(StoreError::Empty), plain: "no memory" };
         assert_eq!(told, [asked, asked, asked, Unserved { pool: None, ..asked }]);
@@ -301,7 +306,7 @@ mod tests {
     #[test]
     fn both_kinds_are_used_alike() {
         let store = store(1);
-        let fallback = Fallback::new(&store, plain, Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(&store, plain, still());
         for _ in 0..2 {
             let mut item = fallback.get(7).unwrap();
             *item += 1;
