@@ -147,14 +147,16 @@ where
     /// Both reasons, where plain allocation fails as well.
     #[inline]
     pub fn get(&self, ask: S::Ask) -> Result<Served<S::Item, T>, Unserved<S::Error, F>> {
-        let (count, pool) = match self.breaker.call(|| self.ask(ask)) {
-            Ok(Ok(item)) => return Ok(Served::Pooled(item)),
-            Ok(Err(refused)) => (&self.counts.refused, Some(refused)),
-            Err(Some(fault)) => (&self.counts.faults, Some(fault)),
-            Err(None) => (&self.counts.open, None),
-        };
-        count.fetch_add(1, Relaxed);
-        self.allocate(ask, pool)
+        if !self.breaker.is_healthy() {
+            return self.get_watched(ask);
+        }
+        match self.serve.serve(ask) {
+            Ok(item) => {
+                self.breaker.tell_of_healthy(true);
+                Ok(Served::Pooled(item))
+            }
+            Err(error) => self.first_failure(ask, error),
+        }
     }
 
     /// The breaker: its state and counters.
@@ -170,21 +172,44 @@ where
         FallbackCounters { faults, refused, open, unserved }
     }
 
-    /// Errors that are no faults are no failures of the call.
-    #[inline]
-    fn ask(&self, ask: S::Ask) -> Result<Result<S::Item, S::Error>, S::Error> {
-        match self.serve.serve(ask) {
+    /// Asks through the breaker. Errors that are no faults are no failures of the call.
+    #[cold]
+    #[inline(never)]
+    fn get_watched(&self, ask: S::Ask) -> Result<Served<S::Item, T>, Unserved<S::Error, F>> {
+        let call = || match self.serve.serve(ask) {
             Err(error) if S::is_fault(&error) => Err(error),
             other => Ok(other),
-        }
+        };
+        let (count, pool) = match self.breaker.call(call) {
+            Ok(Ok(item)) => return Ok(Served::Pooled(item)),
+            Ok(Err(refused)) => (&self.counts.refused, Some(refused)),
+            Err(Some(fault)) => (&self.counts.faults, Some(fault)),
+            Err(None) => (&self.counts.open, None),
+        };
+        self.allocate(ask, count, pool)
     }
 
+    /// Where nothing failed before.
     #[cold]
+    #[inline(never)]
+    fn first_failure(
+        &self,
+        ask: S::Ask,
+        error: S::Error,
+    ) -> Result<Served<S::Item, T>, Unserved<S::Error, F>> {
+        let is_fault = S::is_fault(&error);
+        self.breaker.tell_of_healthy(!is_fault);
+        let count = if is_fault { &self.counts.faults } else { &self.counts.refused };
+        self.allocate(ask, count, Some(error))
+    }
+
     fn allocate(
         &self,
         ask: S::Ask,
+        count: &AtomicU64,
         pool: Option<S::Error>,
     ) -> Result<Served<S::Item, T>, Unserved<S::Error, F>> {
+        count.fetch_add(1, Relaxed);
         (self.plain)(ask).map(Served::Plain).map_err(|plain| {
             self.counts.unserved.fetch_add(1, Relaxed);
             Unserved { pool, plain }
