@@ -82,7 +82,8 @@ impl Mount {
             return vec![self.point.clone()];
         }
         let levels = (below.components().count() + 1).min(MAX_LEVELS);
-        self.point.join(below).ancestors().take(levels).map(Path::to_path_buf).collect()
+        let own: PathBuf = self.point.components().chain(below.components()).collect();
+        own.ancestors().take(levels).map(Path::to_path_buf).collect()
     }
 }
 
