@@ -4,6 +4,9 @@
 //! `default-features = false`.
 
 pub mod arena;
+pub mod breaker;
+pub mod fallback;
+pub mod pressure;
 mod probe;
 pub mod region;
 pub mod tier;
