@@ -64,8 +64,9 @@ pub use counters::ArenaCounters;
 pub use dropping::DropArena;
 pub use error::AllocError;
 
+use super::pressure::{Advice, Release};
 use super::probe;
-use super::region::{Advice, Region};
+use super::region::Region;
 use chunks::{Chunks, Grown};
 use error::fail;
 use std::alloc::Layout;
@@ -73,6 +74,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem;
 use std::ptr::NonNull;
+use std::sync::Mutex;
 use within::Within;
 
 /// How an arena grows and what it keeps. All sizes are in bytes.
@@ -124,6 +126,7 @@ enum Store {
 /// What only the slow path sees.
 struct Slow {
     store: Store,
+    advice: Advice,
     grows: u64,
     resets: u64,
     peak_used: usize,
@@ -147,6 +150,7 @@ pub struct Arena {
 // and as nothing is dropped with it, no value of another thread is ever touched.
 unsafe impl Send for Arena {}
 
+#[allow(clippy::mut_from_ref, reason = "each call returns memory that no other call has returned")]
 impl Arena {
     /// An arena of the global allocator, which holds nothing yet.
     pub fn new() -> Arena {
@@ -155,7 +159,7 @@ impl Arena {
 
     /// An arena of the global allocator, which holds nothing yet.
     pub fn with_options(options: ArenaOptions) -> Arena {
-        Arena::over(Store::Heap(Chunks::new(options)), nowhere(), nowhere())
+        Arena::over(Store::Heap(Chunks::new(options)), options.advice, nowhere(), nowhere())
     }
 
     /// An arena of the global allocator with a chunk of `bytes`.
@@ -178,7 +182,7 @@ impl Arena {
         if bytes > 0 {
             chunks.prepare(bytes)?;
         }
-        Ok(Arena::over(Store::Heap(chunks), nowhere(), nowhere()))
+        Ok(Arena::over(Store::Heap(chunks), Advice::default(), nowhere(), nowhere()))
     }
 
     /// An arena that fills a region, committing it as it grows, and never takes memory from elsewhere.
@@ -190,11 +194,11 @@ impl Arena {
     pub fn in_region_with(region: Region, options: ArenaOptions) -> Arena {
         let within = Within::new(region, options);
         let (start, end) = (within.start(), within.end());
-        Arena::over(Store::Within(within), start, end)
+        Arena::over(Store::Within(within), options.advice, start, end)
     }
 
-    fn over(store: Store, cursor: NonNull<u8>, end: NonNull<u8>) -> Arena {
-        let slow = RefCell::new(Slow { store, grows: 0, resets: 0, peak_used: 0 });
+    fn over(store: Store, advice: Advice, cursor: NonNull<u8>, end: NonNull<u8>) -> Arena {
+        let slow = RefCell::new(Slow { store, advice, grows: 0, resets: 0, peak_used: 0 });
         Arena { cursor: Cell::new(cursor), end: Cell::new(end), slow }
     }
 
@@ -345,25 +349,46 @@ impl Arena {
         (counters.grows, counters.resets) = (slow.grows, slow.resets);
         counters
     }
+}
 
-    /// Bytes that [`Arena::release`] could give back now.
-    pub fn idle_bytes(&self) -> usize {
+/// What was placed stays; only memory that is in no use is given back.
+impl Release for Arena {
+    fn idle_bytes(&self) -> usize {
         match &self.slow.borrow().store {
             Store::Heap(chunks) => chunks.idle_bytes(),
             Store::Within(within) => within.idle_bytes(self.cursor.get()),
         }
     }
 
-    /// Gives back memory that is in no use until it is `bytes` or more; what was placed stays. Returns how much.
-    pub fn release(&self, bytes: usize) -> usize {
+    fn release(&self, bytes: usize) -> usize {
+        let advice = self.slow.borrow().advice;
+        self.release_with(bytes, advice)
+    }
+
+    fn release_with(&self, bytes: usize, advice: Advice) -> usize {
         match &mut self.slow.borrow_mut().store {
             Store::Heap(chunks) => chunks.release(bytes),
             Store::Within(within) => {
-                let given = within.release(self.cursor.get(), bytes);
+                let given = within.release(self.cursor.get(), bytes, advice);
                 self.end.set(within.end());
                 given
             }
         }
+    }
+}
+
+/// An arena that threads take turns with; one that is in use gives back nothing.
+impl Release for Mutex<Arena> {
+    fn idle_bytes(&self) -> usize {
+        self.try_lock().map_or(0, |arena| arena.idle_bytes())
+    }
+
+    fn release(&self, bytes: usize) -> usize {
+        self.try_lock().map_or(0, |arena| arena.release(bytes))
+    }
+
+    fn release_with(&self, bytes: usize, advice: Advice) -> usize {
+        self.try_lock().map_or(0, |arena| arena.release_with(bytes, advice))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::chunks::Grown;
 use super::{AllocError, ArenaCounters, ArenaOptions, quanta};
+use crate::pool::pressure::Advice;
 use crate::pool::region::Region;
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -59,10 +60,10 @@ impl Within {
     }
 
     /// Gives back `bytes`, rounded up to whole pages, of what is committed but not in use.
-    pub(super) fn release(&mut self, cursor: NonNull<u8>, bytes: usize) -> usize {
+    pub(super) fn release(&mut self, cursor: NonNull<u8>, bytes: usize, advice: Advice) -> usize {
         let kept = self.region.counters().committed.saturating_sub(bytes);
         let keep = (kept & !(self.region.granule() - 1)).max(self.used(cursor));
-        self.region.decommit(keep, self.options.advice).unwrap_or(0)
+        self.region.decommit(keep, advice).unwrap_or(0)
     }
 
     pub(super) fn idle_bytes(&self, cursor: NonNull<u8>) -> usize {

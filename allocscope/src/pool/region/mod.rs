@@ -19,6 +19,9 @@ mod kernel;
 #[path = "stand_in.rs"]
 mod kernel;
 mod nodes;
+#[cfg(test)]
+#[cfg(not(miri))]
+pub(super) mod observed;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -28,6 +31,7 @@ pub use extent::{Extent, HUGE_PAGE_BYTES};
 pub use kernel::Kernel;
 pub use system::{Advised, Errno, System};
 
+use super::pressure::Advice;
 use super::probe;
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -54,17 +58,6 @@ pub enum Backing {
     Transparent,
     /// Huge ones, set aside.
     Explicit,
-}
-
-/// How memory is given back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Advice {
-    /// `MADV_FREE`: the kernel takes the pages when it needs them. Cheap to have them back; the process looks no
-    /// smaller until then. Explicit huge pages know only `DontNeed`, which is used for them.
-    Free,
-    /// `MADV_DONTNEED`: the pages are gone at once, and each costs a page fault when it is used again.
-    #[default]
-    DontNeed,
 }
 
 /// What came of binding to a NUMA node.
@@ -122,6 +115,10 @@ pub struct Region {
     peak_committed: usize,
     backing: Backing,
     prefault: bool,
+    /// How long reserving took where a tracer listened, else 0.
+    mapping_ns: u64,
+    /// Whether the probe of this region has been passed.
+    is_told: bool,
     system: &'static dyn System,
 }
 
@@ -141,8 +138,10 @@ impl Region {
         let system = options.system;
         let granule = if options.huge == HugePages::Never { system.page_bytes() } else { HUGE_PAGE_BYTES };
         let extent = Extent::new(bytes, granule).ok_or(RegionError::new(Step::Size, libc::EINVAL, bytes))?;
-        let region = Region::map(extent, options)?;
-        probe::region_map::end(began, extent.reserved(), region.as_ptr().addr());
+        let mut region = Region::map(extent, options)?;
+        if began > 0 {
+            region.mapping_ns = probe::region_map::begin().saturating_sub(began);
+        }
         Ok(region)
     }
 
@@ -152,10 +151,18 @@ impl Region {
         let explicit = (options.huge == HugePages::Explicit).then(|| system.map(extent, true).ok()).flatten();
         let mapping = explicit.map_or_else(|| system.map(extent, false), Ok);
         let mapping = mapping.map_err(|errno| RegionError::new(Step::Reserve, errno, extent.reserved()))?;
-        let prefault = options.prefault;
-        let backing = Backing::Explicit;
-        let mut region =
-            Region { mapping, extent, open: 0, committed: 0, peak_committed: 0, backing, prefault, system };
+        let mut region = Region {
+            mapping,
+            extent,
+            open: 0,
+            committed: 0,
+            peak_committed: 0,
+            backing: Backing::Explicit,
+            prefault: options.prefault,
+            mapping_ns: 0,
+            is_told: false,
+            system,
+        };
         if explicit.is_none() {
             region.backing = region.advise_pages(options.huge);
         }
@@ -182,6 +189,7 @@ impl Region {
         if end <= self.open {
             return Ok(());
         }
+        let began = probe::region_map::begin();
         self.protect(self.open, end, true, Step::Commit)?;
         if self.prefault && end > self.committed {
             self.populate(end)?;
@@ -189,7 +197,17 @@ impl Region {
         self.open = end;
         self.committed = self.committed.max(end);
         self.peak_committed = self.peak_committed.max(end);
+        self.tell(began);
         Ok(())
+    }
+
+    /// The probe of a region that has become usable, which takes as long as reserving and the first commit.
+    fn tell(&mut self, began: u64) {
+        if !self.is_told {
+            self.is_told = true;
+            let began = began.saturating_sub(self.mapping_ns);
+            probe::region_map::end(began, self.extent.reserved(), self.as_ptr().addr());
+        }
     }
 
     /// Takes the faults of what is newly committed, or undoes the commit.
@@ -222,7 +240,8 @@ impl Region {
     }
 
     /// Gives back all but the first `keep` bytes, rounded up to whole pages; the rest becomes inaccessible and
-    /// loses its contents. Returns how many bytes that were.
+    /// loses its contents. Returns how many bytes that were. Explicit huge pages know only [`Advice::DontNeed`],
+    /// which is taken for them.
     ///
     /// # Errors
     ///
@@ -233,14 +252,12 @@ impl Region {
         if given == 0 {
             return Ok(0);
         }
-        let began = probe::region_release::begin();
         let is_lazy = advice == Advice::Free && self.backing != Backing::Explicit;
         let advised = if is_lazy { Advised::Free } else { Advised::DontNeed };
         self.advise(keep, end, advised, Step::Decommit)?;
         self.protect(keep, end, false, Step::Decommit)?;
         self.committed = keep;
         self.open = self.open.min(keep);
-        probe::region_release::end(began, given, self.as_ptr().addr() + keep);
         Ok(given)
     }
 
@@ -341,7 +358,9 @@ impl Drop for Region {
         // SAFETY: mapped with this extent; whoever borrowed it is gone. A range that cannot be unmapped is lost,
         // which harms nobody.
         let _ = unsafe { self.system.unmap(self.mapping, self.extent) };
-        probe::region_release::end(began, bytes, pointer);
+        if self.is_told {
+            probe::region_release::end(began, bytes, pointer);
+        }
     }
 }
 
