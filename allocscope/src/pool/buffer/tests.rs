@@ -35,7 +35,10 @@ fn a_buffer_comes_back_empty_with_its_capacity() {
     let counters = pool.counters();
     assert_eq!(counters.classes.len(), 1, "other classes were never asked for");
     let class = counters.classes[0];
-    assert_eq!((class.bytes, class.asked_bytes, class.pool.misses, class.pool.hits.all()), (5120, 9500, 1, 1));
+    assert_eq!(
+        (class.bytes, class.asked_bytes, class.pool.misses, class.pool.hits.all()),
+        (5120, 9500, 1, 1)
+    );
     assert_eq!(class.hit_rate(), 0.5);
     assert!((class.waste() - 740.0 / 10240.0).abs() < 1e-9);
     assert_eq!((counters.idle_bytes(), pool.idle_bytes()), (5120, 5120));

@@ -28,6 +28,9 @@ mod store;
 mod tally;
 mod thread;
 
+#[cfg(all(test, loom))]
+#[path = "loom.rs"]
+mod explored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

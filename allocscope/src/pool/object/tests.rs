@@ -76,17 +76,17 @@ fn an_item_is_made_lazily_and_used_again() {
 fn what_does_not_fit_a_slot_goes_to_shelves_and_comes_from_there() {
     let ledger = Ledger::default();
     let pool = ledger.pool().build();
-    let items: Vec<_> = (0..60).map(|_| pool.get()).collect();
-    check(&pool, &ledger, 60);
+    let items: Vec<_> = (0..45).map(|_| pool.get()).collect();
+    check(&pool, &ledger, 45);
     drop(items);
     check(&pool, &ledger, 0);
-    let items: Vec<_> = (0..60).map(|_| pool.get()).collect();
+    let items: Vec<_> = (0..45).map(|_| pool.get()).collect();
     let counters = pool.counters();
-    assert_eq!((counters.misses, counters.hits.stolen), (60, 0));
-    assert!(counters.hits.shared >= 5, "{counters:?}");
+    assert_eq!((counters.misses, counters.hits.stolen, counters.hits.all()), (45, 0, 45));
+    assert!((2..5).contains(&counters.hits.shared), "they come in eights: {counters:?}");
     drop(items);
     drop(pool);
-    assert_eq!(ledger.dropped(), 60);
+    assert_eq!(ledger.dropped(), 45);
 }
 
 #[test]
@@ -216,7 +216,8 @@ fn a_pool_may_be_used_by_what_it_calls() {
 #[test]
 fn what_must_not_be_kept_is_dropped_and_counted() {
     let ledger = Ledger::default();
-    let pool = ledger.pool().reset(|item| item.number != 1).size_of(|item| item.bytes).max_item_bytes(100).build();
+    let pool =
+        ledger.pool().reset(|item| item.number != 1).size_of(|item| item.bytes).max_item_bytes(100).build();
     let mut items = [pool.get(), pool.get(), pool.get()];
     items[2].bytes = 101;
     drop(items);
@@ -320,8 +321,8 @@ fn age_ticks_by_the_clock() {
     NOW.set(40);
     drop(pool.get());
     pool.age();
-    assert_eq!(pool.counters().idle, 1, "nobody looked: a hit of a thread's own part asks for no time");
-    assert_eq!(ledger.made(), 2);
+    assert_eq!(pool.counters().idle, 0, "nobody looked for so long that all may be too old");
+    assert_eq!((ledger.made(), ledger.dropped()), (2, 2));
 }
 
 #[test]
@@ -430,13 +431,15 @@ struct Model<'p> {
     /// By an item's number: ticks when it came back; `None` while it is out.
     put: std::collections::HashMap<usize, Option<u64>>,
     ticks: u64,
+    /// Whether some are kept whatever their age.
+    keeps: bool,
 }
 
 impl<'p> Model<'p> {
     fn got(&mut self, item: Pooled<'p, Item>) {
         if let Some(put) = self.put.insert(item.number, None) {
             let put = put.expect("an item is out once only");
-            assert!(self.ticks - put < 2, "it was idle for two generations");
+            assert!(self.ticks - put < 2 || self.keeps, "it was idle for two generations");
         }
         self.out.push(item);
     }
@@ -485,7 +488,8 @@ impl<'p> Model<'p> {
     fn elsewhere(&mut self, items: usize) {
         let (pool, ticks) = (self.pool, self.ticks);
         let numbers = thread::scope(|scope| {
-            let worker = || (0..items).map(|_| pool.get()).collect::<Vec<_>>().iter().map(|i| i.number).collect();
+            let worker =
+                || (0..items).map(|_| pool.get()).collect::<Vec<_>>().iter().map(|i| i.number).collect();
             scope.spawn(worker).join().unwrap_or_else(|_| Vec::new())
         });
         assert_eq!(numbers.len(), items);
@@ -510,7 +514,9 @@ proptest! {
         builder.limits.max_total = max_total;
         let builder = if weighs { builder.size_of(|item| item.bytes) } else { builder };
         let pool = builder.build();
-        let mut model = Model { pool: &pool, ledger: ledger.clone(), out: vec![], put: Default::default(), ticks: 0 };
+        let (ledger_of_model, keeps) = (ledger.clone(), min_idle > 0);
+        let mut model =
+            Model { pool: &pool, ledger: ledger_of_model, out: vec![], put: Default::default(), ticks: 0, keeps };
         for step in &steps {
             model.step(step, max_total);
             check(&pool, &ledger, model.out.len());
@@ -535,7 +541,8 @@ proptest! {
 fn a_long_run_of_threads_loses_nothing() {
     let rounds = if cfg!(miri) { 15 } else { 20_000 };
     let ledger = Ledger::default();
-    for limits in [Limits::default(), Limits { max_idle: Some(9), max_total: Some(12), ..Limits::default() }] {
+    for limits in [Limits::default(), Limits { max_idle: Some(9), max_total: Some(12), ..Limits::default() }]
+    {
         let mut builder = ledger.pool().max_wait(Duration::from_millis(1));
         builder.limits.max_idle = limits.max_idle;
         builder.limits.max_total = limits.max_total;
