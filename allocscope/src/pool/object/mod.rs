@@ -28,6 +28,9 @@ mod store;
 mod tally;
 mod thread;
 
+#[cfg(all(test, loom))]
+#[path = "loom.rs"]
+mod explored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -38,7 +41,9 @@ pub use recipe::{Hooks, PoolError, Recipe};
 use super::counters::PoolCounters;
 use super::probe;
 use limit::Total;
+use slot::Slot;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use store::Store;
@@ -46,6 +51,8 @@ use tally::Event;
 
 /// A pool of items that any number of threads share.
 pub struct Pool<T, R: Recipe<T> = Hooks<T>> {
+    /// Those of the store, a step nearer.
+    slots: NonNull<[Slot<T>]>,
     store: Arc<Store<T>>,
     recipe: R,
     limits: Limits,
@@ -74,9 +81,15 @@ impl<T: Send, R: Recipe<T>> Pool<T, R> {
         unsafe { roster::enter(&*store) };
         let (tally, total) = (tally::Common::new(), Total::new(limits.max_total));
         let ticked = AtomicU64::new(generation::nanoseconds((limits.clock)()));
-        Self { store, recipe, limits, tally, total, byte_room, ticked }
+        let slots = NonNull::from(store.slots());
+        Self { slots, store, recipe, limits, tally, total, byte_room, ticked }
     }
 }
+
+// SAFETY: a pool is its store and its recipe, and the pointer is into the store.
+unsafe impl<T: Send, R: Recipe<T>> Send for Pool<T, R> {}
+// SAFETY: as above.
+unsafe impl<T: Send, R: Recipe<T>> Sync for Pool<T, R> {}
 
 impl<T, R: Recipe<T>> Pool<T, R> {
     /// An item. Beyond `max_total`, after `max_wait`, one that is dropped when it comes back.
@@ -108,7 +121,6 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     /// Gives the pool an item, made by anybody. It is not reset.
-    #[inline(always)]
     pub fn put(&self, item: T) {
         if !self.joins() {
             self.tally.add(Event::Put, 1);
@@ -119,11 +131,23 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// What it did and holds.
     pub fn counters(&self) -> PoolCounters {
-        let mut counters = tally::sum(&self.tally, self.store.slots().iter().map(slot::Slot::tally));
+        let mut counters = tally::sum(&self.tally, self.store.slots().iter().map(Slot::tally));
         if !self.recipe.weighs() {
             counters.idle_bytes = counters.idle.saturating_mul(self.recipe.usual_bytes() as u64);
         }
         counters
+    }
+
+    /// Counts bytes asked for, for whom items are bytes.
+    #[inline(always)]
+    pub(super) fn ask(&self, bytes: usize) {
+        self.count_bytes(Event::Asked, bytes);
+    }
+
+    /// Bytes [asked for](Self::ask).
+    pub(super) fn asked(&self) -> u64 {
+        let own = self.store.slots().iter().map(|slot| slot.tally().read(Event::Asked));
+        own.fold(self.tally.read(Event::Asked), u64::wrapping_add)
     }
 
     /// Its recipe.
@@ -131,11 +155,18 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         &self.recipe
     }
 
+    /// This thread's own part.
+    #[inline(always)]
+    fn slot(&self) -> Option<&Slot<T>> {
+        // SAFETY: the slots are those of the store, which this pool holds.
+        unsafe { self.slots.as_ref() }.get(thread::number())
+    }
+
     /// An item of this thread's own part.
     #[inline(always)]
     fn own_item(&self) -> Option<T> {
-        let slot = self.store.slot()?;
-        let section = slot.enter(self.store.fences)?;
+        let slot = self.slot()?;
+        let section = slot.enter()?;
         let item = section.with(slot::Own::pop)?;
         slot.tally().add(Event::Private, 1);
         drop(section);
@@ -199,42 +230,76 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         Some(item)
     }
 
-    /// An item comes back from its guard.
+    /// An item comes back from its guard. All that is not usual is one call, so that the rest is inlined where guards
+    /// are dropped.
+    ///
+    /// # Safety
+    ///
+    /// The item is not used any more, nor dropped.
     #[inline(always)]
-    fn give_back(&self, item: T) {
-        if std::thread::panicking() {
-            return self.refuse(item, Event::Poisoned);
+    unsafe fn give_back(&self, item: &mut ManuallyDrop<T>) {
+        let back = self.look_at(item);
+        // SAFETY: the caller gives the item away.
+        let item = unsafe { ManuallyDrop::take(item) };
+        if !matches!(back, Back::Clean) || self.recipe.weighs() {
+            return self.take_back(item, back);
         }
-        let mut item = Resetting { pool: self, item: ManuallyDrop::new(item) };
-        let clean = self.recipe.reset(&mut item.item);
-        let item = item.done();
-        if clean { self.keep(item, Event::Returned) } else { self.refuse(item, Event::Rejected) }
+        if let Some(item) = self.keep_first(item, Event::Returned) {
+            self.take_back(item, back);
+        }
     }
 
-    /// Keeps an item, in this thread's own part where it can.
+    /// Resets an item that comes back.
     #[inline(always)]
+    fn look_at(&self, item: &mut T) -> Back {
+        if std::thread::panicking() {
+            return Back::Poisoned;
+        }
+        let resetting = Resetting { pool: self, item };
+        let clean = self.recipe.reset(resetting.item);
+        std::mem::forget(resetting);
+        if clean { Back::Clean } else { Back::Rejected }
+    }
+
+    #[inline(never)]
+    fn take_back(&self, item: T, back: Back) {
+        match back {
+            Back::Clean => self.keep(item, Event::Returned),
+            Back::Rejected => self.refuse(item, Event::Rejected),
+            Back::Poisoned => self.refuse(item, Event::Poisoned),
+        }
+    }
+
+    /// Keeps an item as the first of this thread's own part, or gives it back.
+    #[inline(always)]
+    fn keep_first(&self, item: T, event: Event) -> Option<T> {
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter() else { return Some(item) };
+        let back = section.with(|own| own.push_first(item));
+        if back.is_none() {
+            slot.tally().add(event, 1);
+        }
+        back
+    }
+
+    /// Keeps an item.
     fn keep(&self, item: T, event: Event) {
         if self.recipe.weighs() {
-            return self.keep_weighed(item, event);
-        }
-        if let Some(item) = self.keep_own(item, event) {
+            self.keep_weighed(item, event);
+        } else if let Some(item) = self.keep_own(item, event) {
             self.keep_shared(item, event);
         }
     }
 
     /// Keeps an item in this thread's own part, or gives it back.
-    #[inline(always)]
     fn keep_own(&self, item: T, event: Event) -> Option<T> {
-        let Some(slot) = self.store.slot() else { return Some(item) };
-        let Some(section) = slot.enter(self.store.fences) else { return Some(item) };
-        section.with(|own| {
-            if !own.has_room() {
-                return Some(item);
-            }
-            own.push(item);
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter() else { return Some(item) };
+        let back = section.with(|own| own.push(item));
+        if back.is_none() {
             slot.tally().add(event, 1);
-            None
-        })
+        }
+        back
     }
 
     #[cold]
@@ -254,7 +319,6 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     /// Keeps an item of a pool whose items differ in size.
-    #[inline(never)]
     fn keep_weighed(&self, item: T, event: Event) {
         if let Err(reason) = self.weigh_in(&item) {
             self.tally.add(event, 1);
@@ -288,8 +352,9 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         }
     }
 
+    #[inline(always)]
     fn count_bytes(&self, event: Event, bytes: usize) {
-        match self.store.slot() {
+        match self.slot() {
             Some(slot) => slot.tally().add(event, bytes as u64),
             None => self.tally.add(event, bytes as u64),
         }
@@ -316,7 +381,10 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item was taken out for good.
     fn took(&self) {
-        self.tally.add(Event::Taken, 1);
+        match self.slot() {
+            Some(slot) => slot.tally().add(Event::Taken, 1),
+            None => self.tally.add(Event::Taken, 1),
+        }
         self.leaves();
     }
 }
@@ -325,6 +393,13 @@ impl<T, R: Recipe<T>> Drop for Pool<T, R> {
     fn drop(&mut self) {
         roster::strike(&*self.store);
     }
+}
+
+/// How an item comes back.
+enum Back {
+    Clean,
+    Rejected,
+    Poisoned,
 }
 
 /// An item that is being made: where that fails, nothing has come of it.
@@ -340,22 +415,13 @@ impl<T, R: Recipe<T>> Drop for Unmade<'_, T, R> {
 /// An item that is being reset: where that panics, it is dropped as poisoned.
 struct Resetting<'p, T, R: Recipe<T>> {
     pool: &'p Pool<T, R>,
-    item: ManuallyDrop<T>,
-}
-
-impl<T, R: Recipe<T>> Resetting<'_, T, R> {
-    #[inline(always)]
-    fn done(self) -> T {
-        let mut done = ManuallyDrop::new(self);
-        // SAFETY: this is never dropped nor used again.
-        unsafe { ManuallyDrop::take(&mut done.item) }
-    }
+    item: &'p mut T,
 }
 
 impl<T, R: Recipe<T>> Drop for Resetting<'_, T, R> {
     fn drop(&mut self) {
-        // SAFETY: this is being dropped, and its item is not used again.
-        let item = unsafe { ManuallyDrop::take(&mut self.item) };
+        // SAFETY: its owner, who was to take it, unwinds and does not use it again.
+        let item = unsafe { std::ptr::from_mut(self.item).read() };
         self.pool.refuse(item, Event::Poisoned);
     }
 }
