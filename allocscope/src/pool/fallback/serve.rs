@@ -67,7 +67,8 @@ impl Serve for Regions {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::super::{Fallback, FallbackCounters, Served, plain_bytes};
     use super::*;
