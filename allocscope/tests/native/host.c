@@ -1,11 +1,14 @@
-// host loads a library and runs its function `told(2, 3)`, as soon as it reads a line; with a second argument it is
-// killed by any system call that is none of the usual ones.
+// host loads a library as soon as it reads a line, and runs its function `told(2, 3)` when it gets SIGUSR1; with a
+// second argument it is killed by the system calls that probes can make: from the beginning, or, if that is `late`,
+// from right before it runs the function.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 
 // Those below are in use; what probes call is 335 and 336.
@@ -24,7 +27,12 @@ static int confine(void) {
 }
 
 int main(int count, char **words) {
-    if (count > 2 && !confine()) return 1;
+    const char *when = count > 2 ? words[2] : "never";
+    if (strcmp(when, "early") == 0 && !confine()) return 1;
+    sigset_t go;
+    sigemptyset(&go);
+    sigaddset(&go, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &go, NULL);
     char line[16];
     if (fgets(line, sizeof line, stdin) == NULL) return 2;
     void *library = dlopen(words[1], RTLD_NOW);
@@ -34,6 +42,9 @@ int main(int count, char **words) {
     }
     void (*told)(unsigned, unsigned) = (void (*)(unsigned, unsigned))dlsym(library, "told");
     if (told == NULL) return 4;
+    int signal;
+    if (sigwait(&go, &signal) != 0) return 5;
+    if (strcmp(when, "late") == 0 && !confine()) return 1;
     told(2, 3);
     return 0;
 }
