@@ -1,0 +1,427 @@
+//! Items that are expensive to make into items that are used again: an object pool.
+//!
+//! ```text
+//!  get ->  own slot  ->  own shelf  ->  other shelves  ->  victims  ->  factory
+//!            |  ^  spill    ^ steal          ^                 ^ tick (and the victims of before are dropped)
+//!  put ------+  +-----------+---- shelves: the youngest generation
+//! ```
+//!
+//! Each thread has a slot of its own in each pool, which it uses with plain loads and stores ([`slot`]); what does not
+//! fit goes to shelves in eights, from which others take eights ([`shelf`]). [`Pool::tick`] makes what is idle the
+//! victims, and drops the victims of before: what nobody wants for two ticks is gone, also that of a thread that
+//! sleeps.
+//!
+//! After a fork the child has a copy of each idle item and may use it. An item that another thread of the parent was
+//! just putting or getting is leaked in the child; the part of that thread is used by nobody there.
+
+mod builder;
+mod fence;
+mod generation;
+mod guard;
+mod limit;
+mod lock;
+mod recipe;
+mod roster;
+mod shelf;
+mod slot;
+mod store;
+mod tally;
+mod thread;
+
+#[cfg(all(test, loom))]
+#[path = "loom.rs"]
+mod explored;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use builder::{Limits, PoolBuilder};
+pub use guard::Pooled;
+pub use recipe::{Hooks, PoolError, Recipe};
+
+use super::counters::PoolCounters;
+use super::probe;
+use limit::Total;
+use slot::Slot;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use store::Store;
+use tally::Event;
+
+/// A pool of items that any number of threads share.
+pub struct Pool<T, R: Recipe<T> = Hooks<T>> {
+    /// Those of the store, a step nearer.
+    slots: NonNull<[Slot<T>]>,
+    store: Arc<Store<T>>,
+    recipe: R,
+    limits: Limits,
+    tally: tally::Common,
+    total: Total,
+    /// Bytes that may be held more, where that is limited and items differ in size.
+    byte_room: Option<limit::Bytes>,
+    /// When the last tick for the sake of age was, in nanoseconds of the clock.
+    ticked: AtomicU64,
+}
+
+impl<T: Send> Pool<T> {
+    /// A builder of a pool whose items `make` makes when one is wanted and none is idle.
+    pub fn builder(make: impl Fn() -> T + Send + Sync + 'static) -> PoolBuilder<T> {
+        PoolBuilder::new(make)
+    }
+}
+
+impl<T: Send, R: Recipe<T>> Pool<T, R> {
+    /// A pool of a recipe of its own type: no indirect call on its way.
+    pub fn with_recipe(recipe: R, limits: Limits) -> Self {
+        let byte_room = limits.max_idle_bytes.filter(|_| recipe.weighs()).map(limit::Bytes::new);
+        let max_idle = limit::max_idle(&limits, &recipe);
+        let store = Arc::new(Store::new(limits.threads.max(1), max_idle, limits.min_idle));
+        // SAFETY: the store stays where it is in its Arc, until this pool, which strikes it, is dropped.
+        unsafe { roster::enter(&*store) };
+        let (tally, total) = (tally::Common::new(), Total::new(limits.max_total));
+        let ticked = AtomicU64::new(generation::nanoseconds((limits.clock)()));
+        let slots = NonNull::from(store.slots());
+        Self { slots, store, recipe, limits, tally, total, byte_room, ticked }
+    }
+}
+
+// SAFETY: a pool is its store and its recipe, and the pointer is into the store.
+unsafe impl<T: Send, R: Recipe<T>> Send for Pool<T, R> {}
+// SAFETY: as above.
+unsafe impl<T: Send, R: Recipe<T>> Sync for Pool<T, R> {}
+
+impl<T, R: Recipe<T>> Pool<T, R> {
+    /// An item. Beyond `max_total`, after `max_wait`, one that is dropped when it comes back.
+    ///
+    /// # Panics
+    ///
+    /// Where the factory does.
+    #[inline(always)]
+    pub fn get(&self) -> Pooled<'_, T, R> {
+        let item = match self.own_item() {
+            Some(item) => item,
+            None => self.fetch(),
+        };
+        Pooled::new(self, item)
+    }
+
+    /// An item, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Exhausted`] at `max_total` after `max_wait`; what the factory says.
+    #[inline(always)]
+    pub fn try_get(&self) -> Result<Pooled<'_, T, R>, PoolError> {
+        let item = match self.own_item() {
+            Some(item) => item,
+            None => self.try_fetch()?,
+        };
+        Ok(Pooled::new(self, item))
+    }
+
+    /// Gives the pool an item, made by anybody. It is not reset.
+    pub fn put(&self, item: T) {
+        if !self.joins() {
+            self.tally.add(Event::Put, 1);
+            return self.let_go(item, Event::DroppedBeyondLimit);
+        }
+        self.keep(item, Event::Put);
+    }
+
+    /// What it did and holds.
+    pub fn counters(&self) -> PoolCounters {
+        let mut counters = tally::sum(&self.tally, self.store.slots().iter().map(Slot::tally));
+        if !self.recipe.weighs() {
+            counters.idle_bytes = counters.idle.saturating_mul(self.recipe.usual_bytes() as u64);
+        }
+        counters
+    }
+
+    /// Counts bytes asked for, for whom items are bytes.
+    #[inline(always)]
+    pub(super) fn ask(&self, bytes: usize) {
+        self.count_bytes(Event::Asked, bytes);
+    }
+
+    /// Bytes [asked for](Self::ask).
+    pub(super) fn asked(&self) -> u64 {
+        let own = self.store.slots().iter().map(|slot| slot.tally().read(Event::Asked));
+        own.fold(self.tally.read(Event::Asked), u64::wrapping_add)
+    }
+
+    /// Its recipe.
+    pub fn recipe(&self) -> &R {
+        &self.recipe
+    }
+
+    /// This thread's own part.
+    #[inline(always)]
+    fn slot(&self) -> Option<&Slot<T>> {
+        // SAFETY: the slots are those of the store, which this pool holds.
+        unsafe { self.slots.as_ref() }.get(thread::number())
+    }
+
+    /// An item of this thread's own part.
+    #[inline(always)]
+    fn own_item(&self) -> Option<T> {
+        let slot = self.slot()?;
+        let section = slot.enter()?;
+        let item = section.with(slot::Own::pop)?;
+        slot.tally().add(Event::Private, 1);
+        drop(section);
+        self.weigh_out(&item);
+        Some(item)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fetch(&self) -> T {
+        self.find().unwrap_or_else(|| match self.admit() {
+            Ok(Some(item)) => item,
+            Ok(None) => self.make(),
+            Err(_) => {
+                self.go_beyond();
+                self.make()
+            }
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_fetch(&self) -> Result<T, PoolError> {
+        if let Some(item) = self.find() {
+            return Ok(item);
+        }
+        if let Some(item) = self.admit()? {
+            return Ok(item);
+        }
+        let unmade = Unmade(self);
+        let began = probe::pool_miss::begin();
+        let item = self.recipe.try_make()?;
+        self.made(unmade, began);
+        Ok(item)
+    }
+
+    fn make(&self) -> T {
+        let unmade = Unmade(self);
+        let began = probe::pool_miss::begin();
+        let item = self.recipe.make();
+        self.made(unmade, began);
+        item
+    }
+
+    fn made(&self, unmade: Unmade<'_, T, R>, began: u64) {
+        std::mem::forget(unmade);
+        self.tally.add(Event::Missed, 1);
+        probe::pool_miss::end(began, self.recipe.usual_bytes(), std::ptr::from_ref(self).addr());
+    }
+
+    /// An item of the shared part.
+    fn find(&self) -> Option<T> {
+        self.age();
+        let began = probe::pool_steal::begin();
+        let (item, event) = self.store.take()?;
+        self.tally.add(event, 1);
+        self.weigh_out(&item);
+        if matches!(event, Event::Stolen) {
+            probe::pool_steal::end(began, self.recipe.usual_bytes(), std::ptr::from_ref(self).addr());
+        }
+        Some(item)
+    }
+
+    /// An item comes back from its guard. All that is not usual is one call, so that the rest is inlined where guards
+    /// are dropped.
+    ///
+    /// # Safety
+    ///
+    /// The item is not used any more, nor dropped.
+    #[inline(always)]
+    unsafe fn give_back(&self, item: &mut ManuallyDrop<T>) {
+        let back = self.look_at(item);
+        // SAFETY: the caller gives the item away.
+        let item = unsafe { ManuallyDrop::take(item) };
+        if !matches!(back, Back::Clean) || self.recipe.weighs() {
+            return self.take_back(item, back);
+        }
+        if let Some(item) = self.keep_first(item, Event::Returned) {
+            self.take_back(item, back);
+        }
+    }
+
+    /// Resets an item that comes back.
+    #[inline(always)]
+    fn look_at(&self, item: &mut T) -> Back {
+        if std::thread::panicking() {
+            return Back::Poisoned;
+        }
+        let resetting = Resetting { pool: self, item };
+        let clean = self.recipe.reset(resetting.item);
+        std::mem::forget(resetting);
+        if clean { Back::Clean } else { Back::Rejected }
+    }
+
+    #[inline(never)]
+    fn take_back(&self, item: T, back: Back) {
+        match back {
+            Back::Clean => self.keep(item, Event::Returned),
+            Back::Rejected => self.refuse(item, Event::Rejected),
+            Back::Poisoned => self.refuse(item, Event::Poisoned),
+        }
+    }
+
+    /// Keeps an item as the first of this thread's own part, or gives it back.
+    #[inline(always)]
+    fn keep_first(&self, item: T, event: Event) -> Option<T> {
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter() else { return Some(item) };
+        let back = section.with(|own| own.push_first(item));
+        if back.is_none() {
+            slot.tally().add(event, 1);
+        }
+        back
+    }
+
+    /// Keeps an item.
+    fn keep(&self, item: T, event: Event) {
+        if self.recipe.weighs() {
+            self.keep_weighed(item, event);
+        } else if let Some(item) = self.keep_own(item, event) {
+            self.keep_shared(item, event);
+        }
+    }
+
+    /// Keeps an item in this thread's own part, or gives it back.
+    fn keep_own(&self, item: T, event: Event) -> Option<T> {
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter() else { return Some(item) };
+        let back = section.with(|own| own.push(item));
+        if back.is_none() {
+            slot.tally().add(event, 1);
+        }
+        back
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep_shared(&self, item: T, event: Event) {
+        self.tally.add(event, 1);
+        if self.leaves_beyond() {
+            self.weigh_out(&item);
+            return self.let_go(item, Event::DroppedBeyondLimit);
+        }
+        if let Err(item) = self.store.keep(item) {
+            self.weigh_out(&item);
+            return self.discard(item, Event::Full);
+        }
+        self.notify();
+        self.age();
+    }
+
+    /// Keeps an item of a pool whose items differ in size.
+    fn keep_weighed(&self, item: T, event: Event) {
+        if let Err(reason) = self.weigh_in(&item) {
+            self.tally.add(event, 1);
+            return self.discard(item, reason);
+        }
+        if let Some(item) = self.keep_own(item, event) {
+            self.keep_shared(item, event);
+        }
+    }
+
+    /// Counts an item's bytes as idle, or says why it cannot be.
+    fn weigh_in(&self, item: &T) -> Result<(), Event> {
+        let bytes = self.recipe.bytes(item);
+        if self.limits.max_item_bytes.is_some_and(|most| bytes > most) {
+            return Err(Event::Oversized);
+        }
+        if !self.byte_room.as_ref().is_none_or(|room| room.take(bytes)) {
+            return Err(Event::Full);
+        }
+        self.count_bytes(Event::BytesIn, bytes);
+        Ok(())
+    }
+
+    /// Counts an item's bytes as not idle any more.
+    #[inline(always)]
+    fn weigh_out(&self, item: &T) {
+        if self.recipe.weighs() {
+            let bytes = self.recipe.bytes(item);
+            self.byte_room.iter().for_each(|room| room.give(bytes));
+            self.count_bytes(Event::BytesOut, bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn count_bytes(&self, event: Event, bytes: usize) {
+        match self.slot() {
+            Some(slot) => slot.tally().add(event, bytes as u64),
+            None => self.tally.add(event, bytes as u64),
+        }
+    }
+
+    /// An item comes back and is not kept.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, item: T, reason: Event) {
+        self.tally.add(Event::Returned, 1);
+        self.discard(item, reason);
+    }
+
+    /// Drops an item of those that `max_total` counts.
+    fn discard(&self, item: T, reason: Event) {
+        self.leaves();
+        self.let_go(item, reason);
+    }
+
+    fn let_go(&self, item: T, reason: Event) {
+        self.tally.add(reason, 1);
+        drop(item);
+    }
+
+    /// An item was taken out for good.
+    fn took(&self) {
+        match self.slot() {
+            Some(slot) => slot.tally().add(Event::Taken, 1),
+            None => self.tally.add(Event::Taken, 1),
+        }
+        self.leaves();
+    }
+}
+
+impl<T, R: Recipe<T>> Drop for Pool<T, R> {
+    fn drop(&mut self) {
+        roster::strike(&*self.store);
+    }
+}
+
+/// How an item comes back.
+enum Back {
+    Clean,
+    Rejected,
+    Poisoned,
+}
+
+/// An item that is being made: where that fails, nothing has come of it.
+struct Unmade<'p, T, R: Recipe<T>>(&'p Pool<T, R>);
+
+impl<T, R: Recipe<T>> Drop for Unmade<'_, T, R> {
+    fn drop(&mut self) {
+        self.0.tally.add(Event::Failed, 1);
+        self.0.leaves();
+    }
+}
+
+/// An item that is being reset: where that panics, it is dropped as poisoned.
+struct Resetting<'p, T, R: Recipe<T>> {
+    pool: &'p Pool<T, R>,
+    item: &'p mut T,
+}
+
+impl<T, R: Recipe<T>> Drop for Resetting<'_, T, R> {
+    fn drop(&mut self) {
+        // SAFETY: its owner, who was to take it, unwinds and does not use it again.
+        let item = unsafe { std::ptr::from_mut(self.item).read() };
+        self.pool.refuse(item, Event::Poisoned);
+    }
+}
