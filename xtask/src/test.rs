@@ -114,7 +114,8 @@ fn pool_alone(features: &[&str]) -> Result<()> {
         cargo.arg(task).args(POOL).arg(&folder).args(features);
         cargo
     };
-    run::shown(cargo("clippy").args(["--tests", "--", "-D", "warnings"]))?;
+    run::shown(cargo("clippy").args(["--", "-D", "warnings"]))?;
+    run::shown(cargo("clippy").args(["--profile", "test", "--", "-D", "warnings"]))?;
     run::shown(cargo("test").arg("pool"))
 }
 

@@ -71,7 +71,6 @@ struct OfSize {
     bytes: usize,
     /// Bytes that buffers of this class do not have any more.
     next: usize,
-    regrown: AtomicU64,
 }
 
 impl Recipe<Block> for OfSize {
@@ -86,11 +85,7 @@ impl Recipe<Block> for OfSize {
     #[inline(always)]
     fn reset(&self, block: &mut Block) -> bool {
         // One comparison: what is less than `bytes` wraps.
-        let fits = block.capacity.wrapping_sub(self.bytes) < self.next - self.bytes;
-        if !fits {
-            self.regrown.fetch_add(1, Ordering::Relaxed);
-        }
-        fits
+        block.capacity.wrapping_sub(self.bytes) < self.next - self.bytes
     }
 
     #[inline(always)]
@@ -199,8 +194,7 @@ impl BufferPool {
     #[inline]
     pub fn get(&self, len: usize) -> PooledBuffer<'_> {
         let Some(class) = self.class(len) else { return self.oversized(len) };
-        class.ask(len);
-        PooledBuffer::new(Some(class), class.get_bare().into_buffer())
+        PooledBuffer::new(Some(class), class.get_bare(len).into_buffer())
     }
 
     /// The same, or why there is none.
@@ -211,9 +205,7 @@ impl BufferPool {
     #[inline]
     pub fn try_get(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
         let Some(class) = self.class(len) else { return self.try_oversized(len) };
-        let block = class.try_get_bare()?;
-        class.ask(len);
-        Ok(PooledBuffer::new(Some(class), block.into_buffer()))
+        Ok(PooledBuffer::new(Some(class), class.try_get_bare(len)?.into_buffer()))
     }
 
     /// The class that has buffers of so many bytes.
@@ -229,7 +221,7 @@ impl BufferPool {
     fn new_class(&self, number: usize) -> &Class {
         self.classes[number].get_or_init(|| {
             let (bytes, next) = (bytes_of(number + self.first), bytes_of(number + self.first + 1));
-            Pool::with_recipe(OfSize { bytes, next, regrown: AtomicU64::new(0) }, self.limits)
+            Pool::with_recipe(OfSize { bytes, next }, self.limits)
         })
     }
 
@@ -270,11 +262,12 @@ impl BufferPool {
             pool: class.counters(),
             asked_bytes: class.asked(),
         };
-        let regrown = |class: &Class| class.recipe().regrown.load(Ordering::Relaxed);
+        let classes: Vec<_> = self.used().map(class).collect();
         BufferCounters {
-            classes: self.used().map(class).collect(),
+            // Nothing but another capacity is a reason to reject a buffer.
+            regrown: classes.iter().map(|class| class.pool.drops.rejected).sum(),
             oversized: self.oversized.load(Ordering::Relaxed),
-            regrown: self.used().map(regrown).sum(),
+            classes,
         }
     }
 }

@@ -69,8 +69,11 @@ fn what_is_larger_than_the_largest_class_is_a_plain_buffer() {
 fn no_memory_is_an_error_value() {
     let pool = BufferPool::builder().largest(usize::MAX).build();
     assert_eq!(pool.try_get(usize::MAX).unwrap_err(), PoolError::Memory(usize::MAX));
-    assert_eq!(pool.try_get(1 << 62).unwrap_err(), PoolError::Memory(1 << 62));
-    assert_eq!(pool.counters().oversized, 2);
+    assert_eq!(pool.counters().oversized, 1);
+    // Miri ends where so much memory is asked for.
+    if cfg!(not(miri)) {
+        assert_eq!(pool.try_get(1 << 62).unwrap_err(), PoolError::Memory(1 << 62));
+    }
 }
 
 #[test]

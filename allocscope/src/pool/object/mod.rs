@@ -99,24 +99,24 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     /// Where the factory does.
     #[inline(always)]
     pub fn get(&self) -> Pooled<'_, T, R> {
-        Pooled::new(self, self.get_bare())
+        Pooled::new(self, self.get_bare(0))
     }
 
-    /// An item without its guard, to be [given back](Self::give_back).
+    /// An item without its guard, to be [given back](Self::give_back); counts bytes that were asked for.
     #[inline(always)]
-    pub(super) fn get_bare(&self) -> T {
-        match self.own_item() {
+    pub(super) fn get_bare(&self, asked: usize) -> T {
+        match self.own_item(asked) {
             Some(item) => item,
-            None => self.fetch(),
+            None => self.fetch(asked),
         }
     }
 
     /// The same, or why there is none.
     #[inline(always)]
-    pub(super) fn try_get_bare(&self) -> Result<T, PoolError> {
-        match self.own_item() {
+    pub(super) fn try_get_bare(&self, asked: usize) -> Result<T, PoolError> {
+        match self.own_item(asked) {
             Some(item) => Ok(item),
-            None => self.try_fetch(),
+            None => self.try_fetch(asked),
         }
     }
 
@@ -127,7 +127,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     /// [`PoolError::Exhausted`] at `max_total` after `max_wait`; what the factory says.
     #[inline(always)]
     pub fn try_get(&self) -> Result<Pooled<'_, T, R>, PoolError> {
-        Ok(Pooled::new(self, self.try_get_bare()?))
+        Ok(Pooled::new(self, self.try_get_bare(0)?))
     }
 
     /// Gives the pool an item, made by anybody. It is not reset.
@@ -148,13 +148,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         counters
     }
 
-    /// Counts bytes asked for, for whom items are bytes.
-    #[inline(always)]
-    pub(super) fn ask(&self, bytes: usize) {
-        self.count_bytes(Event::Asked, bytes);
-    }
-
-    /// Bytes [asked for](Self::ask).
+    /// Bytes asked for in all gets.
     pub(super) fn asked(&self) -> u64 {
         let own = self.store.slots().iter().map(|slot| slot.tally().read(Event::Asked));
         own.fold(self.tally.read(Event::Asked), u64::wrapping_add)
@@ -174,11 +168,14 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item of this thread's own part.
     #[inline(always)]
-    fn own_item(&self) -> Option<T> {
+    fn own_item(&self, asked: usize) -> Option<T> {
         let slot = self.slot()?;
         let section = slot.enter()?;
         let item = section.with(slot::Own::pop)?;
         slot.tally().add(Event::Private, 1);
+        if asked > 0 {
+            slot.tally().add(Event::Asked, asked as u64);
+        }
         drop(section);
         self.weigh_out(&item);
         Some(item)
@@ -186,7 +183,8 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     #[cold]
     #[inline(never)]
-    fn fetch(&self) -> T {
+    fn fetch(&self, asked: usize) -> T {
+        self.tally.add(Event::Asked, asked as u64);
         self.find().unwrap_or_else(|| match self.admit() {
             Ok(Some(item)) => item,
             Ok(None) => self.make(),
@@ -199,7 +197,13 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     #[cold]
     #[inline(never)]
-    fn try_fetch(&self) -> Result<T, PoolError> {
+    fn try_fetch(&self, asked: usize) -> Result<T, PoolError> {
+        let item = self.try_find_or_make()?;
+        self.tally.add(Event::Asked, asked as u64);
+        Ok(item)
+    }
+
+    fn try_find_or_make(&self) -> Result<T, PoolError> {
         if let Some(item) = self.find() {
             return Ok(item);
         }
