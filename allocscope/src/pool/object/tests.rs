@@ -157,7 +157,7 @@ fn threads_beyond_the_slots_share() {
         for _ in 0..6 {
             scope.spawn(|| {
                 barrier.wait();
-                for _ in 0..if cfg!(miri) { 20 } else { 500 } {
+                for _ in 0..if cfg!(miri) { 4 } else { 500 } {
                     drop([pool.get(), pool.get()]);
                 }
                 barrier.wait();
@@ -268,7 +268,7 @@ fn idle_items_are_limited_by_number_and_bytes() {
 fn rights_come_back_from_each_place() {
     let ledger = Ledger::default();
     let pool = ledger.pool().max_idle(30).build();
-    for round in 0..20 {
+    for round in 0..if cfg!(miri) { 4 } else { 20 } {
         drop((0..40).map(|_| pool.get()).collect::<Vec<_>>());
         assert_eq!(pool.counters().idle, 30, "round {round}");
         match round % 3 {
@@ -490,7 +490,7 @@ impl<'p> Model<'p> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_program_agrees_with_the_model(
@@ -531,7 +531,7 @@ proptest! {
 
 #[test]
 fn a_long_run_of_threads_loses_nothing() {
-    let rounds = if cfg!(miri) { 15 } else { 20_000 };
+    let rounds = if cfg!(miri) { 8 } else { 20_000 };
     let ledger = Ledger::default();
     for limits in [Limits::default(), Limits { max_idle: Some(9), max_total: Some(12), ..Limits::default() }]
     {
