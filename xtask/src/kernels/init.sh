@@ -62,5 +62,5 @@ check attach attach_go
 trace reclaim /bin/scarce 48 all --sizes 128MiB --count 3
 # Half of all pages are free, and no two that lie together.
 echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
-trace compaction /bin/scarce 96 alternate --sizes 160MiB --count 1 --huge-pages always
+trace compaction /bin/scarce 80 alternate --sizes 128MiB --count 1 --huge-pages always
 poweroff -f
