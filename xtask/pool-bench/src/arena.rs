@@ -1,0 +1,122 @@
+//! `arena-64`: a thousand objects of 64 bytes, each initialised, then all given up at once; an operation is one object.
+
+use crate::Subject;
+use crate::timing::{Sample, Settings, measure};
+use anyhow::Result;
+use std::hint::black_box;
+
+/// Objects between two resets.
+const OBJECTS: u64 = 1000;
+/// Of them between two looks at the clock.
+const CHUNK: u64 = 8 * OBJECTS;
+
+type Object = [u64; 8];
+
+/// What is measured.
+pub fn subjects() -> Vec<Subject> {
+    let subject = |name, run| Subject { case: "arena-64", name, threads: &[1, 2], run };
+    vec![
+        subject("floor: a pointer by hand", floor),
+        subject("bumpalo", bumpalo),
+        subject("typed-arena, a new one each time", typed_arena),
+        subject("mimalloc malloc, later free", mimalloc),
+        subject("glibc malloc, later free", glibc),
+    ]
+}
+
+/// A block of memory, and how much of it is used.
+struct Floor {
+    memory: Vec<Object>,
+    used: usize,
+}
+
+impl Floor {
+    fn new() -> Self {
+        Self { memory: vec![[0; 8]; OBJECTS as usize], used: 0 }
+    }
+
+    #[inline(always)]
+    fn alloc(&mut self, object: Object) -> Option<&mut Object> {
+        let place = self.memory.get_mut(self.used)?;
+        *place = object;
+        self.used += 1;
+        Some(place)
+    }
+}
+
+fn floor(settings: &Settings) -> Result<Sample> {
+    measure(settings, CHUNK, || {
+        let mut floor = Floor::new();
+        move |ops| {
+            for _ in 0..ops / OBJECTS {
+                (0..OBJECTS).for_each(|seed| drop(black_box(floor.alloc([seed; 8]))));
+                floor.used = 0;
+            }
+        }
+    })
+}
+
+fn bumpalo(settings: &Settings) -> Result<Sample> {
+    measure(settings, CHUNK, || {
+        let mut bump = bumpalo::Bump::new();
+        move |ops| {
+            for _ in 0..ops / OBJECTS {
+                (0..OBJECTS).for_each(|seed| {
+                    black_box::<&mut Object>(bump.alloc([seed; 8]));
+                });
+                bump.reset();
+            }
+        }
+    })
+}
+
+fn typed_arena(settings: &Settings) -> Result<Sample> {
+    measure(settings, CHUNK, || {
+        |ops| {
+            for _ in 0..ops / OBJECTS {
+                let arena = typed_arena::Arena::with_capacity(OBJECTS as usize);
+                (0..OBJECTS).for_each(|seed| {
+                    black_box::<&mut Object>(arena.alloc([seed; 8]));
+                });
+            }
+        }
+    })
+}
+
+fn mimalloc(settings: &Settings) -> Result<Sample> {
+    // SAFETY: malloc has no preconditions.
+    let malloc = |bytes| unsafe { libmimalloc_sys::mi_malloc(bytes) };
+    // SAFETY: `blocks` gives back what came from there, once.
+    blocks(settings, malloc, |block| unsafe { libmimalloc_sys::mi_free(block) })
+}
+
+fn glibc(settings: &Settings) -> Result<Sample> {
+    // SAFETY: malloc has no preconditions.
+    let malloc = |bytes| unsafe { libc::malloc(bytes) };
+    // SAFETY: `blocks` gives back what came from there, once.
+    blocks(settings, malloc, |block| unsafe { libc::free(block) })
+}
+
+fn blocks(
+    settings: &Settings,
+    malloc: impl Fn(usize) -> *mut libc::c_void + Sync,
+    free: impl Fn(*mut libc::c_void) + Sync,
+) -> Result<Sample> {
+    measure(settings, CHUNK, || {
+        let mut live = Vec::with_capacity(OBJECTS as usize);
+        let (malloc, free) = (&malloc, &free);
+        move |ops| {
+            for _ in 0..ops / OBJECTS {
+                live.extend((0..OBJECTS).map(|seed| {
+                    let block = malloc(black_box(size_of::<Object>()));
+                    if let Some(object) = std::ptr::NonNull::new(block.cast::<Object>()) {
+                        // SAFETY: a block of an object's size, aligned for any type, that nobody else has.
+                        unsafe { object.write([seed; 8]) };
+                    }
+                    black_box(block)
+                }));
+                live.drain(..).for_each(free);
+            }
+        }
+    })
+}
