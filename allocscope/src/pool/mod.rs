@@ -3,4 +3,12 @@
 //! A library of its own: it imports nothing from the rest of the crate and is usable alone with
 //! `default-features = false`.
 
+pub mod buffer;
+pub mod counters;
+pub mod object;
+pub mod pressure;
 mod probe;
+
+pub use buffer::{BufferPool, BufferPoolBuilder, PooledBuffer};
+pub use counters::{BufferCounters, ClassCounters, PoolCounters};
+pub use object::{Limits, Pool, PoolBuilder, PoolError, Pooled, Recipe};
