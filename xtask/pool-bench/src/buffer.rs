@@ -3,6 +3,7 @@
 use crate::Subject;
 use crate::anchor::{BUFFERS, FLOOR, KEPT, Maker};
 use crate::timing::{Sample, Settings, measure};
+use allocscope::pool::BufferPool;
 use anyhow::Result;
 use std::hint::black_box;
 use std::ptr;
@@ -15,6 +16,7 @@ const CHUNK: u64 = 4096;
 pub fn subjects() -> Vec<Subject> {
     let subject = |name, run| Subject { case: "buffer-65536", name, threads: &[1, 2], run };
     vec![
+        subject("allocscope", own),
         subject("floor: thread-local stack by hand", floor),
         subject("thread_local RefCell<Vec<Vec<u8>>>", ref_cell),
         subject("opool Pool", opool),
@@ -40,6 +42,11 @@ fn floor(settings: &Settings) -> Result<Sample> {
 pub fn fill(buffer: &mut Vec<u8>) {
     buffer.push(1);
     black_box(buffer.as_mut_ptr());
+}
+
+fn own(settings: &Settings) -> Result<Sample> {
+    let pool = BufferPool::builder().build();
+    measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| fill(&mut pool.get(black_box(BYTES)))))
 }
 
 fn ref_cell(settings: &Settings) -> Result<Sample> {

@@ -5,7 +5,9 @@
 
 use crate::Subject;
 use crate::anchor::{Maker, Object, fresh, write_first};
+use crate::object::Boxes;
 use crate::timing::{Sample, Settings, chunks, joined, pin, summary};
+use allocscope::pool::{Limits, Pool};
 use anyhow::Result;
 use crossbeam_queue::ArrayQueue;
 use lockfree_object_pool::LinearObjectPool;
@@ -30,6 +32,7 @@ const SPINS: u32 = 1000;
 pub fn subjects() -> Vec<Subject> {
     let subject = |name, run| Subject { case: "cross", name, threads: &[2], run };
     vec![
+        subject("allocscope", own),
         subject("the way between the threads alone", way_alone),
         subject("opool Pool", opool),
         subject("lockfree-object-pool", lockfree),
@@ -41,6 +44,16 @@ pub fn subjects() -> Vec<Subject> {
 
 fn way_alone(settings: &Settings) -> Result<Sample> {
     pass_on(settings, || black_box(1_usize), |item| _ = black_box(item))
+}
+
+fn own(settings: &Settings) -> Result<Sample> {
+    let pool = Pool::<Object<BYTES>, Boxes>::with_recipe(Boxes, Limits::default());
+    let get = || {
+        let mut item = pool.get();
+        write_first(&mut **item);
+        item
+    };
+    pass_on(settings, get, drop)
 }
 
 fn opool(settings: &Settings) -> Result<Sample> {

@@ -3,6 +3,7 @@
 //! ```text
 //! pool-bench list                                  each case with its subjects
 //! pool-bench CASE SUBJECT THREADS MILLISECONDS     one of them, measured
+//! pool-bench event KIND MILLISECONDS               for tracers, see `event`
 //! ```
 //!
 //! A process measures one subject once, so that none finds the heap as another left it; `cargo xtask bench pool`
@@ -12,6 +13,8 @@ mod anchor;
 mod arena;
 mod buffer;
 mod cross;
+mod event;
+mod miss;
 mod object;
 mod region;
 mod timing;
@@ -35,16 +38,22 @@ struct Subject {
 }
 
 fn subjects() -> Vec<Subject> {
-    [object::subjects(), cross::subjects(), buffer::subjects(), arena::subjects(), region::subjects()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [
+        object::subjects(),
+        cross::subjects(),
+        buffer::subjects(),
+        arena::subjects(),
+        region::subjects(),
+        miss::subjects(),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 fn main() -> Result<()> {
     let words: Vec<String> = env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["list"] => list(),
+        ["event", kind, milliseconds] => event::run(kind, milliseconds)?,
         [case, subject, threads, milliseconds] => one(case, subject, &settings(threads, milliseconds)?)?,
         _ => bail!("usage: pool-bench list | pool-bench CASE SUBJECT THREADS MILLISECONDS"),
     }

@@ -3,6 +3,7 @@
 use crate::Subject;
 use crate::anchor::{FLOOR, KEPT, Maker, Object, Slab, fresh, write_first};
 use crate::timing::{Sample, Settings, measure};
+use allocscope::pool::{Limits, Pool, Recipe};
 use anyhow::Result;
 use crossbeam_queue::ArrayQueue;
 use lockfree_object_pool::LinearObjectPool;
@@ -21,6 +22,8 @@ pub fn subjects() -> Vec<Subject> {
 fn of<const N: usize>(case: &'static str) -> Vec<Subject> {
     let subject = |name, run| Subject { case, name, threads: &[1, 2], run };
     vec![
+        subject("allocscope", own::<N>),
+        subject("allocscope, of closures", closures::<N>),
         subject("floor: thread-local stack by hand", floor::<N>),
         subject("thread_local RefCell<Vec<Box>>", ref_cell::<N>),
         subject("opool LocalPool", opool_local::<N>),
@@ -31,6 +34,25 @@ fn of<const N: usize>(case: &'static str) -> Vec<Subject> {
         subject("mimalloc malloc and free", mimalloc::<N>),
         subject("glibc malloc and free", glibc::<N>),
     ]
+}
+
+/// How ours are made.
+pub struct Boxes;
+
+impl<const N: usize> Recipe<Object<N>> for Boxes {
+    fn make(&self) -> Object<N> {
+        fresh()
+    }
+}
+
+fn own<const N: usize>(settings: &Settings) -> Result<Sample> {
+    let pool = Pool::<Object<N>, Boxes>::with_recipe(Boxes, Limits::default());
+    measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| write_first(&mut **pool.get())))
+}
+
+fn closures<const N: usize>(settings: &Settings) -> Result<Sample> {
+    let pool = Pool::builder(fresh::<N>).build();
+    measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| write_first(&mut **pool.get())))
 }
 
 fn floor<const N: usize>(settings: &Settings) -> Result<Sample> {

@@ -1,0 +1,103 @@
+//! What was measured into whether it is what was to be reached.
+
+use super::events::{BPFTRACE, OURS, added_ns};
+use super::{Measured, NO_PROBES, OWN, Traced};
+use crate::bench::report::short;
+use std::fmt::Write as _;
+
+/// How far two builds of the same may differ: at most this share, or this many nanoseconds.
+const NOISE: (f64, f64) = (0.03, 0.1);
+
+/// One line of the table.
+struct Goal {
+    what: String,
+    at_most: String,
+    measured: String,
+    is_reached: bool,
+}
+
+/// Each goal that was measured.
+pub fn table(measured: &Measured, traced: &Traced<'_>) -> String {
+    let mut goals = Vec::new();
+    goals.extend(["object-4096", "object-65536"].iter().filter_map(|case| object(measured, case)));
+    goals.extend(["crossbeam ArrayQueue", "opool Pool"].iter().filter_map(|peer| cross(measured, peer)));
+    goals.extend(limit(measured, "buffer-65536", "buffer pool, get and put of 64 KiB", 4.0));
+    goals.extend(limit(measured, "arena-64", "arena, 64-byte object", 1.2));
+    goals.extend(region(measured));
+    goals.extend(["object-4096", "miss"].iter().filter_map(|case| idle(measured, case)));
+    goals.extend(event(traced));
+    let mut text = "| to reach | at most | measured | reached |\n|---|---:|---:|---|\n".to_owned();
+    for goal in goals {
+        let word = if goal.is_reached { "yes" } else { "**no**" };
+        let _ = writeln!(text, "| {} | {} | {} | {word} |", goal.what, goal.at_most, goal.measured);
+    }
+    text
+}
+
+/// With one thread and with two.
+fn object(measured: &Measured, case: &str) -> Option<Goal> {
+    let both = [1, 2].map(|threads| measured.median_of(case, OWN, threads));
+    let (one, two) = (both[0]?, both[1]?);
+    Some(Goal {
+        what: format!("{case}: get and put, with 1 and 2 threads"),
+        at_most: "2.5 ns".to_owned(),
+        measured: format!("{} / {} ns", short(one), short(two)),
+        is_reached: one.max(two) <= 2.5,
+    })
+}
+
+fn cross(measured: &Measured, peer: &str) -> Option<Goal> {
+    let own = measured.median_of("cross", OWN, 2)?;
+    let other = measured.median_of("cross", peer, 2)?;
+    Some(Goal {
+        what: format!("put in another thread, beside {peer}"),
+        at_most: format!("{} ns", short(other)),
+        measured: format!("{} ns", short(own)),
+        is_reached: own <= other,
+    })
+}
+
+fn limit(measured: &Measured, case: &str, what: &str, at_most: f64) -> Option<Goal> {
+    let own = measured.median_of(case, OWN, 1)?;
+    Some(Goal {
+        what: what.to_owned(),
+        at_most: format!("{at_most} ns"),
+        measured: format!("{} ns", short(own)),
+        is_reached: own <= at_most,
+    })
+}
+
+fn region(measured: &Measured) -> Option<Goal> {
+    let own = measured.median_of("region-64MiB", OWN, 1)?;
+    let ratio = own / measured.median_of("region-64MiB", "glibc malloc, touch, free", 1)?;
+    Some(Goal {
+        what: "region of 64 MiB, prefaulted huge pages, used again, by malloc, touch and free".to_owned(),
+        at_most: "0.1".to_owned(),
+        measured: format!("{ratio:.4}"),
+        is_reached: ratio <= 0.1,
+    })
+}
+
+fn idle(measured: &Measured, case: &str) -> Option<Goal> {
+    let own = measured.median_of(case, OWN, 1)?;
+    let without = measured.median_of(case, NO_PROBES, 1)?;
+    let (share, ns) = NOISE;
+    Some(Goal {
+        what: format!("{case}: idle probes, beside a build without"),
+        at_most: format!("{} ns, within noise", short(without)),
+        measured: format!("{} ns", short(own)),
+        is_reached: own - without <= (without * share).max(ns),
+    })
+}
+
+fn event(traced: &Traced<'_>) -> Option<Goal> {
+    let own = added_ns(traced.samples, &OURS)?;
+    let other = added_ns(traced.samples, &BPFTRACE)
+        .map_or_else(String::new, |ns| format!(" (bpftrace on malloc: {} ns)", short(ns)));
+    Some(Goal {
+        what: "traced large event through the provider, added".to_owned(),
+        at_most: "370 ns".to_owned(),
+        measured: format!("{} ns{other}", short(own)),
+        is_reached: own <= 370.0,
+    })
+}
