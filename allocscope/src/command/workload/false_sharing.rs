@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::joined;
 use super::pace::Pace;
+use super::pool_truth::LargeBlocks;
 use super::truth::ns;
 use crate::cli::pooled::FalseSharingArgs;
 
@@ -27,6 +28,8 @@ pub struct FalseSharingTruth {
     shared: Counted,
     /// Counters 128 bytes apart.
     padded: Counted,
+    /// Calls of malloc: none is large.
+    large: LargeBlocks,
 }
 
 /// One way to lay counters.
@@ -68,6 +71,7 @@ pub fn run(args: &FalseSharingArgs) -> anyhow::Result<FalseSharingTruth> {
         rounds,
         shared: Counted::new(&shared, shared_ns),
         padded: Counted::new(&padded, padded_ns),
+        large: LargeBlocks::default(),
     })
 }
 
