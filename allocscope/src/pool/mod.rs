@@ -3,12 +3,19 @@
 //! A library of its own: it imports nothing from the rest of the crate and is usable alone with
 //! `default-features = false`.
 
+pub mod arena;
+pub mod breaker;
 pub mod buffer;
 pub mod counters;
+pub mod fallback;
 pub mod object;
 pub mod pressure;
 mod probe;
+pub mod region;
+pub mod tier;
 
+pub use arena::{AllocError, Arena, DropArena};
 pub use buffer::{BufferPool, BufferPoolBuilder, PooledBuffer};
 pub use counters::{BufferCounters, ClassCounters, PoolCounters};
 pub use object::{Limits, Pool, PoolBuilder, PoolError, Pooled, Recipe};
+pub use region::{Region, RegionError};

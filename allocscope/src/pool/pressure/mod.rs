@@ -1,6 +1,59 @@
 //! Signals of scarce memory into how much of what pools hold idle is given back.
 //!
-//! What holds memory implements [`Release`]; what knows how scarce memory is implements [`Signal`].
+//! What holds memory implements [`Release`]; what knows how scarce memory is implements [`Signal`]. [`Pressure`] asks all
+//! signals, goes by the one that lets the least stay, and asks those that hold memory for the rest. It decides from
+//! readings alone; [`Host`] takes them from the kernel's files. No thread runs unless a [`Ticker`] is asked for.
+//!
+//! | signal | lets stay |
+//! |---|---|
+//! | [`MemoryShare`] | from the high mark of a limit (machine, cgroups up the tree) on, nothing above the low mark |
+//! | [`MemoryStall`] | while tasks wait for memory (PSI), half at each step |
+//! | [`StackDepth`] | pages by frames at allocations, as allocscope's histogram has them |
+
+mod band;
+mod cgroup;
+mod depth;
+mod frames;
+mod host;
+mod policy;
+mod share;
+mod stall;
+mod text;
+mod ticker;
+
+pub use band::Band;
+pub use depth::{StackDepth, Steps, page_bytes};
+pub use frames::{Frames, FramesError, STACK_FRAMES};
+pub use host::Host;
+pub use policy::{Heard, Pressure, PressureBuilder, PressureCounters, Step};
+pub use share::{DEFAULT_SHARE, Level, Levels, MemoryShare};
+pub use stall::{DEFAULT_STALL, MemoryStall, Stall};
+pub use ticker::Ticker;
+
+use std::time::Duration;
+
+/// A setting that makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PressureError {
+    /// Marks are not `0 <= low < high <= 1`.
+    Band,
+    /// Steps do not ascend in frames, ascend in pages, are none or too many.
+    Steps,
+    /// A share is not between 0 and 1.
+    Share,
+}
+
+impl std::fmt::Display for PressureError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Band => "marks must be 0 <= low < high <= 1",
+            Self::Steps => "one to 16 steps must ascend in frames and not ascend in pages",
+            Self::Share => "a share must be between 0 and 1",
+        })
+    }
+}
+
+impl std::error::Error for PressureError {}
 
 /// Something that holds memory which nobody uses now and which it can give back.
 pub trait Release {
@@ -61,7 +114,7 @@ pub enum Advice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The moment, since whatever moment the caller counts from.
-    pub now: std::time::Duration,
+    pub now: Duration,
     /// Bytes held idle by all that can give back.
     pub idle_bytes: usize,
     /// Bytes below which giving back is not worth it.
@@ -85,7 +138,7 @@ pub trait Signal: Send {
     fn name(&self) -> &'static str;
 
     /// Takes a new reading; the only place where a signal touches the world.
-    fn look(&mut self, now: std::time::Duration);
+    fn look(&mut self, now: Duration);
 
     /// What may stay by the last reading, and how the rest goes back.
     fn keep(&mut self, asked: &Asked) -> Keep;
