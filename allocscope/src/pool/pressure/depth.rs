@@ -8,6 +8,9 @@ use std::time::Duration;
 const MAX_STEPS: usize = 16;
 /// Large allocations that are too few to decide by.
 const LEAST_CALLS: u64 = 16;
+/// A stack of so few frames was not walked to its end: an allocator and its caller alone are more. Seen where the
+/// allocator keeps no frame pointers, as glibc: one frame at each call, however deep.
+const CUT_OFF: u64 = 2;
 /// How long a decision holds without further allocations.
 const HOLDS: Duration = Duration::from_secs(60);
 
@@ -137,6 +140,9 @@ impl<S: FnMut() -> Result<Frames, FramesError> + Send> Signal for StackDepth<S> 
         if asked.now.saturating_sub(decided.at) > HOLDS {
             return Keep::Unknown("too few allocations lately");
         }
+        if decided.frames <= CUT_OFF {
+            return Keep::Unknown("stacks have no frame pointers");
+        }
         let bytes = self.steps.bytes(decided.frames);
         if bytes < asked.idle_bytes { Keep::Bytes(bytes) } else { Keep::All }
     }
@@ -207,6 +213,15 @@ mod tests {
         let unknown = |error: FramesError| Keep::Unknown(error.reason());
         let (absent, malformed) = (unknown(FramesError::Absent), unknown(FramesError::Malformed));
         assert_eq!(kept(&readings), [absent, Keep::Bytes(16), malformed, Keep::Bytes(16)]);
+    }
+
+    #[test]
+    fn stacks_that_were_cut_off_are_not_taken_for_shallow_ones() {
+        let mut signal =
+            StackDepth::new(Steps::default(), || Frames::new(vec![(2, 99), (8, 0), (u64::MAX, 1)]));
+        signal.look(Duration::ZERO);
+        let asked = Asked { now: Duration::ZERO, idle_bytes: usize::MAX, least_bytes: 0 };
+        assert_eq!(signal.keep(&asked), Keep::Unknown("stacks have no frame pointers"));
     }
 
     #[test]
