@@ -32,15 +32,18 @@ pub enum ProbeClass {
     PageFault = 3,
     /// The return side of a probed native function: the kernel's trampoline.
     UprobeReturn = 4,
+    /// A uprobe on an instruction that the kernel makes a call of.
+    UprobeCalled = 5,
 }
 
 named!(ProbeClass {
     UprobeEmulated => "uprobe_emulated", UprobeStepped => "uprobe_stepped", Syscall => "syscall",
     PageFault => "page_fault", UprobeReturn => "uprobe_return",
+    UprobeCalled => "uprobe_called",
 });
 
 /// Number of [`ProbeClass`] values.
-pub const PROBE_CLASSES: usize = 5;
+pub const PROBE_CLASSES: usize = 6;
 
 /// What is counted for each process beside its series.
 #[repr(C)]
@@ -179,7 +182,7 @@ pub struct LiveRange {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
-const _: () = assert!(size_of::<ProcessCounters>() == 248);
+const _: () = assert!(size_of::<ProcessCounters>() == 256);
 const _: () = assert!(size_of::<LiveRange>() == 48);
 const _: () = assert!(ProbeClass::ALL.len() == PROBE_CLASSES);
 const _: () = assert!(LossReason::ALL.len() == LOSS_REASONS);

@@ -1,6 +1,7 @@
 //! Keys of the kernel maps.
 
 use crate::go_runtime::RuntimeEvent;
+use crate::provider::ProviderEvent;
 use core::fmt;
 
 /// Which allocator served a call. Bounded: these are metric label values.
@@ -36,6 +37,8 @@ pub enum Allocator {
     Musl = 13,
     /// A chunk of a Go arena (`GOEXPERIMENT=arenas`): 8 MiB that the arena's objects share.
     GoArena = 14,
+    /// A program's own pools, arenas and regions, of which it tells by probes.
+    Pool = 15,
 }
 
 /// A stage of what an allocation costs.
@@ -102,7 +105,7 @@ named!(Allocator {
     Go => "go", Mmap => "mmap", Reserve => "reserve", Stack => "stack", Mremap => "mremap",
     Brk => "brk", Madvise => "madvise", File => "file", Glibc => "glibc",
     Jemalloc => "jemalloc", Mimalloc => "mimalloc", Tcmalloc => "tcmalloc", Musl => "musl",
-    GoArena => "go_arena",
+    GoArena => "go_arena", Pool => "pool",
 });
 named!(Stage { Call => "call", Touch => "touch", Release => "release" });
 named!(FaultKind { Minor => "minor", Major => "major" });
@@ -148,12 +151,16 @@ pub enum Series {
     },
     /// Something that Go's runtime does.
     Runtime(RuntimeEvent),
+    /// What a program tells of its own memory by a probe.
+    Provider(ProviderEvent),
 }
 
 /// In place of a stage: this series counts page faults.
 const FAULT: u8 = 0;
 /// Likewise: this one counts what Go's runtime does.
 const RUNTIME: u8 = 255;
+/// Likewise: this one counts what a program tells of its own memory.
+const PROVIDER: u8 = 254;
 
 impl SeriesKey {
     /// The key of a stage.
@@ -219,6 +226,12 @@ impl SeriesKey {
         Self { slot, stage: RUNTIME, allocator_or_kind: event, size_class_or_scope: 0, reserved: 0 }
     }
 
+    /// The key of what a program tells of its own memory.
+    #[inline(always)]
+    pub const fn provider(slot: u32, event: u8) -> Self {
+        Self { slot, stage: PROVIDER, allocator_or_kind: event, size_class_or_scope: 0, reserved: 0 }
+    }
+
     /// What the key names; `None` where a field holds no known value.
     pub fn decode(&self) -> Option<Series> {
         if self.stage == FAULT {
@@ -229,6 +242,9 @@ impl SeriesKey {
         }
         if self.stage == RUNTIME {
             return RuntimeEvent::from_number(self.allocator_or_kind).map(Series::Runtime);
+        }
+        if self.stage == PROVIDER {
+            return ProviderEvent::from_number(self.allocator_or_kind).map(Series::Provider);
         }
         Some(Series::Stage {
             allocator: Allocator::from_number(self.allocator_or_kind)?,
@@ -297,6 +313,9 @@ mod tests {
         }
         for &event in RuntimeEvent::ALL {
             assert_eq!(SeriesKey::runtime(7, event as u8).decode(), Some(Series::Runtime(event)));
+        }
+        for &event in ProviderEvent::ALL {
+            assert_eq!(SeriesKey::provider(7, event as u8).decode(), Some(Series::Provider(event)));
         }
         assert_eq!(SeriesKey::stage_numbered(0, 200, Stage::Call, 1).decode(), None);
         assert_eq!(SeriesKey::stage_numbered(0, 1, Stage::Call, 64).decode(), None);

@@ -30,6 +30,7 @@ pub mod key;
 pub mod native_id;
 pub mod object;
 pub mod phases;
+pub mod provider;
 pub mod range;
 pub mod site_id;
 pub mod touch;

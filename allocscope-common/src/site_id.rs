@@ -77,6 +77,8 @@ pub enum StepClass {
     Emulated = 1,
     /// The kernel single-steps a copy of it: two traps, some twenty times dearer in a VM.
     Stepped = 2,
+    /// It makes a call of it (a 5-byte `nop`, Linux 6.18): no trap.
+    Called = 3,
 }
 
 /// Where the function's result is when an exit probe fires.
@@ -142,7 +144,7 @@ pub const fn role_of(cookie: u64) -> u8 {
     ROLE.get(cookie) as u8
 }
 
-/// The step class in a cookie, as a raw number: 1 emulated, 2 stepped.
+/// The step class in a cookie, as a raw number.
 #[inline(always)]
 pub const fn step_of(cookie: u64) -> u8 {
     STEP.get(cookie) as u8

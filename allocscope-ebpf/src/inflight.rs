@@ -25,6 +25,31 @@ pub struct SystemCall {
     pub args: [u64; CALL_ARGS],
 }
 
+/// A thread's memory system calls.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SystemCalls {
+    /// The open one.
+    pub open: SystemCall,
+    /// The last `mmap` or `munmap` that was recorded.
+    pub last: LastCall,
+}
+
+/// A recorded call that may turn out to be a part of something larger.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LastCall {
+    /// The thread.
+    pub tag: u64,
+    /// When the range of an `mmap` was filed; [`RELEASED`] of a `munmap`, 0 of none.
+    pub filed_ns: u64,
+    /// How long it took.
+    pub ns: u64,
+}
+
+/// In place of a time: the call has released a range of the program's own.
+pub const RELEASED: u64 = u64::MAX;
+
 /// An open call of a native allocator.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -63,10 +88,35 @@ pub fn open_system_call(call: SystemCall) {
     let Some(slot) = SYSTEM_CALLS.get_ptr_mut(thread_slot(call.tag)) else { return };
     // SAFETY: a checked map value; only this thread or one with the same slot writes it.
     unsafe {
-        if (*slot).tag != 0 && (*slot).tag != call.tag {
+        let open = &raw mut (*slot).open;
+        if (*open).tag != 0 && (*open).tag != call.tag {
             lost(LossReason::CallOverwritten);
         }
-        *slot = call;
+        *open = call;
+    }
+}
+
+/// Keeps what may be a part of something larger.
+#[inline(always)]
+pub fn keep_last(last: LastCall) {
+    if let Some(slot) = SYSTEM_CALLS.get_ptr_mut(thread_slot(last.tag)) {
+        // SAFETY: as in `open_system_call`.
+        unsafe { (*slot).last = last };
+    }
+}
+
+/// How long the thread's last kept call took, where that is the one of this time; it is kept no longer.
+#[inline(always)]
+pub fn take_last(pid_tgid: u64, filed_ns: u64) -> Option<u64> {
+    let slot = SYSTEM_CALLS.get_ptr_mut(thread_slot(pid_tgid))?;
+    // SAFETY: as in `open_system_call`.
+    unsafe {
+        let last = &raw mut (*slot).last;
+        if (*last).tag != pid_tgid || (*last).filed_ns != filed_ns {
+            return None;
+        }
+        (*last).filed_ns = 0;
+        Some((*last).ns)
     }
 }
 
@@ -76,11 +126,12 @@ pub fn close_system_call(pid_tgid: u64) -> Option<SystemCall> {
     let slot = SYSTEM_CALLS.get_ptr_mut(thread_slot(pid_tgid))?;
     // SAFETY: as in `open_system_call`.
     unsafe {
-        if (*slot).tag != pid_tgid {
+        let open = &raw mut (*slot).open;
+        if (*open).tag != pid_tgid {
             return None;
         }
-        let call = *slot;
-        (*slot).tag = 0;
+        let call = *open;
+        (*open).tag = 0;
         Some(call)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
-use crate::inflight::{NativeCall, SystemCall};
+use crate::inflight::{NativeCall, SystemCalls};
 use crate::objects::SlotCursor;
 use crate::record::Recent;
 use crate::slow::Sampling;
@@ -172,9 +172,9 @@ pub static PLACES: Array<PlaceSet> = Array::with_max_entries(PLACE_SETS, 0);
 #[map]
 pub static SLOT_CURSOR: PerCpuArray<SlotCursor> = PerCpuArray::with_max_entries(1, 0);
 
-/// Open system calls by thread, tag-checked.
+/// Open system calls by thread, tag-checked, and the last `mmap` of each.
 #[map]
-pub static SYSTEM_CALLS: Array<SystemCall> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
+pub static SYSTEM_CALLS: Array<SystemCalls> = Array::with_max_entries(INFLIGHT_SLOTS, 0);
 
 /// The open page fault of each thread and where its last one fell, tag-checked.
 #[map]

@@ -453,6 +453,14 @@ pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     Some(LiveRange { end: last, size, touch_ns, faults, more_pages, filed_ns, allocator })
 }
 
+/// When the live object that holds `address` was filed.
+#[inline(always)]
+pub fn filed_at(image: &Image, address: u64) -> Option<u64> {
+    let (_, object) = find(image, address)?;
+    // SAFETY: a checked map value.
+    Some(unsafe { (*object).filed_ns })
+}
+
 /// Ends the object that begins at `start`, which its allocator takes back. Returns its size, when it was filed, and the word
 /// for its allocator.
 #[inline(always)]

@@ -240,6 +240,18 @@ pub fn end(image: &Image, start: u64, range: LiveRange) -> LiveRange {
     touches::settled(space, start, range)
 }
 
+/// Makes a live range that of another allocator, which asked for `size` bytes in it.
+#[inline(always)]
+pub fn give(image: &Image, range: *mut LiveRange, allocator: u64, size: u64) {
+    // SAFETY: checked map values; the calling thread has just made the mapping. Every writer of the generation, by
+    // which threads tell that what they kept of a range is stale, uses atomics.
+    unsafe {
+        (*range).allocator = allocator;
+        (*range).size = size;
+        increment(&raw mut (*image.filed).range_generation);
+    }
+}
+
 #[inline(always)]
 fn ended(image: &Image) {
     // SAFETY: a checked map value; every writer of the field uses atomics.

@@ -149,14 +149,17 @@ fn count_bucket(key: BucketKey, amount: u64) -> u32 {
     index.unwrap_or(0)
 }
 
-/// Takes back an event of `ns` nanoseconds that was recorded last.
+/// Takes back an event of `ns` nanoseconds over `bytes` bytes that was recorded last.
 #[inline(always)]
-pub fn unrecord(key: SeriesKey, ns: u64) {
+pub fn unrecord(key: SeriesKey, ns: u64, bytes: u64) {
     let Some(cell) = index_of_series(key).and_then(|index| totals_at(index, key)) else { return };
     // SAFETY: a checked map value.
     unsafe {
         add(&raw mut (*cell).totals.count, 1u64.wrapping_neg());
         add(&raw mut (*cell).totals.time_ns, ns.wrapping_neg());
+        if bytes != 0 {
+            add(&raw mut (*cell).totals.bytes, bytes.wrapping_neg());
+        }
         if (*cell).totals.max_ns == ns {
             (*cell).totals.max_ns = (*cell).former_max_ns;
         }

@@ -165,7 +165,7 @@ fn try_turn_major(ctx: &PerfEventContext) -> Option<u32> {
         untimed(slot, FaultKind::Minor, scope, 1u64.wrapping_neg());
         untimed(slot, FaultKind::Major, scope, 1);
     } else {
-        unrecord(SeriesKey::fault(slot, FaultKind::Minor, scope), ns);
+        unrecord(SeriesKey::fault(slot, FaultKind::Minor, scope), ns, 0);
         record(SeriesKey::fault(slot, FaultKind::Major, scope), ns, 0);
     }
     None

@@ -6,7 +6,8 @@
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
 use crate::inflight::{
-    CALL_ARGS, SystemCall, close_system_call, in_free_call, in_native_call, open_system_call,
+    CALL_ARGS, LastCall, RELEASED, SystemCall, close_system_call, in_free_call, in_native_call, keep_last,
+    open_system_call,
 };
 use crate::objects;
 use crate::probes::process::report;
@@ -171,6 +172,7 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
         ended.record(stage(&traced, allocator, Stage::Call, len), len);
     }
     let filed_ns = call.start_ns + ns;
+    keep_last(LastCall { tag: traced.pid_tgid, filed_ns, ns });
     let mark = if allocator as u64 == Allocator::Mmap as u64 { ended.tell(allocator, len) } else { 0 };
     // A runtime's mappings are its heap, which holds the ranges of its objects.
     if !is_memory || !traced.has(OWN_HEAP) {
@@ -260,6 +262,9 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
     if outcome == ENDED {
         let class = size_class(size);
         ended.record(SeriesKey::stage_numbered(traced.slot, allocator as u8, Stage::Release, class), len);
+        if allocator as u8 == Allocator::Pool as u8 {
+            keep_last(LastCall { tag: traced.pid_tgid, filed_ns: RELEASED, ns });
+        }
         slow::released(traced.slot, allocator, size, filed_ns, ns);
     } else if outcome == CUT {
         let counters = counters(traced.slot)?;

@@ -8,4 +8,5 @@ mod go_mark;
 mod memory_call;
 mod native;
 mod process;
+mod provider;
 mod seccomp;

@@ -98,7 +98,7 @@ impl Window {
     /// Whose setting decides over a class' memory: mappings of a process whose allocator maps by itself, and is
     /// not seen to, are that allocator's.
     pub fn family(&self, allocator: Allocator) -> Allocator {
-        let unseen = self.tier == Tier::Kernel;
+        let unseen = self.tier <= Tier::Provider;
         match (allocator, self.allocator.as_str()) {
             (Allocator::Mmap | Allocator::Mremap, "jemalloc") => Allocator::Jemalloc,
             (Allocator::Mmap | Allocator::Mremap, "mimalloc") => Allocator::Mimalloc,
@@ -322,7 +322,10 @@ impl Digest {
             ..Self::default()
         };
         for (series, reading) in &process.series {
-            if !matches!(series, Series::Stage { stage: Stage::Touch, .. } | Series::Runtime(_)) {
+            if !matches!(
+                series,
+                Series::Stage { stage: Stage::Touch, .. } | Series::Runtime(_) | Series::Provider(_)
+            ) {
                 digest.spent_ns = digest.spent_ns.saturating_add(reading.totals.time_ns);
             }
             match *series {
@@ -333,7 +336,8 @@ impl Digest {
                 Series::Fault { scope: FaultScope::Large, .. } => {
                     digest.faults = sum(digest.faults, reading.totals);
                 }
-                Series::Fault { scope: FaultScope::Other, .. } | Series::Runtime(_) => {}
+                Series::Fault { scope: FaultScope::Other, .. } | Series::Runtime(_) | Series::Provider(_) => {
+                }
             }
         }
         for class in digest.classes.values_mut() {

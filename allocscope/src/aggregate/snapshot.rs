@@ -73,6 +73,8 @@ pub struct Coverage {
 pub enum Tier {
     /// Memory system calls and page faults.
     Kernel,
+    /// What the program itself tells of its own pools, arenas and regions as well.
+    Provider,
     /// The allocator's exported functions, small allocations included, filtered by the kernel side.
     Filtered,
     /// The allocator's own large-object path as well.
@@ -84,6 +86,7 @@ impl Tier {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::Provider => "provider",
             Self::Filtered => "filtered",
             Self::LargePath => "large-path",
         }

@@ -159,6 +159,20 @@ impl<'a> Image<'a> {
         self.code_range(vaddr, 1).map(|range| range.start)
     }
 
+    /// The offset in the file of a 16-bit counter at `vaddr`, which a loaded program can write: `None` elsewhere.
+    pub fn counter_offset_of(&self, vaddr: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .filter(|s| s.p_type(LE) == elf::PT_LOAD && s.p_flags(LE) & elf::PF_W != 0)
+            .find_map(|s| {
+                let skip = vaddr.checked_sub(s.p_vaddr(LE))?;
+                let range = file_range(s)?;
+                let start = range.start.checked_add(skip)?;
+                let end = start.checked_add(size_of::<u16>() as u64)?;
+                (start.is_multiple_of(2) && end <= range.end.min(self.file().len())).then_some(start)
+            })
+    }
+
     /// `len` bytes of code at address `vaddr`, all inside one executable segment, 256 KiB at most.
     pub fn code(&self, vaddr: u64, len: u64) -> Option<Vec<u8>> {
         let range = self.code_range(vaddr, len).filter(|_| len <= MAX_CODE_BYTES)?;

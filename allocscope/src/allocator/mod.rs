@@ -5,6 +5,7 @@ pub mod elf;
 pub mod frames;
 pub mod go;
 pub mod native;
+pub mod provider;
 pub mod source;
 
 use std::fmt::Write as _;
@@ -37,10 +38,16 @@ pub struct Examination {
 }
 
 impl Examination {
-    /// How deep the allocator is seen into: `large-path` with sites in its large-object path, else
-    /// `kernel`, which is mmap, brk and page faults.
+    /// How deep the allocator is seen into: `large-path` with sites in its large-object path, `provider` where the
+    /// program tells of its own memory only, else `kernel`, which is mmap, brk and page faults.
     pub fn tier(&self) -> &'static str {
-        if self.plan.is_empty() || self.plan.is_foreign { "kernel" } else { "large-path" }
+        if self.plan.is_empty() || self.plan.is_foreign {
+            "kernel"
+        } else if self.plan.is_told_only() {
+            "provider"
+        } else {
+            "large-path"
+        }
     }
 }
 
@@ -73,7 +80,7 @@ pub fn examine(exe: impl ByteSource, request: &Request<'_>) -> Result<Examinatio
     } else {
         (None, None, native_plan(&image, kind, request))
     };
-    let plan = for_this_machine(&image, plan);
+    let plan = for_this_machine(&image, with_provider(&image, plan));
     Ok(Examination {
         kind,
         allocator: go_version.as_ref().map_or_else(|| kind.to_string(), ToString::to_string),
@@ -92,7 +99,19 @@ pub fn examine_library(
     request: &Request<'_>,
 ) -> Result<Plan, ImageError> {
     let image = Image::parse(library)?;
-    Ok(for_this_machine(&image, plan_with_debug_file(&image, kind, request)))
+    let plan = with_provider(&image, plan_with_debug_file(&image, kind, request));
+    Ok(for_this_machine(&image, plan))
+}
+
+/// Plans the probes of a library that is no allocator's: those that its program tells of its own memory by.
+pub fn examine_other(library: impl ByteSource) -> Result<Plan, ImageError> {
+    let image = Image::parse(library)?;
+    Ok(for_this_machine(&image, with_provider(&image, Plan::default())))
+}
+
+fn with_provider(image: &Image<'_>, mut plan: Plan) -> Plan {
+    provider::add(image, &mut plan);
+    plan
 }
 
 /// A plan for code that cannot run here, or that the kernel side could not read the registers of, is for reports.

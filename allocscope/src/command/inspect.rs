@@ -5,7 +5,7 @@ use crate::config::{Format, InspectConfig, Subject};
 use crate::failure::{Exit, Failure};
 use crate::session::examine::{ExaminedFile, Examiner};
 use crate::session::uprobe_prices;
-use crate::site::{CallSite, Plan, Site, SmallCalls};
+use crate::site::{CallSite, Plan, ProviderSite, Site, SmallCalls};
 use crate::target;
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::site_id::{ResultPlace, Role, StepClass};
@@ -122,11 +122,7 @@ impl View {
         Self {
             subject: subject.to_owned(),
             allocator: first.map(|file| file.allocator.clone()).unwrap_or_default(),
-            tier: match (planned, files.iter().any(|file| file.plan.slows_small())) {
-                (false, _) => "kernel",
-                (true, false) => "large-path",
-                (true, true) => "filtered",
-            },
+            tier: tier(files),
             stripped: first.is_some_and(|file| file.stripped),
             build_id: first.and_then(|file| file.build_id.clone()),
             sites: files.iter().flat_map(|file| site_views(file, prices)).collect(),
@@ -192,7 +188,27 @@ fn site_views(file: &ExaminedFile, prices: Option<&Prices>) -> Vec<SiteView> {
     let name = file.path.file_name().unwrap_or_default().to_string_lossy();
     let prices = prices.filter(|_| is_attached(&file.plan));
     let sites = file.plan.sites.iter().chain(&file.plan.sampled).map(|site| site_view(&name, site, prices));
-    sites.chain(file.plan.calls.iter().map(|call| call_view(&name, call, prices))).collect()
+    let calls = file.plan.calls.iter().map(|call| call_view(&name, call, prices));
+    sites.chain(calls).chain(file.plan.provider.iter().map(|site| told_view(&name, site, prices))).collect()
+}
+
+/// Where the price of a call is known, this kernel makes one.
+fn told_view(file: &str, site: &ProviderSite, prices: Option<&Prices>) -> SiteView {
+    let makes_calls = prices.is_some_and(|prices| prices.contains_key(&ProbeClass::UprobeCalled));
+    let (file_offset, id) = site.placed(makes_calls);
+    SiteView {
+        file: file.to_owned(),
+        function: id.event.name().to_owned(),
+        role: "provider",
+        function_offset: 0,
+        file_offset,
+        instruction: "nop".to_owned(),
+        class: step_name(id.step),
+        result: "",
+        found_by: "note",
+        callers: 0,
+        predicted_ns: prices.and_then(|prices| prices.get(&class_of(id.step)).copied()),
+    }
 }
 
 fn site_view(file: &str, site: &Site, prices: Option<&Prices>) -> SiteView {
@@ -263,6 +279,7 @@ fn step_name(step: StepClass) -> &'static str {
     match step {
         StepClass::Emulated => "emulated",
         StepClass::Stepped => "single-stepped",
+        StepClass::Called => "called",
     }
 }
 
@@ -270,12 +287,27 @@ fn class_of(step: StepClass) -> ProbeClass {
     match step {
         StepClass::Emulated => ProbeClass::UprobeEmulated,
         StepClass::Stepped => ProbeClass::UprobeStepped,
+        StepClass::Called => ProbeClass::UprobeCalled,
     }
 }
 
 /// A recorded call: its entry and its return.
 fn call_ns(call: &CallSite, prices: &Prices) -> Option<f64> {
     Some(prices.get(&class_of(call.id.step))? + prices.get(&ProbeClass::UprobeReturn)?)
+}
+
+/// As [`crate::aggregate::Tier`] has it of what is attached.
+fn tier(files: &[ExaminedFile]) -> &'static str {
+    let mut plans = files.iter().map(|file| &file.plan).filter(|plan| is_attached(plan)).peekable();
+    if plans.peek().is_none() {
+        "kernel"
+    } else if plans.clone().any(Plan::slows_small) {
+        "filtered"
+    } else if plans.all(Plan::is_told_only) {
+        "provider"
+    } else {
+        "large-path"
+    }
 }
 
 /// One entry and one exit a call: of several exits of a function, one runs.
@@ -294,6 +326,12 @@ fn plan_cost(plan: &Plan, prices: &Prices) -> Option<CostView> {
             SmallCalls::Always => (entry_ns, entry_ns),
         };
         return Some(CostView { large_ns: call_ns(call, prices)?, small_ns, small_uncached_ns });
+    }
+    if plan.is_told_only() {
+        let makes_calls = prices.contains_key(&ProbeClass::UprobeCalled);
+        let (_, id) = plan.provider.first()?.placed(makes_calls);
+        let large_ns = *prices.get(&class_of(id.step))?;
+        return Some(CostView { large_ns, small_ns: 0.0, small_uncached_ns: 0.0 });
     }
     let dearest = |role: Role| {
         let of_role = plan.sites.iter().filter(|site| site.id.role == role);

@@ -148,7 +148,7 @@ fn of_stage(snapshot: &Snapshot, wanted: Stage) -> SeriesReading {
                     _ => true,
                 }
         }
-        Series::Fault { .. } | Series::Runtime(_) => false,
+        Series::Fault { .. } | Series::Runtime(_) | Series::Provider(_) => false,
     };
     let all = snapshot.processes.iter().flat_map(|process| &process.series);
     merged(all.filter(|(series, _)| is_wanted(series)).map(|(_, reading)| reading))

@@ -6,6 +6,7 @@
 
 use super::go_runtime::GoRuntime;
 use super::names::size_label;
+use super::provider::{Told, told};
 use super::quantile::{quantile_ns, timed};
 use super::rows::{Row, attributed_faults, faults, rows};
 use crate::aggregate::{Coverage, Finding, ProcessSnapshot, SlowAllocation, Snapshot, ToolSnapshot};
@@ -84,6 +85,9 @@ pub struct Process<'a> {
     /// What its Go runtime did; absent where that is not traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub go_runtime: Option<GoRuntime>,
+    /// What it told of its own pools, arenas and regions; empty where it tells nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub provider: Vec<Told>,
     /// The slowest allocations, the slowest first.
     pub slow_allocations: Vec<SlowView>,
     /// Calls by frames on the stack, by allocator; empty unless asked for.
@@ -339,6 +343,7 @@ impl<'a> Process<'a> {
                 .map(|(allocator, counts)| (allocator.name(), StackFrames::new(counts)))
                 .collect(),
             go_runtime: GoRuntime::of(process),
+            provider: told(process),
             cost: Cost::new(process, &snapshot.tool),
             findings: process.findings.iter().map(FindingView::new).collect(),
         }

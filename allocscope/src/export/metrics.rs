@@ -12,6 +12,7 @@ use allocscope_common::counter::ProbeClass;
 use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
 use allocscope_common::go_runtime::RuntimeEvent;
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
+use allocscope_common::provider::ProviderEvent;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, PROTOBUF_FORMAT, ProtobufEncoder, Registry, TEXT_FORMAT, TextEncoder};
@@ -273,6 +274,13 @@ impl<'a> Process<'a> {
                 families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading, &slow);
             }
             Series::Runtime(event) => self.tell_runtime_durations(event, reading, families),
+            Series::Provider(event) => {
+                let labels = self.labels(&[event.name()]);
+                families.add(&names::PROVIDER_EVENTS, &labels, count);
+                families.add(&names::PROVIDER_SECONDS, &labels, reading.totals.time_ns as f64 / 1e9);
+                let size = if event == ProviderEvent::Breaker { 0.0 } else { bytes };
+                families.add(&names::PROVIDER_BYTES, &labels, size);
+            }
         }
     }
 }
@@ -589,6 +597,8 @@ mod tests {
         for event in [RuntimeEvent::StopGc, RuntimeEvent::Assist] {
             snapshot.processes[0].series.insert(Series::Runtime(event), SeriesReading::default());
         }
+        let told = Series::Provider(ProviderEvent::RegionMap);
+        snapshot.processes[0].series.insert(told, SeriesReading::default());
         snapshot.tool.pool_windows = 1;
         let families = exposition::parse(&text(snapshot));
         for family in names::ALL {

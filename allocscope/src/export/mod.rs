@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod names;
 mod page;
 pub mod pprof;
+pub mod provider;
 pub mod quantile;
 pub mod rows;
 #[cfg(test)]

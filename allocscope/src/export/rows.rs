@@ -73,7 +73,7 @@ pub fn rows(process: &ProcessSnapshot) -> Vec<Row<'_>> {
 pub fn faults(process: &ProcessSnapshot) -> impl Iterator<Item = (FaultKind, FaultScope, &SeriesReading)> {
     process.series.iter().filter_map(|(series, reading)| match *series {
         Series::Fault { kind, scope } => Some((kind, scope, reading)),
-        Series::Stage { .. } | Series::Runtime(_) => None,
+        Series::Stage { .. } | Series::Runtime(_) | Series::Provider(_) => None,
     })
 }
 

@@ -8,7 +8,7 @@ use super::go_runtime::GoRuntime;
 use super::names::size_label;
 use super::quantile::quantile_ns;
 use super::rows::{Row, attributed_faults, faults, rows};
-use super::touched;
+use super::{provider, touched};
 use crate::aggregate::{ProcessSnapshot, SlowAllocation, Snapshot};
 use crate::intake::SeriesReading;
 use allocscope_common::cause::Cause;
@@ -56,6 +56,7 @@ pub fn report(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
     text += "\nWhere the time of calls, releases and all page faults went\n";
     text += &cause_table(process);
     text += &GoRuntime::of(process).map_or_else(String::new, |runtime| format!("\n{}", runtime.text()));
+    text += &provider::text(process);
     text += "\nCoverage\n";
     text += &coverage(process);
     text += &lost(snapshot);

@@ -2,7 +2,7 @@
 
 use super::indexed::Indexed;
 use super::live::{Live, LiveMaps};
-use super::{Reading, SlotReading};
+use super::{Reading, SeriesReading, SlotReading};
 use crate::probe::data_of;
 use allocscope_common::cell::TotalsCell;
 use allocscope_common::config::{Image, Target};
@@ -242,6 +242,9 @@ impl Maps {
             }
             slot.series.entry(series).or_default().totals = totals;
         }
+        // What was all taken back; for a moment it may be more than was seen of what was counted.
+        let is_counted = |reading: &SeriesReading| reading.totals.count as i64 > 0;
+        reading.slots.values_mut().for_each(|slot| slot.series.retain(|_, reading| is_counted(reading)));
         for (key, counts) in self.depths.iter().flatten() {
             let allocator = u8::try_from(key.allocator).ok().and_then(Allocator::from_number);
             if let (Some(slot), Some(allocator)) = (reading.slots.get_mut(&key.slot), allocator) {

@@ -10,10 +10,11 @@
 
 use super::faults::program_of;
 use super::held::{HeldLink, Holder};
+use super::perf_link::{UprobePlace, attach_uprobe};
 use super::raw::{AttachType, Points, RawObject, link};
 use super::{Loaded, Scope};
 use crate::config::AttachVia;
-use crate::site::{CallSite, Site};
+use crate::site::{CallSite, ProviderSite, Site};
 use anyhow::{Context, Result, anyhow};
 use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeScope};
@@ -21,6 +22,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// The program behind what programs tell of their own memory.
+const PROVIDER: &str = "provider_site";
 
 /// Programs loaded so far for each rung, and the rungs that were tried in vain.
 #[derive(Default)]
@@ -68,6 +72,7 @@ pub fn attach_sites(loaded: &mut Loaded, file: &File, sites: &[Site], scope: Sco
     let points = Points {
         offsets: sites.iter().map(|site| site.file_offset).collect(),
         cookies: sites.iter().map(|site| site.id.to_cookie()).collect(),
+        ..Points::default()
     };
     climb(loaded, |loaded, rung| match rung {
         AttachVia::Session | AttachVia::Multi => {
@@ -75,6 +80,33 @@ pub fn attach_sites(loaded: &mut Loaded, file: &File, sites: &[Site], scope: Sco
             Ok(vec![multi(&mut loaded.holder, &program, AttachType::Multi, false, file, &points, scope)?])
         }
         AttachVia::Perf => perf(loaded, "go_site", file, &points, scope),
+    })
+}
+
+/// Attaches to what programs tell of their own memory, all or none. `makes_calls`: where the kernel makes calls of
+/// instructions, those are taken.
+///
+/// # Errors
+/// Why the last rung refused.
+pub fn attach_provider(
+    loaded: &mut Loaded,
+    file: &File,
+    sites: &[ProviderSite],
+    scope: Scope,
+    makes_calls: bool,
+) -> Result<Vec<HeldLink>> {
+    let mut points = Points::default();
+    for site in sites {
+        let (offset, id) = site.placed(makes_calls);
+        points.push(offset, id.to_cookie());
+        points.counters.push(site.semaphore_offset.unwrap_or_default());
+    }
+    climb(loaded, |loaded, rung| match rung {
+        AttachVia::Session | AttachVia::Multi => {
+            let program = loaded.ladder.program(PROVIDER, AttachType::Multi)?;
+            Ok(vec![multi(&mut loaded.holder, &program, AttachType::Multi, false, file, &points, scope)?])
+        }
+        AttachVia::Perf => perf_counted(loaded, file, &points, scope),
     })
 }
 
@@ -125,6 +157,7 @@ pub fn attach_calls(
     let points = Points {
         offsets: calls.iter().map(|call| call.file_offset).collect(),
         cookies: calls.iter().map(|call| call.id.to_cookie()).collect(),
+        ..Points::default()
     };
     climb(loaded, |loaded, rung| match rung {
         AttachVia::Session => {
@@ -189,6 +222,26 @@ fn multi(
     let fd = link(program.as_fd(), attach_type, at_return, file, points, pid)
         .with_context(|| format!("the kernel refuses a {attach_type:?} link"))?;
     Ok(holder.hold(fd))
+}
+
+/// By perf events that raise counters, of which aya knows nothing.
+fn perf_counted(loaded: &mut Loaded, file: &File, points: &Points, scope: Scope) -> Result<Vec<HeldLink>> {
+    let program: &mut UProbe = program_of(&mut loaded.ebpf, PROVIDER)?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    let pid = match scope {
+        Scope::Process(pid) => Some(pid),
+        Scope::Everyone => None,
+    };
+    let program = program.fd()?.as_fd();
+    let mut links = Vec::with_capacity(points.offsets.len());
+    for ((&offset, &cookie), &counter) in points.offsets.iter().zip(&points.cookies).zip(&points.counters) {
+        let at = UprobePlace { file, offset, counter, cookie };
+        let link = attach_uprobe(program, &at, pid).context("the kernel refuses a uprobe with a counter")?;
+        links.push(loaded.holder.hold(link));
+    }
+    Ok(links)
 }
 
 fn perf(

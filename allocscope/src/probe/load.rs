@@ -72,6 +72,8 @@ pub struct Loaded {
     /// Where a fault's sample tells the size of its page; 0 where it does not.
     pub(super) page_size_at: u64,
     pub(super) off_cpu: bool,
+    /// Whether the kernel makes calls of probed instructions; `None` until it was tried.
+    pub(super) makes_calls: Option<bool>,
     /// The most processes traced at once.
     pub max_processes: u32,
 }
@@ -171,6 +173,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         page_faults: options.page_faults,
         page_size_at,
         off_cpu: options.off_cpu,
+        makes_calls: None,
         max_processes: processes,
     })
 }

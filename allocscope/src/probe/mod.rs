@@ -4,6 +4,7 @@
 //! dropping it detaches, and so does the kernel when the process is killed.
 
 mod batch;
+mod called;
 mod causes;
 mod detached;
 mod faults;
@@ -18,6 +19,7 @@ mod system;
 mod tracefs;
 
 pub use batch::WholeMap;
+pub use called::{makes_calls, own_place};
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
 pub use raw::data_of;

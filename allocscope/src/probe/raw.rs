@@ -122,6 +122,9 @@ pub struct Points {
     pub offsets: Vec<u64>,
     /// What the program is told at each of them.
     pub cookies: Vec<u64>,
+    /// Offsets of the counters that the kernel raises while they are attached to, 0 for none; empty where there are
+    /// none at all.
+    pub counters: Vec<u64>,
 }
 
 impl Points {
@@ -145,6 +148,10 @@ pub fn link(
     points: &Points,
     pid: u32,
 ) -> io::Result<OwnedFd> {
+    let mut count = points.offsets.len().min(points.cookies.len()) as u32;
+    if !points.counters.is_empty() {
+        count = count.min(points.counters.len() as u32);
+    }
     // Through the open descriptor: the very file that was examined, whatever its path now leads to.
     let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let attr = UprobeMulti {
@@ -154,9 +161,9 @@ pub fn link(
         flags: 0,
         path: path.as_ptr() as u64,
         offsets: points.offsets.as_ptr() as u64,
-        ref_ctr_offsets: 0,
+        ref_ctr_offsets: if points.counters.is_empty() { 0 } else { points.counters.as_ptr() as u64 },
         cookies: points.cookies.as_ptr() as u64,
-        count: points.offsets.len().min(points.cookies.len()) as u32,
+        count,
         multi_flags: if at_return { RETURN } else { 0 },
         pid,
         unused: 0,

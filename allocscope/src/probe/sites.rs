@@ -1,8 +1,9 @@
 //! The plan of one binary into uprobes. What cannot be attached becomes a miss.
 
 use super::Loaded;
+use super::called::makes_calls;
 use super::held::HeldLink;
-use super::ladder::{attach_calls, attach_calls_at_callers, attach_sites};
+use super::ladder::{attach_calls, attach_calls_at_callers, attach_provider, attach_sites};
 use crate::site::{CallSite, Miss, Plan, Site};
 use std::fs::File;
 
@@ -46,6 +47,12 @@ impl AttachedSites {
             attached.keep(links, plan.sites.len(), &first.function);
         }
         attached.attach_calls(loaded, binary, plan, scope, returns);
+        if let [first, ..] = plan.provider.as_slice() {
+            // What a call is made of makes a system call: not in a process whose filter may not allow that.
+            let makes_calls = returns == Returns::ByProbe && makes_calls(loaded);
+            let links = attach_provider(loaded, binary, &plan.provider, scope, makes_calls);
+            attached.keep(links, plan.provider.len(), first.id.event.name());
+        }
         attached
     }
 

@@ -4,7 +4,7 @@
 //! of an allocator is mapped by half of the machine, so it is probed in the traced processes only, unless all
 //! are traced.
 
-use super::examine::{Examiner, allocator_libraries, mapped_names};
+use super::examine::{Examiner, allocator_libraries, mapped_names, other_libraries};
 use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
 use crate::allocator::Examination;
@@ -12,7 +12,7 @@ use crate::allocator::detect::Allocator;
 use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,13 +34,19 @@ struct ProbedId {
 #[derive(Debug)]
 pub struct Used {
     ids: Vec<ProbedId>,
+    /// Files that were looked at and have no probes of their own.
+    bare: BTreeSet<FileId>,
     returns: Returns,
 }
 
 impl Used {
     /// None.
     pub fn nothing() -> Self {
-        Self { ids: Vec::new(), returns: Returns::AtCallers }
+        Self::by(Returns::AtCallers)
+    }
+
+    fn by(returns: Returns) -> Self {
+        Self { ids: Vec::new(), bare: BTreeSet::new(), returns }
     }
 }
 
@@ -81,12 +87,18 @@ struct Binary {
 }
 
 /// What one file contributes to a process' coverage.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Part {
     attached: usize,
     planned: usize,
-    slows_small: bool,
+    tier: Tier,
     misses: Vec<Miss>,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { attached: 0, planned: 0, tier: Tier::Kernel, misses: Vec::new() }
+    }
 }
 
 impl Binaries {
@@ -111,7 +123,7 @@ impl Binaries {
                 return Attached { used: Used::nothing(), coverage, return_safe: false };
             }
         };
-        let mut used = Used { ids: Vec::new(), returns };
+        let mut used = Used::by(returns);
         let libraries = mapped_names(pid);
         let examine = || self.examiner.executable(&opened.file, &libraries);
         let examined = self.executables.get_or_examine(&opened.file, &libraries, examine);
@@ -154,6 +166,37 @@ impl Binaries {
                 coverage.allocator = kind.to_string();
             }
             let part = self.probe_library(loaded, pid, kind, &mapped, used);
+            add(coverage, part);
+        }
+        self.attach_others(loaded, pid, used, coverage) || any
+    }
+
+    /// Attaches to what other libraries tell of their own memory. One that cannot be read tells nothing.
+    fn attach_others(
+        &mut self,
+        loaded: &mut Loaded,
+        pid: u32,
+        used: &mut Used,
+        coverage: &mut Coverage,
+    ) -> bool {
+        let mut any = false;
+        for mapped in other_libraries(pid).unwrap_or_default() {
+            let file = FileId { dev: mapped.dev, ino: mapped.ino };
+            if used.ids.iter().any(|known| known.file == file) || !used.bare.insert(file) {
+                continue;
+            }
+            let Ok(opened) = target::open_mapped(pid, &mapped) else { continue };
+            let examine = || Examiner::other(&opened.file);
+            let plan = self.libraries.get_or_examine(&opened.file, "", examine);
+            let Ok(plan) = plan.inspect_err(|error| log::info!("{}: {error}", opened.path.display())) else {
+                continue;
+            };
+            if plan.provider.is_empty() && plan.misses.is_empty() {
+                continue;
+            }
+            any = true;
+            let scope_pid = if self.reach.libraries_of_all { 0 } else { pid };
+            let part = self.probe(loaded, &opened, scope_pid, used, plan);
             add(coverage, part);
         }
         any
@@ -203,8 +246,7 @@ impl Binaries {
         let scope = if pid == 0 { Scope::Everyone } else { Scope::Process(pid) };
         let sites = AttachedSites::attach(loaded, &opened.file, &plan, scope, used.returns);
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
-        let part =
-            Part { attached: sites.len(), planned: plan.len(), slows_small: plan.slows_small(), misses };
+        let part = Part { attached: sites.len(), planned: plan.len(), tier: tier_of(&plan), misses };
         let pool = PoolSites::of(&opened.file, plan.sampled, scope, !sites.is_empty());
         self.known.insert(id, Binary { users: 1, part: part.clone(), sites, pool });
         part
@@ -269,7 +311,18 @@ fn add(coverage: &mut Coverage, part: Part) {
     coverage.sites_planned += part.planned;
     coverage.misses.extend(part.misses);
     if part.attached > 0 {
-        coverage.tier = if part.slows_small { Tier::Filtered } else { Tier::LargePath };
+        coverage.tier = coverage.tier.max(part.tier);
+    }
+}
+
+/// How deep a plan goes.
+fn tier_of(plan: &Plan) -> Tier {
+    if plan.is_told_only() {
+        Tier::Provider
+    } else if plan.slows_small() {
+        Tier::Filtered
+    } else {
+        Tier::LargePath
     }
 }
 

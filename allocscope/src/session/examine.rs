@@ -5,7 +5,7 @@ use super::file_bytes::FileBytes;
 use crate::allocator::detect::{Allocator, library_kind};
 use crate::allocator::native::Depth;
 use crate::allocator::source::ByteSource;
-use crate::allocator::{Examination, Request, examine, examine_library};
+use crate::allocator::{Examination, Request, examine, examine_library, examine_other};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, TargetError};
 use std::fs::File;
@@ -60,6 +60,14 @@ impl Examiner {
         })
     }
 
+    /// Plans the probes of a library that is no allocator's.
+    ///
+    /// # Errors
+    /// Where it is unreadable.
+    pub fn other(file: &File) -> io::Result<Plan> {
+        examine_other(FileBytes::of(file)?).map_err(io::Error::other)
+    }
+
     fn library_file(&self, file: &File, kind: Allocator) -> io::Result<Plan> {
         let debug_file = |build_id: &str| self.debug_file(build_id);
         let request = Request {
@@ -89,6 +97,9 @@ impl Examiner {
             let plan = self.library(&opened, kind).unwrap_or_else(Plan::missed);
             let allocator = kind.to_string();
             files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
+        }
+        if !is_go {
+            files.extend(told_by_libraries(pid, &files)?);
         }
         Ok(Ok(files))
     }
@@ -125,6 +136,33 @@ pub fn allocator_libraries(pid: u32) -> Result<Vec<(Allocator, MappedFile)>, Tar
     let files = target::mapped_files(pid)?;
     let kind_of = |file: &MappedFile| library_kind(&file.path.to_string_lossy());
     Ok(files.into_iter().filter_map(|file| Some((kind_of(&file)?, file))).collect())
+}
+
+/// The other libraries that process `pid` maps now; its executable is among them.
+///
+/// # Errors
+/// Where the process is gone.
+pub fn other_libraries(pid: u32) -> Result<Vec<MappedFile>, TargetError> {
+    let files = target::mapped_files(pid)?;
+    let is_other = |file: &MappedFile| library_kind(&file.path.to_string_lossy()).is_none();
+    Ok(files.into_iter().filter(is_other).collect())
+}
+
+/// Those of them that tell of their own memory, but for what is `known` already.
+fn told_by_libraries(pid: u32, known: &[ExaminedFile]) -> Result<Vec<ExaminedFile>, TargetError> {
+    let mut files = Vec::new();
+    for mapped in other_libraries(pid)? {
+        let Ok(opened) = target::open_mapped(pid, &mapped) else { continue };
+        let is_known = known.iter().any(|file| file.path == opened.path);
+        let Some(plan) = Examiner::other(&opened.file).ok().filter(|plan| !plan.provider.is_empty()) else {
+            continue;
+        };
+        if !is_known {
+            let allocator = "pool".to_owned();
+            files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
+        }
+    }
+    Ok(files)
 }
 
 /// The paths of the files that a process maps; none where it is gone.

@@ -1,9 +1,9 @@
-//! The price of a uprobe hit of each class, measured on two functions of our own.
+//! The price of a uprobe hit of each class, measured on functions of our own.
 
 use super::price::{fastest, traced};
 use crate::config::AttachVia;
 use crate::intake::Maps;
-use crate::probe::{AttachedSites, LoadOptions, Loaded, Returns, Scope, load};
+use crate::probe::{AttachedSites, LoadOptions, Loaded, Returns, Scope, load, makes_calls, own_place};
 use crate::site::{CallSite, FoundBy, Plan, Site, SmallCalls};
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::key::Allocator;
@@ -53,11 +53,17 @@ pub fn measure(loaded: &mut Loaded) -> Result<Vec<(ProbeClass, f64)>> {
     let step = added_ns(loaded, &binary, stepped, STEPPED_CALLS, &site(stepped, StepClass::Stepped)?)?;
     let calls = Plan { calls: vec![own_call(emulated)?], ..Plan::default() };
     let both = added_ns(loaded, &binary, emulated, CALLS, &calls)?;
-    Ok(vec![
+    let mut prices = vec![
         (ProbeClass::UprobeEmulated, entry),
         (ProbeClass::UprobeStepped, step),
         (ProbeClass::UprobeReturn, both - entry),
-    ])
+    ];
+    if makes_calls(loaded) {
+        let (address, site) = own_place()?;
+        let told = Plan { provider: vec![site], ..Plan::default() };
+        prices.push((ProbeClass::UprobeCalled, added_ns(loaded, &binary, address, CALLS, &told)?));
+    }
+    Ok(prices)
 }
 
 /// What a plan adds to a call of one of our own functions.
@@ -129,6 +135,7 @@ fn subject(step: StepClass) -> Result<usize> {
     Ok(match step {
         StepClass::Emulated => emulated_subject as *const () as usize,
         StepClass::Stepped => stepped_subject as *const () as usize,
+        StepClass::Called => own_place()?.0,
     })
 }
 

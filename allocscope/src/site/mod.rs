@@ -10,6 +10,7 @@ pub mod go_mark;
 pub mod result;
 
 use allocscope_common::native_id::NativeId;
+use allocscope_common::provider::ProviderId;
 use allocscope_common::site_id::{SiteId, StepClass};
 
 /// Where one probe goes.
@@ -47,6 +48,29 @@ pub struct CallSite {
     /// Behind its calls in all its callers, for processes that a return probe could hurt; empty where not all are
     /// known.
     pub exits: Vec<Exit>,
+}
+
+/// Where a program tells of its own memory, by a statically defined probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProviderSite {
+    /// What the kernel side needs to know; becomes the attach cookie.
+    pub id: ProviderId,
+    /// The offset in the file of its `nop`, which every kernel emulates.
+    pub file_offset: u64,
+    /// The offset of an instruction that says the same and that newer kernels make a call of.
+    pub called_offset: Option<u64>,
+    /// The offset of the counter of those who listen: the program tells nothing while it is 0. The kernel raises it.
+    pub semaphore_offset: Option<u64>,
+}
+
+impl ProviderSite {
+    /// Where it is attached and as what, by whether the kernel makes calls.
+    pub fn placed(&self, makes_calls: bool) -> (u64, ProviderId) {
+        match self.called_offset {
+            Some(offset) if makes_calls => (offset, ProviderId { step: StepClass::Called, ..self.id }),
+            _ => (self.file_offset, self.id),
+        }
+    }
 }
 
 /// Where a call is seen to have returned, in its caller.
@@ -109,6 +133,8 @@ pub struct Plan {
     pub sampled: Vec<Site>,
     /// Functions whose calls are seen at both ends.
     pub calls: Vec<CallSite>,
+    /// Where the program tells of its own memory.
+    pub provider: Vec<ProviderSite>,
     /// What is missed.
     pub misses: Vec<Miss>,
     /// Whether it is for another machine than probes are attached on: it is told, and never attached.
@@ -123,14 +149,21 @@ impl Plan {
 
     /// How many places are probed.
     pub fn len(&self) -> usize {
-        self.sites.len() + self.calls.len()
+        self.sites.len() + self.calls.len() + self.provider.len()
     }
 
     /// Where the probes go, as offsets in the file.
     pub fn file_offsets(&self) -> impl Iterator<Item = u64> + '_ {
         let sites = self.sites.iter().map(|site| site.file_offset);
         let exits = self.calls.iter().flat_map(|call| call.exits.iter().map(|exit| exit.file_offset));
-        sites.chain(self.calls.iter().map(|call| call.file_offset)).chain(exits)
+        let told =
+            self.provider.iter().flat_map(|site| [Some(site.file_offset), site.called_offset]).flatten();
+        sites.chain(self.calls.iter().map(|call| call.file_offset)).chain(exits).chain(told)
+    }
+
+    /// Whether nothing is probed but what the program itself tells.
+    pub fn is_told_only(&self) -> bool {
+        self.sites.is_empty() && self.calls.is_empty() && !self.provider.is_empty()
     }
 
     /// Whether small allocations pass a probe each time.

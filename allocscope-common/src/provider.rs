@@ -1,0 +1,88 @@
+//! Statically defined probes of programs that tell of their own memory: which ones, and the attach cookie of each.
+//!
+//! The provider `allocscope` (`pool/probe.rs`) tells what took time when it is over: bytes in the first argument
+//! register, nanoseconds in the second, an address in the third.
+
+use crate::cookie::Field;
+use crate::key::named;
+use crate::site_id::StepClass;
+use core::fmt;
+
+/// What a probe of the provider tells. Each is a series of its process.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProviderEvent {
+    /// A pool had nothing to give and made a value.
+    PoolMiss = 0,
+    /// A pool gave what another thread had put back.
+    PoolSteal = 1,
+    /// A pool let values go.
+    PoolEvict = 2,
+    /// An arena got one more chunk.
+    ArenaGrow = 3,
+    /// A region's memory became usable.
+    RegionMap = 4,
+    /// It was given back.
+    RegionRelease = 5,
+    /// A circuit breaker changed its state, which is in the size's place.
+    Breaker = 6,
+}
+
+named!(ProviderEvent {
+    PoolMiss => "pool_miss", PoolSteal => "pool_steal", PoolEvict => "pool_evict", ArenaGrow => "arena_grow",
+    RegionMap => "region_map", RegionRelease => "region_release", Breaker => "breaker",
+});
+
+impl ProviderEvent {
+    /// Whether it stands for memory that was got, and not for something else.
+    #[inline(always)]
+    pub const fn is_allocation(event: u8) -> bool {
+        event == Self::PoolMiss as u8 || event == Self::ArenaGrow as u8 || event == Self::RegionMap as u8
+    }
+}
+
+/// The identity of a provider's probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProviderId {
+    /// What it tells.
+    pub event: ProviderEvent,
+    /// How the kernel runs the instruction.
+    pub step: StepClass,
+}
+
+// Where a cookie has what.
+const EVENT: Field = Field::new(0, 8);
+const STEP: Field = Field::new(8, 8);
+
+impl ProviderId {
+    /// The attach cookie.
+    pub const fn to_cookie(self) -> u64 {
+        EVENT.put(self.event as u64) | STEP.put(self.step as u64)
+    }
+}
+
+/// The event in a cookie, as a number.
+#[inline(always)]
+pub const fn event_of(cookie: u64) -> u8 {
+    EVENT.get(cookie) as u8
+}
+
+/// The step class in a cookie, as a number.
+#[inline(always)]
+pub const fn step_of(cookie: u64) -> u8 {
+    STEP.get(cookie) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_carries_every_field() {
+        for &event in ProviderEvent::ALL {
+            let cookie = ProviderId { event, step: StepClass::Called }.to_cookie();
+            assert_eq!((event_of(cookie), step_of(cookie)), (event as u8, StepClass::Called as u8));
+            assert_eq!(ProviderEvent::from_number(event_of(cookie)), Some(event));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether this kernel makes a call of a probed 5-byte `nop` (Linux 6.18), found by probing one of our own.
+//!
+//! Where it does not, it single-steps that instruction, some twenty times dearer in a virtual machine than emulating
+//! the `nop` in front of it, or knows another one by now.
+
+use super::{Loaded, Scope};
+use crate::site::ProviderSite;
+
+/// Whether it does, tried once.
+pub fn makes_calls(loaded: &mut Loaded) -> bool {
+    if let Some(known) = loaded.makes_calls {
+        return known;
+    }
+    let tried = own::try_out(loaded).inspect_err(|error| log::info!("probes are not made calls: {error:#}"));
+    let found = tried.unwrap_or(false);
+    loaded.makes_calls = Some(found);
+    found
+}
+
+/// The place of our own that it is tried on: its address, and how it is attached to.
+///
+/// # Errors
+/// Where that is not to be found, or there is none on this architecture.
+pub fn own_place() -> anyhow::Result<(usize, ProviderSite)> {
+    own::place()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod own {
+    use super::super::ladder::attach_provider;
+    use super::{Loaded, ProviderSite, Scope};
+    use allocscope_common::provider::{ProviderEvent, ProviderId};
+    use allocscope_common::site_id::StepClass;
+    use anyhow::{Context, Result};
+    use std::fs::File;
+
+    /// The first byte of `call rel32`.
+    const CALL: u8 = 0xe8;
+    /// The kernel makes the call after it has seen the instruction hit.
+    const HITS: usize = 3;
+
+    /// Nothing lies below the stack pointer at a function's entry. Aligned, so that no page ends inside.
+    #[unsafe(naked)]
+    unsafe extern "sysv64" fn subject() {
+        std::arch::naked_asm!(".balign 8", ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret")
+    }
+
+    pub fn place() -> Result<(usize, ProviderSite)> {
+        let address = subject as *const () as usize;
+        let maps = procfs::process::Process::myself()?.maps()?;
+        let holds = |map: &&procfs::process::MemoryMap| {
+            map.address.0 <= address as u64 && (address as u64) < map.address.1
+        };
+        let map = maps.iter().find(holds).context("the function is in no mapping")?;
+        let file_offset = address as u64 - map.address.0 + map.offset;
+        let id = ProviderId { event: ProviderEvent::PoolSteal, step: StepClass::Emulated };
+        let site = ProviderSite { id, file_offset, called_offset: Some(file_offset), semaphore_offset: None };
+        Ok((address, site))
+    }
+
+    pub fn try_out(loaded: &mut Loaded) -> Result<bool> {
+        let (address, site) = place()?;
+        let binary = File::open("/proc/self/exe")?;
+        let own = Scope::Process(std::process::id());
+        let _links = attach_provider(loaded, &binary, &[site], own, true)?;
+        for _ in 0..HITS {
+            // SAFETY: the function takes nothing and does nothing.
+            unsafe { subject() };
+        }
+        // SAFETY: the first byte of the function, which is code that can be read.
+        Ok(unsafe { (address as *const u8).read_volatile() } == CALL)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod own {
+    use super::{Loaded, ProviderSite};
+    use anyhow::{Result, bail};
+
+    pub fn place() -> Result<(usize, ProviderSite)> {
+        bail!("there are no such instructions on this architecture")
+    }
+
+    pub fn try_out(_loaded: &mut Loaded) -> Result<bool> {
+        Ok(false)
+    }
+}
