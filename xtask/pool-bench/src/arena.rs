@@ -2,6 +2,8 @@
 
 use crate::Subject;
 use crate::timing::{Sample, Settings, measure};
+use allocscope::pool::region::RegionOptions;
+use allocscope::pool::{Arena, Region, RegionError};
 use anyhow::Result;
 use std::hint::black_box;
 
@@ -16,6 +18,8 @@ type Object = [u64; 8];
 pub fn subjects() -> Vec<Subject> {
     let subject = |name, run| Subject { case: "arena-64", name, threads: &[1, 2], run };
     vec![
+        subject("allocscope", own),
+        subject("allocscope, in a region", own_in_region),
         subject("floor: a pointer by hand", floor),
         subject("bumpalo", bumpalo),
         subject("typed-arena, a new one each time", typed_arena),
@@ -54,6 +58,34 @@ fn floor(settings: &Settings) -> Result<Sample> {
             }
         }
     })
+}
+
+fn own(settings: &Settings) -> Result<Sample> {
+    measure(settings, CHUNK, || fill(Arena::new()))
+}
+
+fn own_in_region(settings: &Settings) -> Result<Sample> {
+    // Before threads are measured, so that there is somebody to tell that it cannot be had.
+    drop(region()?);
+    measure(settings, CHUNK, || fill(region().map(Arena::in_region).unwrap_or_default()))
+}
+
+fn region() -> Result<Region, RegionError> {
+    let options = RegionOptions { prefault: true, ..RegionOptions::default() };
+    let mut region = Region::reserve(OBJECTS as usize * size_of::<Object>(), options)?;
+    region.commit(OBJECTS as usize * size_of::<Object>())?;
+    Ok(region)
+}
+
+fn fill(mut arena: Arena) -> impl FnMut(u64) {
+    move |ops| {
+        for _ in 0..ops / OBJECTS {
+            (0..OBJECTS).for_each(|seed| {
+                black_box::<&mut Object>(arena.alloc([seed; 8]));
+            });
+            arena.reset();
+        }
+    }
 }
 
 fn bumpalo(settings: &Settings) -> Result<Sample> {

@@ -2,9 +2,12 @@
 
 use crate::Subject;
 use crate::timing::{Sample, Settings, measure};
+use allocscope::pool::region::{HugePages, RegionOptions};
+use allocscope::pool::{Arena, Region};
 use anyhow::{Result, bail};
 use std::hint::black_box;
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 const BYTES: usize = 64 << 20;
 const PAGE: usize = 4096;
@@ -13,6 +16,8 @@ const PAGE: usize = 4096;
 pub fn subjects() -> Vec<Subject> {
     let subject = |name, run| Subject { case: "region-64MiB", name, threads: &[1], run };
     vec![
+        subject("allocscope", own),
+        subject("allocscope, small pages", own_small),
         subject("floor: one mapping of huge pages kept", floor),
         subject("mimalloc malloc, touch, free", mimalloc),
         subject("mmap for huge pages, touch, munmap", huge_mapping),
@@ -43,6 +48,30 @@ fn map() -> Result<*mut u8> {
     // SAFETY: advice about the mapping just made. Where the kernel has no huge pages, small ones will do.
     unsafe { libc::madvise(start, BYTES, libc::MADV_HUGEPAGE) };
     Ok(start.cast())
+}
+
+fn own(settings: &Settings) -> Result<Sample> {
+    in_arena(settings, HugePages::Transparent)
+}
+
+fn own_small(settings: &Settings) -> Result<Sample> {
+    in_arena(settings, HugePages::Never)
+}
+
+/// A region of prefaulted pages that an arena uses again and again.
+fn in_arena(settings: &Settings, huge: HugePages) -> Result<Sample> {
+    let mut region =
+        Region::reserve(BYTES, RegionOptions { huge, prefault: true, ..RegionOptions::default() })?;
+    region.commit(BYTES)?;
+    let arena = Mutex::new(Arena::in_region(region));
+    let once = |arena: &mut Arena| {
+        // SAFETY: as many bytes, which the arena has just handed out.
+        unsafe { touch(arena.alloc_bytes(BYTES, PAGE).as_mut_ptr().cast()) };
+        arena.reset();
+    };
+    measure(settings, 1, || {
+        |ops| (0..ops).for_each(|_| once(&mut arena.lock().unwrap_or_else(PoisonError::into_inner)))
+    })
 }
 
 fn floor(settings: &Settings) -> Result<Sample> {
