@@ -24,6 +24,14 @@ pub fn write_first(bytes: &mut [u8]) {
     unsafe { ptr::write_volatile(&raw mut bytes[0], 1) };
 }
 
+/// Has the compiler believe that somebody reads what is there, which costs no instruction; `black_box` of an address
+/// stores the address itself as well.
+#[inline(always)]
+pub fn escape<T>(address: *mut T) {
+    // SAFETY: no instruction.
+    unsafe { std::arch::asm!("/* {} */", in(reg) address, options(nostack, preserves_flags)) };
+}
+
 /// opool's way to make objects.
 pub struct Maker;
 

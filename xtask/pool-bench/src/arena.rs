@@ -1,6 +1,7 @@
 //! `arena-64`: a thousand objects of 64 bytes, each initialised, then all given up at once; an operation is one object.
 
 use crate::Subject;
+use crate::anchor::escape;
 use crate::timing::{Sample, Settings, measure};
 use allocscope::pool::region::RegionOptions;
 use allocscope::pool::{Arena, Region, RegionError};
@@ -53,7 +54,8 @@ fn floor(settings: &Settings) -> Result<Sample> {
         let mut floor = Floor::new();
         move |ops| {
             for _ in 0..ops / OBJECTS {
-                (0..OBJECTS).for_each(|seed| drop(black_box(floor.alloc([seed; 8]))));
+                (0..OBJECTS)
+                    .for_each(|seed| floor.alloc([seed; 8]).into_iter().for_each(|object| escape(object)));
                 floor.used = 0;
             }
         }
@@ -81,7 +83,7 @@ fn fill(mut arena: Arena) -> impl FnMut(u64) {
     move |ops| {
         for _ in 0..ops / OBJECTS {
             (0..OBJECTS).for_each(|seed| {
-                black_box::<&mut Object>(arena.alloc([seed; 8]));
+                escape(arena.alloc([seed; 8]));
             });
             arena.reset();
         }
@@ -94,7 +96,7 @@ fn bumpalo(settings: &Settings) -> Result<Sample> {
         move |ops| {
             for _ in 0..ops / OBJECTS {
                 (0..OBJECTS).for_each(|seed| {
-                    black_box::<&mut Object>(bump.alloc([seed; 8]));
+                    escape(bump.alloc([seed; 8]));
                 });
                 bump.reset();
             }
@@ -108,7 +110,7 @@ fn typed_arena(settings: &Settings) -> Result<Sample> {
             for _ in 0..ops / OBJECTS {
                 let arena = typed_arena::Arena::with_capacity(OBJECTS as usize);
                 (0..OBJECTS).for_each(|seed| {
-                    black_box::<&mut Object>(arena.alloc([seed; 8]));
+                    escape(arena.alloc([seed; 8]));
                 });
             }
         }

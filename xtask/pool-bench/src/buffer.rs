@@ -1,7 +1,7 @@
 //! `buffer-65536`: an empty buffer with room for 64 KiB, its first byte written, and back.
 
 use crate::Subject;
-use crate::anchor::{BUFFERS, FLOOR, KEPT, Maker};
+use crate::anchor::{BUFFERS, FLOOR, KEPT, Maker, escape};
 use crate::timing::{Sample, Settings, measure};
 use allocscope::pool::BufferPool;
 use anyhow::Result;
@@ -31,7 +31,8 @@ fn floor(settings: &Settings) -> Result<Sample> {
             let item = floor.pop(BYTES);
             // SAFETY: a block of that many bytes that only this thread has.
             unsafe { ptr::write_volatile(item, 1) };
-            floor.push(black_box(item));
+            escape(item);
+            floor.push(item);
         });
     };
     measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| once()))
@@ -41,7 +42,7 @@ fn floor(settings: &Settings) -> Result<Sample> {
 #[inline(always)]
 pub fn fill(buffer: &mut Vec<u8>) {
     buffer.push(1);
-    black_box(buffer.as_mut_ptr());
+    escape(buffer.as_mut_ptr());
 }
 
 fn own(settings: &Settings) -> Result<Sample> {
@@ -77,7 +78,8 @@ fn mimalloc(settings: &Settings) -> Result<Sample> {
             // SAFETY: a block of that many bytes that nobody else has, given back once.
             unsafe {
                 ptr::write_volatile(block, 1);
-                libmimalloc_sys::mi_free(black_box(block).cast());
+                escape(block);
+                libmimalloc_sys::mi_free(block.cast());
             }
         }
     };

@@ -1,7 +1,7 @@
 //! `object-N`: an object of N bytes from a pool, its first byte written, and back.
 
 use crate::Subject;
-use crate::anchor::{FLOOR, KEPT, Maker, Object, Slab, fresh, write_first};
+use crate::anchor::{FLOOR, KEPT, Maker, Object, Slab, escape, fresh, write_first};
 use crate::timing::{Sample, Settings, measure};
 use allocscope::pool::{Limits, Pool, Recipe};
 use anyhow::Result;
@@ -61,7 +61,8 @@ fn floor<const N: usize>(settings: &Settings) -> Result<Sample> {
             let item = floor.pop(N);
             // SAFETY: a block of N bytes that only this thread has.
             unsafe { ptr::write_volatile(item, 1) };
-            floor.push(black_box(item));
+            escape(item);
+            floor.push(item);
         });
     };
     measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| once()))
@@ -147,7 +148,8 @@ unsafe fn write_and_free(block: *mut libc::c_void, free: unsafe extern "C" fn(*m
         // SAFETY: the caller vouches for the block, which nobody else has.
         unsafe {
             ptr::write_volatile(block.cast::<u8>(), 1);
-            free(black_box(block));
+            escape(block);
+            free(block);
         }
     }
 }

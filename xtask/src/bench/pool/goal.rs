@@ -20,9 +20,13 @@ struct Goal {
 pub fn table(measured: &Measured, traced: &Traced<'_>) -> String {
     let mut goals = Vec::new();
     goals.extend(["object-4096", "object-65536"].iter().filter_map(|case| object(measured, case)));
-    goals.extend(["crossbeam ArrayQueue", "opool Pool"].iter().filter_map(|peer| cross(measured, peer)));
+    let peers = ["crossbeam ArrayQueue", "opool Pool"];
+    goals.extend(
+        peers.iter().filter_map(|peer| beside(measured, ("cross", 2), "put in another thread", peer)),
+    );
     goals.extend(limit(measured, "buffer-65536", "buffer pool, get and put of 64 KiB", 4.0));
     goals.extend(limit(measured, "arena-64", "arena, 64-byte object", 1.2));
+    goals.extend(beside(measured, ("arena-64", 1), "the same", "bumpalo"));
     goals.extend(region(measured));
     goals.extend(["object-4096", "miss"].iter().filter_map(|case| idle(measured, case)));
     goals.extend(event(traced));
@@ -46,11 +50,12 @@ fn object(measured: &Measured, case: &str) -> Option<Goal> {
     })
 }
 
-fn cross(measured: &Measured, peer: &str) -> Option<Goal> {
-    let own = measured.median_of("cross", OWN, 2)?;
-    let other = measured.median_of("cross", peer, 2)?;
+/// A case with so many threads.
+fn beside(measured: &Measured, (case, threads): (&str, u64), what: &str, peer: &str) -> Option<Goal> {
+    let own = measured.median_of(case, OWN, threads)?;
+    let other = measured.median_of(case, peer, threads)?;
     Some(Goal {
-        what: format!("put in another thread, beside {peer}"),
+        what: format!("{what}, beside {peer}"),
         at_most: format!("{} ns", short(other)),
         measured: format!("{} ns", short(own)),
         is_reached: own <= other,
