@@ -16,7 +16,7 @@ use regex::Regex;
 
 use crate::failure::Exit;
 use budget::Budget;
-use pooled::{BuffersArgs, FalseSharingArgs, LifetimesArgs, PoolArgs};
+use pooled::{BreakerArgs, BuffersArgs, FalseSharingArgs, LifetimesArgs, NumaArgs, PoolArgs, RegionsArgs, RequestsArgs};
 
 /// The port that `daemon` listens on unless told otherwise. Prometheus' list of default ports starts
 /// at 9100 and is filled upwards, so this one is well above the crowded part (to be entered there before a
@@ -518,8 +518,16 @@ pub enum Workload {
     Buffers(BuffersArgs),
     /// Threads that count, with their counters on one cache line and on lines of their own
     FalseSharing(FalseSharingArgs),
+    /// Requests that make many objects: in an arena that is reset, and by malloc
+    Requests(RequestsArgs),
     /// Requests of which some keep a pooled object past their end, and the same where none does
     Lifetimes(LifetimesArgs),
+    /// A pool that is exhausted again and again, and a breaker that leaves it alone meanwhile
+    Breaker(BreakerArgs),
+    /// Regions with and without prefault, of small and of huge pages
+    Regions(RegionsArgs),
+    /// Regions bound to each NUMA node; where there is one node, it says so
+    Numa(NumaArgs),
 }
 
 /// When a workload starts.

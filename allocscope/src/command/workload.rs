@@ -2,6 +2,7 @@
 //! and prints the truth as one JSON object, to compare a tracer's numbers with.
 
 mod blocks;
+mod breaker;
 mod brk;
 mod buffers;
 mod churn;
@@ -11,11 +12,14 @@ mod file_faults;
 mod lifetimes;
 mod map;
 mod mapping;
+mod numa;
 mod pace;
 mod pool;
 mod pool_truth;
+mod regions;
 mod remap;
 mod repeat;
+mod requests;
 mod room;
 mod threads;
 mod truth;
@@ -61,7 +65,11 @@ pub fn run(workload: Workload) -> anyhow::Result<u8> {
         Workload::Pool(args) => print(&pool::run(&args)?),
         Workload::Buffers(args) => print(&buffers::run(&args)?),
         Workload::FalseSharing(args) => print(&false_sharing::run(&args)?),
+        Workload::Requests(args) => print(&requests::run(&args)?),
         Workload::Lifetimes(args) => print(&lifetimes::run(&args)?),
+        Workload::Breaker(args) => print(&breaker::run(&args)?),
+        Workload::Regions(args) => print(&regions::run(&args)?),
+        Workload::Numa(args) => print(&numa::run(&args)?),
     }
 }
 
@@ -89,7 +97,11 @@ fn start_of(workload: &Workload) -> &StartArgs {
         Workload::Pool(args) => &args.pace.start,
         Workload::Buffers(args) => &args.pace.start,
         Workload::FalseSharing(args) => &args.pace.start,
+        Workload::Requests(args) => &args.pace.start,
         Workload::Lifetimes(args) => &args.pace.start,
+        Workload::Breaker(args) => &args.pace.start,
+        Workload::Regions(args) => &args.pace.start,
+        Workload::Numa(args) => &args.pace.start,
     }
 }
 

@@ -6,12 +6,15 @@
 pub mod arena;
 pub mod breaker;
 pub mod buffer;
+#[cfg(feature = "prometheus")]
+pub mod collector;
 pub mod counters;
 pub mod fallback;
 pub mod object;
 pub mod pressure;
 mod probe;
 pub mod region;
+mod sync;
 pub mod tier;
 
 pub use arena::{AllocError, Arena, DropArena};

@@ -2,16 +2,17 @@
 
 use super::Pool;
 use super::recipe::{Hooks, PoolError};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// What a pool may hold; `None` is no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Items held idle.
     pub max_idle: Option<usize>,
-    /// Bytes held idle.
+    /// Bytes held idle; two locked instructions per get and put where items differ in size.
     pub max_idle_bytes: Option<usize>,
-    /// Bytes of one item: a larger one is dropped when it comes back.
+    /// Bytes of one item: a larger one is dropped when it comes back. Only where items differ in size.
     pub max_item_bytes: Option<usize>,
     /// How long an item may be idle.
     pub max_age: Option<Duration>,
@@ -27,13 +28,37 @@ pub struct Limits {
     pub clock: fn() -> Duration,
 }
 
+impl Default for Limits {
+    /// No limits, and time that passes.
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            max_idle: None,
+            max_idle_bytes: None,
+            max_item_bytes: None,
+            max_age: None,
+            min_idle: 0,
+            max_total: None,
+            max_wait: Duration::ZERO,
+            threads: (4 * processors).clamp(16, 128),
+            clock: monotonic,
+        }
+    }
+}
+
+/// Time since this function was first called.
+fn monotonic() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
 /// Builds a [`Pool`].
 pub struct PoolBuilder<T> {
     pub(super) hooks: Hooks<T>,
     pub(super) limits: Limits,
 }
 
-impl<T> PoolBuilder<T> {
+impl<T: Send> PoolBuilder<T> {
     pub(super) fn new(make: impl Fn() -> T + Send + Sync + 'static) -> Self {
         let hooks = Hooks { make: Box::new(make), try_make: None, reset: None, bytes: None };
         Self { hooks, limits: Limits::default() }

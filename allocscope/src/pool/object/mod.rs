@@ -1,71 +1,96 @@
 //! Items that are expensive to make into items that are used again: an object pool.
+//!
+//! ```text
+//!  get ->  own slot  ->  own shelf  ->  other shelves  ->  victims  ->  factory
+//!            |  ^  spill    ^ steal          ^                 ^ tick (and the victims of before are dropped)
+//!  put ------+  +-----------+---- shelves: the youngest generation
+//! ```
+//!
+//! Each thread has a slot of its own in each pool, which it uses with plain loads and stores ([`slot`]); what does not
+//! fit goes to shelves in eights, from which others take eights ([`shelf`]). [`Pool::tick`] makes what is idle the
+//! victims, and drops the victims of before: what nobody wants for two ticks is gone, also that of a thread that
+//! sleeps.
+//!
+//! After a fork the child has a copy of each idle item and may use it. An item that another thread of the parent was
+//! just putting or getting is leaked in the child; the part of that thread is used by nobody there.
 
 mod builder;
+mod fence;
+mod generation;
 mod guard;
+mod limit;
+mod lock;
 mod recipe;
+mod roster;
+mod shelf;
+mod slot;
+mod store;
+mod tally;
+mod thread;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use builder::{Limits, PoolBuilder};
 pub use guard::Pooled;
 pub use recipe::{Hooks, PoolError, Recipe};
 
 use super::counters::PoolCounters;
-use std::sync::Mutex;
-use std::time::Duration;
+use super::probe;
+use limit::Total;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use store::Store;
+use tally::Event;
 
 /// A pool of items that any number of threads share.
 pub struct Pool<T, R: Recipe<T> = Hooks<T>> {
+    store: Arc<Store<T>>,
     recipe: R,
     limits: Limits,
-    idle: Mutex<(Vec<T>, PoolCounters)>,
+    tally: tally::Common,
+    total: Total,
+    /// Bytes that may be held more, where that is limited and items differ in size.
+    byte_room: Option<limit::Bytes>,
+    /// When the last tick for the sake of age was, in nanoseconds of the clock.
+    ticked: AtomicU64,
 }
 
-impl<T> Pool<T> {
+impl<T: Send> Pool<T> {
     /// A builder of a pool whose items `make` makes when one is wanted and none is idle.
     pub fn builder(make: impl Fn() -> T + Send + Sync + 'static) -> PoolBuilder<T> {
         PoolBuilder::new(make)
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_idle: None,
-            max_idle_bytes: None,
-            max_item_bytes: None,
-            max_age: None,
-            min_idle: 0,
-            max_total: None,
-            max_wait: Duration::ZERO,
-            threads: 64,
-            clock: || Duration::ZERO,
-        }
+impl<T: Send, R: Recipe<T>> Pool<T, R> {
+    /// A pool of a recipe of its own type: no indirect call on its way.
+    pub fn with_recipe(recipe: R, limits: Limits) -> Self {
+        let byte_room = limits.max_idle_bytes.filter(|_| recipe.weighs()).map(limit::Bytes::new);
+        let max_idle = limit::max_idle(&limits, &recipe);
+        let store = Arc::new(Store::new(limits.threads.max(1), max_idle, limits.min_idle));
+        // SAFETY: the store stays where it is in its Arc, until this pool, which strikes it, is dropped.
+        unsafe { roster::enter(&*store) };
+        let (tally, total) = (tally::Common::new(), Total::new(limits.max_total));
+        let ticked = AtomicU64::new(generation::nanoseconds((limits.clock)()));
+        Self { store, recipe, limits, tally, total, byte_room, ticked }
     }
 }
 
 impl<T, R: Recipe<T>> Pool<T, R> {
-    /// A pool of a recipe of its own type: no indirect call on its way.
-    pub fn with_recipe(recipe: R, limits: Limits) -> Self {
-        Self { recipe, limits, idle: Mutex::default() }
-    }
-
-    pub(super) fn recipe(&self) -> &R {
-        &self.recipe
-    }
-
-    fn with<O>(&self, f: impl FnOnce(&mut (Vec<T>, PoolCounters)) -> O) -> O {
-        f(&mut self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-
     /// An item. Beyond `max_total`, after `max_wait`, one that is dropped when it comes back.
+    ///
+    /// # Panics
+    ///
+    /// Where the factory does.
+    #[inline(always)]
     pub fn get(&self) -> Pooled<'_, T, R> {
-        let hit = self.with(|(idle, counters)| {
-            let item = idle.pop();
-            counters.gets += 1;
-            counters.hits.private += u64::from(item.is_some());
-            counters.misses += u64::from(item.is_none());
-            item
-        });
-        Pooled::new(self, hit.unwrap_or_else(|| self.recipe.make()))
+        let item = match self.own_item() {
+            Some(item) => item,
+            None => self.fetch(),
+        };
+        Pooled::new(self, item)
     }
 
     /// An item, or why there is none.
@@ -73,64 +98,264 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     /// # Errors
     ///
     /// [`PoolError::Exhausted`] at `max_total` after `max_wait`; what the factory says.
+    #[inline(always)]
     pub fn try_get(&self) -> Result<Pooled<'_, T, R>, PoolError> {
-        Ok(self.get())
+        let item = match self.own_item() {
+            Some(item) => item,
+            None => self.try_fetch()?,
+        };
+        Ok(Pooled::new(self, item))
     }
 
-    /// Gives the pool an item, made by anybody.
+    /// Gives the pool an item, made by anybody. It is not reset.
+    #[inline(always)]
     pub fn put(&self, item: T) {
-        self.with(|(idle, counters)| {
-            idle.push(item);
-            counters.puts += 1;
-        });
-    }
-
-    fn took(&self) {
-        self.with(|(_, counters)| counters.takes += 1);
-    }
-
-    fn give_back(&self, mut item: T) {
-        let keep = self.recipe.reset(&mut item);
-        self.with(|(idle, counters)| {
-            counters.returns += 1;
-            counters.drops.rejected += u64::from(!keep);
-            idle.extend(keep.then_some(item));
-        });
-    }
-
-    /// Begins a new generation: what was idle for two of them is dropped, but for `min_idle`.
-    pub fn tick(&self) {
-        let aged = self.with(|(idle, _)| std::mem::take(idle));
-        self.with(|(_, counters)| counters.drops.aged += aged.len() as u64);
-    }
-
-    /// Calls [`tick`](Self::tick) where half of `max_age` passed since the last one.
-    pub fn age(&self) {
-        let _ = (self.limits.clock)();
+        if !self.joins() {
+            self.tally.add(Event::Put, 1);
+            return self.let_go(item, Event::DroppedBeyondLimit);
+        }
+        self.keep(item, Event::Put);
     }
 
     /// What it did and holds.
     pub fn counters(&self) -> PoolCounters {
-        self.with(|(idle, counters)| {
-            let mut counters = *counters;
-            counters.idle = idle.len() as u64;
-            counters.idle_bytes = idle.iter().map(|item| self.recipe.bytes(item) as u64).sum();
-            counters.in_use = counters.gets - counters.returns - counters.takes;
-            counters
+        let mut counters = tally::sum(&self.tally, self.store.slots().iter().map(slot::Slot::tally));
+        if !self.recipe.weighs() {
+            counters.idle_bytes = counters.idle.saturating_mul(self.recipe.usual_bytes() as u64);
+        }
+        counters
+    }
+
+    /// Its recipe.
+    pub fn recipe(&self) -> &R {
+        &self.recipe
+    }
+
+    /// An item of this thread's own part.
+    #[inline(always)]
+    fn own_item(&self) -> Option<T> {
+        let slot = self.store.slot()?;
+        let section = slot.enter(self.store.fences)?;
+        let item = section.with(slot::Own::pop)?;
+        slot.tally().add(Event::Private, 1);
+        drop(section);
+        self.weigh_out(&item);
+        Some(item)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fetch(&self) -> T {
+        self.find().unwrap_or_else(|| match self.admit() {
+            Ok(Some(item)) => item,
+            Ok(None) => self.make(),
+            Err(_) => {
+                self.go_beyond();
+                self.make()
+            }
         })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_fetch(&self) -> Result<T, PoolError> {
+        if let Some(item) = self.find() {
+            return Ok(item);
+        }
+        if let Some(item) = self.admit()? {
+            return Ok(item);
+        }
+        let unmade = Unmade(self);
+        let began = probe::pool_miss::begin();
+        let item = self.recipe.try_make()?;
+        self.made(unmade, began);
+        Ok(item)
+    }
+
+    fn make(&self) -> T {
+        let unmade = Unmade(self);
+        let began = probe::pool_miss::begin();
+        let item = self.recipe.make();
+        self.made(unmade, began);
+        item
+    }
+
+    fn made(&self, unmade: Unmade<'_, T, R>, began: u64) {
+        std::mem::forget(unmade);
+        self.tally.add(Event::Missed, 1);
+        probe::pool_miss::end(began, self.recipe.usual_bytes(), std::ptr::from_ref(self).addr());
+    }
+
+    /// An item of the shared part.
+    fn find(&self) -> Option<T> {
+        self.age();
+        let began = probe::pool_steal::begin();
+        let (item, event) = self.store.take()?;
+        self.tally.add(event, 1);
+        self.weigh_out(&item);
+        if matches!(event, Event::Stolen) {
+            probe::pool_steal::end(began, self.recipe.usual_bytes(), std::ptr::from_ref(self).addr());
+        }
+        Some(item)
+    }
+
+    /// An item comes back from its guard.
+    #[inline(always)]
+    fn give_back(&self, item: T) {
+        if std::thread::panicking() {
+            return self.refuse(item, Event::Poisoned);
+        }
+        let mut item = Resetting { pool: self, item: ManuallyDrop::new(item) };
+        let clean = self.recipe.reset(&mut item.item);
+        let item = item.done();
+        if clean { self.keep(item, Event::Returned) } else { self.refuse(item, Event::Rejected) }
+    }
+
+    /// Keeps an item, in this thread's own part where it can.
+    #[inline(always)]
+    fn keep(&self, item: T, event: Event) {
+        if self.recipe.weighs() {
+            return self.keep_weighed(item, event);
+        }
+        if let Some(item) = self.keep_own(item, event) {
+            self.keep_shared(item, event);
+        }
+    }
+
+    /// Keeps an item in this thread's own part, or gives it back.
+    #[inline(always)]
+    fn keep_own(&self, item: T, event: Event) -> Option<T> {
+        let Some(slot) = self.store.slot() else { return Some(item) };
+        let Some(section) = slot.enter(self.store.fences) else { return Some(item) };
+        section.with(|own| {
+            if !own.has_room() {
+                return Some(item);
+            }
+            own.push(item);
+            slot.tally().add(event, 1);
+            None
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn keep_shared(&self, item: T, event: Event) {
+        self.tally.add(event, 1);
+        if self.leaves_beyond() {
+            self.weigh_out(&item);
+            return self.let_go(item, Event::DroppedBeyondLimit);
+        }
+        if let Err(item) = self.store.keep(item) {
+            self.weigh_out(&item);
+            return self.discard(item, Event::Full);
+        }
+        self.notify();
+        self.age();
+    }
+
+    /// Keeps an item of a pool whose items differ in size.
+    #[inline(never)]
+    fn keep_weighed(&self, item: T, event: Event) {
+        if let Err(reason) = self.weigh_in(&item) {
+            self.tally.add(event, 1);
+            return self.discard(item, reason);
+        }
+        if let Some(item) = self.keep_own(item, event) {
+            self.keep_shared(item, event);
+        }
+    }
+
+    /// Counts an item's bytes as idle, or says why it cannot be.
+    fn weigh_in(&self, item: &T) -> Result<(), Event> {
+        let bytes = self.recipe.bytes(item);
+        if self.limits.max_item_bytes.is_some_and(|most| bytes > most) {
+            return Err(Event::Oversized);
+        }
+        if !self.byte_room.as_ref().is_none_or(|room| room.take(bytes)) {
+            return Err(Event::Full);
+        }
+        self.count_bytes(Event::BytesIn, bytes);
+        Ok(())
+    }
+
+    /// Counts an item's bytes as not idle any more.
+    #[inline(always)]
+    fn weigh_out(&self, item: &T) {
+        if self.recipe.weighs() {
+            let bytes = self.recipe.bytes(item);
+            self.byte_room.iter().for_each(|room| room.give(bytes));
+            self.count_bytes(Event::BytesOut, bytes);
+        }
+    }
+
+    fn count_bytes(&self, event: Event, bytes: usize) {
+        match self.store.slot() {
+            Some(slot) => slot.tally().add(event, bytes as u64),
+            None => self.tally.add(event, bytes as u64),
+        }
+    }
+
+    /// An item comes back and is not kept.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, item: T, reason: Event) {
+        self.tally.add(Event::Returned, 1);
+        self.discard(item, reason);
+    }
+
+    /// Drops an item of those that `max_total` counts.
+    fn discard(&self, item: T, reason: Event) {
+        self.leaves();
+        self.let_go(item, reason);
+    }
+
+    fn let_go(&self, item: T, reason: Event) {
+        self.tally.add(reason, 1);
+        drop(item);
+    }
+
+    /// An item was taken out for good.
+    fn took(&self) {
+        self.tally.add(Event::Taken, 1);
+        self.leaves();
     }
 }
 
-impl<T, R: Recipe<T>> super::pressure::Release for Pool<T, R> {
-    fn idle_bytes(&self) -> usize {
-        usize::try_from(self.counters().idle_bytes).unwrap_or(usize::MAX)
+impl<T, R: Recipe<T>> Drop for Pool<T, R> {
+    fn drop(&mut self) {
+        roster::strike(&*self.store);
     }
+}
 
-    fn release(&self, bytes: usize) -> usize {
-        let before = self.idle_bytes();
-        if bytes > 0 {
-            self.tick();
-        }
-        before - self.idle_bytes()
+/// An item that is being made: where that fails, nothing has come of it.
+struct Unmade<'p, T, R: Recipe<T>>(&'p Pool<T, R>);
+
+impl<T, R: Recipe<T>> Drop for Unmade<'_, T, R> {
+    fn drop(&mut self) {
+        self.0.tally.add(Event::Failed, 1);
+        self.0.leaves();
+    }
+}
+
+/// An item that is being reset: where that panics, it is dropped as poisoned.
+struct Resetting<'p, T, R: Recipe<T>> {
+    pool: &'p Pool<T, R>,
+    item: ManuallyDrop<T>,
+}
+
+impl<T, R: Recipe<T>> Resetting<'_, T, R> {
+    #[inline(always)]
+    fn done(self) -> T {
+        let mut done = ManuallyDrop::new(self);
+        // SAFETY: this is never dropped nor used again.
+        unsafe { ManuallyDrop::take(&mut done.item) }
+    }
+}
+
+impl<T, R: Recipe<T>> Drop for Resetting<'_, T, R> {
+    fn drop(&mut self) {
+        // SAFETY: this is being dropped, and its item is not used again.
+        let item = unsafe { ManuallyDrop::take(&mut self.item) };
+        self.pool.refuse(item, Event::Poisoned);
     }
 }

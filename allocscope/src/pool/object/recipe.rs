@@ -32,11 +32,17 @@ pub trait Recipe<T>: Send + Sync {
         false
     }
 
+    /// Bytes that an idle item holds, where they do not differ.
+    #[inline(always)]
+    fn usual_bytes(&self) -> usize {
+        size_of::<T>()
+    }
+
     /// Bytes that an idle item holds. Must be the same from `put` to `get`.
     #[inline(always)]
     fn bytes(&self, item: &T) -> usize {
         let _ = item;
-        size_of::<T>()
+        self.usual_bytes()
     }
 }
 

@@ -1,0 +1,72 @@
+//! A fence of two sides into one that is paid by the side that comes seldom.
+//!
+//! Owner and visitor of a slot each store a word and then load the other's: at least one of the two must see the
+//! other. Where the kernel has `membarrier` the owner keeps only the compiler from reordering, and the visitor makes
+//! every processor that runs a thread of this process execute a full fence. Where it has not, both execute one.
+
+use std::sync::OnceLock;
+
+/// How both sides keep their order; decided once per process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fences {
+    /// Owner: compiler only. Visitor: `membarrier`.
+    Asymmetric,
+    /// A full fence on both sides.
+    Full,
+}
+
+static FENCES: OnceLock<Fences> = OnceLock::new();
+
+impl Fences {
+    /// Asks the kernel, the first time.
+    pub(super) fn of_process() -> Self {
+        *FENCES.get_or_init(|| if membarrier::register() { Self::Asymmetric } else { Self::Full })
+    }
+
+    /// Between the owner's store and its load.
+    #[inline(always)]
+    pub(super) fn light(self) {
+        match self {
+            Self::Asymmetric => std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst),
+            Self::Full => super::super::sync::fence(std::sync::atomic::Ordering::SeqCst),
+        }
+    }
+
+    /// Between the visitor's stores and its loads; `false` where the kernel refused, and nothing may be visited.
+    #[must_use]
+    pub(super) fn heavy(self) -> bool {
+        super::super::sync::fence(std::sync::atomic::Ordering::SeqCst);
+        self == Self::Full || membarrier::run()
+    }
+}
+
+#[cfg(not(any(miri, loom)))]
+mod membarrier {
+    /// This process wants to use [`run`]. Inherited over fork, lost by exec.
+    pub(super) fn register() -> bool {
+        call(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+    }
+
+    /// A full fence on each processor that runs a thread of this process.
+    pub(super) fn run() -> bool {
+        call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+            || (register() && call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+    }
+
+    fn call(command: libc::c_int) -> bool {
+        // SAFETY: the system call takes three numbers and touches no memory of ours.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    }
+}
+
+/// Miri and loom have no `membarrier`: there both sides execute full fences.
+#[cfg(any(miri, loom))]
+mod membarrier {
+    pub(super) fn register() -> bool {
+        false
+    }
+
+    pub(super) fn run() -> bool {
+        false
+    }
+}

@@ -1,0 +1,176 @@
+//! Items that threads share into bins that are tried, never waited for.
+//!
+//! A set has one shelf of bins per slot. Each bin is a small stack under a lock of one word: who finds it taken goes
+//! on to the next, so that a thread that was stopped in the middle holds up nobody.
+
+use crate::pool::sync::{AtomicU32, AtomicU64, Guarded, Ordering};
+use std::mem::MaybeUninit;
+
+/// Items in a bin; as many move at once.
+pub(super) const BIN: usize = if cfg!(loom) { 2 } else { 8 };
+
+const TAKEN: u32 = u32::MAX;
+
+/// A small stack; its state is its length, or `TAKEN`.
+#[repr(C, align(128))]
+struct Bin<T> {
+    state: AtomicU32,
+    items: Guarded<[MaybeUninit<T>; BIN]>,
+}
+
+/// Shelves of one generation.
+pub(super) struct Set<T> {
+    /// Bit `n`: a shelf whose number is `n` modulo 64 may have items.
+    marks: Marks,
+    bins: Box<[Bin<T>]>,
+    /// Bins of a shelf.
+    width: usize,
+}
+
+#[repr(align(128))]
+struct Marks(AtomicU64);
+
+/// A bin that this thread has taken.
+pub(super) struct Open<'b, T> {
+    bin: &'b Bin<T>,
+    len: usize,
+}
+
+// SAFETY: items pass between threads, which their being Send allows; a bin is touched by who took it.
+unsafe impl<T: Send> Sync for Bin<T> {}
+
+impl<T> Set<T> {
+    pub(super) fn new(shelves: usize, width: usize) -> Self {
+        let mut bins = Box::<[Bin<T>]>::new_uninit_slice(shelves * width);
+        for bin in &mut bins {
+            // SAFETY: memory for a bin is written, but for room for items, which needs no value.
+            unsafe { Bin::init(bin.as_mut_ptr()) };
+        }
+        // SAFETY: each bin was written.
+        let bins = unsafe { bins.assume_init() };
+        Self { marks: Marks(AtomicU64::new(0)), bins, width }
+    }
+
+    /// Gives work a bin that has room, of the shelf `home` or the next that has one; `None` where all are full.
+    pub(super) fn give<O>(&self, home: usize, work: impl FnOnce(&mut Open<'_, T>) -> O) -> Option<O> {
+        let (shelf, mut bin) = self.around(home).find_map(|shelf| {
+            let bin = self.shelf(shelf).iter().find_map(|bin| bin.take(|len| len < BIN))?;
+            Some((shelf, bin))
+        })?;
+        let out = work(&mut bin);
+        drop(bin);
+        self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
+        Some(out)
+    }
+
+    /// Gives work a bin that has items, of the shelf `home` or the next that has some, with whether it was another's.
+    pub(super) fn take<O>(&self, home: usize, work: impl FnOnce(&mut Open<'_, T>) -> O) -> Option<(O, bool)> {
+        let marks = self.marks.0.load(Ordering::SeqCst);
+        if marks == 0 {
+            return None;
+        }
+        let marked = self.around(home).filter(|shelf| marks & mark(*shelf) != 0);
+        let (shelf, mut bin) = marked.filter_map(|shelf| Some((shelf, self.stocked(shelf)?))).next()?;
+        Some((work(&mut bin), shelf != home))
+    }
+
+    /// A bin with items, whatever the marks say.
+    pub(super) fn take_any<O>(&self, work: impl FnOnce(&mut Open<'_, T>) -> O) -> Option<O> {
+        let mut bin = self.bins.iter().find_map(|bin| bin.take(|len| len > 0))?;
+        Some(work(&mut bin))
+    }
+
+    /// A bin of a shelf with items. Takes the mark away where there is none, and looks again: who puts an item marks
+    /// its shelf after, so that either the mark stays or the second look finds the item.
+    fn stocked(&self, shelf: usize) -> Option<Open<'_, T>> {
+        if let Some(bin) = self.shelf(shelf).iter().find_map(|bin| bin.take(|len| len > 0)) {
+            return Some(bin);
+        }
+        self.marks.0.fetch_and(!mark(shelf), Ordering::SeqCst);
+        if self.group(shelf).any(|bin| bin.state.load(Ordering::Acquire) != 0) {
+            self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
+        }
+        None
+    }
+
+    fn shelf(&self, shelf: usize) -> &[Bin<T>] {
+        &self.bins[shelf * self.width..][..self.width]
+    }
+
+    /// Bins of all shelves that share a mark.
+    fn group(&self, shelf: usize) -> impl Iterator<Item = &Bin<T>> {
+        (shelf % 64..self.shelves()).step_by(64).flat_map(|shelf| self.shelf(shelf))
+    }
+
+    fn shelves(&self) -> usize {
+        self.bins.len() / self.width
+    }
+
+    fn around(&self, home: usize) -> impl Iterator<Item = usize> + use<T> {
+        let shelves = self.shelves();
+        (home..shelves).chain(0..home)
+    }
+
+    /// Drops all items, once nobody else uses the set.
+    pub(super) fn clear(&mut self) {
+        for bin in &mut self.bins {
+            // A bin that is taken now was in the middle of something when its process forked: it stays as it is.
+            while let Some(item) = bin.take(|len| len > 0).and_then(|mut bin| bin.pop()) {
+                drop(item);
+            }
+        }
+    }
+}
+
+fn mark(shelf: usize) -> u64 {
+    1 << (shelf % 64)
+}
+
+impl<T> Bin<T> {
+    unsafe fn init(at: *mut Self) {
+        // SAFETY: the caller gives memory for a bin; room for items needs no value.
+        unsafe {
+            (&raw mut (*at).state).write(AtomicU32::new(0));
+            #[cfg(loom)]
+            (&raw mut (*at).items).write(Guarded::new([const { MaybeUninit::uninit() }; BIN]));
+        }
+    }
+
+    /// Takes the bin where its length is wanted.
+    fn take(&self, wanted: impl Fn(usize) -> bool) -> Option<Open<'_, T>> {
+        let state = self.state.load(Ordering::Relaxed);
+        if state == TAKEN || !wanted(state as usize) {
+            return None;
+        }
+        self.state.compare_exchange(state, TAKEN, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(Open { bin: self, len: state as usize })
+    }
+}
+
+impl<T> Open<'_, T> {
+    pub(super) fn has_room(&self) -> bool {
+        self.len < BIN
+    }
+
+    /// Adds an item; there must be [room](Self::has_room).
+    pub(super) fn push(&mut self, item: T) {
+        let at = self.len;
+        assert!(at < BIN, "a bin is not filled beyond its size");
+        // SAFETY: this thread has taken the bin.
+        self.bin.items.with_mut(|items| unsafe { (*items)[at] = MaybeUninit::new(item) });
+        self.len += 1;
+    }
+
+    pub(super) fn pop(&mut self) -> Option<T> {
+        let at = self.len.checked_sub(1)?;
+        self.len = at;
+        // SAFETY: this thread has taken the bin; items below the old length are there.
+        Some(self.bin.items.with_mut(|items| unsafe { (*items)[at].assume_init_read() }))
+    }
+}
+
+impl<T> Drop for Open<'_, T> {
+    fn drop(&mut self) {
+        self.bin.state.store(u32::try_from(self.len).unwrap_or(0), Ordering::Release);
+    }
+}

@@ -1,0 +1,43 @@
+//! Atomics and cells into those of the standard library, or into those that loom explores (`--cfg loom`).
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// What a protocol beside it gives to one thread at a time; loom finds out where that does not hold.
+#[cfg(not(loom))]
+#[repr(transparent)]
+pub(crate) struct Guarded<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(loom))]
+impl<T> Guarded<T> {
+    /// Works on the value by its address.
+    #[inline(always)]
+    pub(crate) fn with_mut<O>(&self, work: impl FnOnce(*mut T) -> O) -> O {
+        work(self.0.get())
+    }
+}
+
+#[cfg(loom)]
+pub(crate) struct Guarded<T>(loom::cell::UnsafeCell<T>);
+
+#[cfg(loom)]
+impl<T> Guarded<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::cell::UnsafeCell::new(value))
+    }
+
+    pub(crate) fn with_mut<O>(&self, work: impl FnOnce(*mut T) -> O) -> O {
+        self.0.with_mut(work)
+    }
+}
+
+/// Lets another thread run.
+pub(crate) fn yield_now() {
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
