@@ -23,16 +23,23 @@ pub(crate) struct Failing {
     pub(crate) mapped: AtomicIsize,
     /// NUMA nodes that it claims to have.
     nodes: u32,
+    has_explicit: bool,
 }
 
 impl Failing {
     pub(crate) const fn new(call: Call, errno: Errno, passes: isize) -> Failing {
         let (passes, mapped) = (AtomicIsize::new(passes), AtomicIsize::new(0));
-        Failing { call, errno, passes, mapped, nodes: 1 }
+        Failing { call, errno, passes, mapped, nodes: 1, has_explicit: true }
     }
 
     pub(crate) const fn with_nodes(mut self, nodes: u32) -> Failing {
         self.nodes = nodes;
+        self
+    }
+
+    /// Refuses explicit huge pages.
+    pub(crate) const fn without_explicit(mut self) -> Failing {
+        self.has_explicit = false;
         self
     }
 
@@ -55,6 +62,9 @@ unsafe impl System for Failing {
 
     fn map(&self, extent: Extent, explicit: bool) -> Result<NonNull<u8>, Errno> {
         self.check(Call::Map)?;
+        if explicit && !self.has_explicit {
+            return Err(self.errno);
+        }
         Kernel.map(extent, explicit).inspect(|_| {
             self.mapped.fetch_add(1, Relaxed);
         })
