@@ -16,7 +16,9 @@ use regex::Regex;
 
 use crate::failure::Exit;
 use budget::Budget;
-use pooled::{BreakerArgs, BuffersArgs, FalseSharingArgs, LifetimesArgs, NumaArgs, PoolArgs, RegionsArgs, RequestsArgs};
+use pooled::{
+    BreakerArgs, BuffersArgs, FalseSharingArgs, LifetimesArgs, NumaArgs, PoolArgs, RegionsArgs, RequestsArgs,
+};
 
 /// The port that `daemon` listens on unless told otherwise. Prometheus' list of default ports starts
 /// at 9100 and is filled upwards, so this one is well above the crowded part (to be entered there before a

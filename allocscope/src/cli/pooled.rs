@@ -199,7 +199,7 @@ Examples:
   allocscope workload regions --prefault on --huge-pages always")]
 pub struct RegionsArgs {
     /// Bytes of a region
-    #[arg(long, default_value = "16MiB", value_name = "SIZE", value_parser = positive_size)]
+    #[arg(long, default_value = "2MiB", value_name = "SIZE", value_parser = positive_size)]
     pub size: u64,
     /// Whether pages are made real while memory is committed, or by their first write
     #[arg(long, value_enum, default_value_t = Switch::Both)]
@@ -219,7 +219,7 @@ Examples:
   allocscope workload numa --size 64MiB --seconds 5 --rate 10")]
 pub struct NumaArgs {
     /// Bytes of a region
-    #[arg(long, default_value = "16MiB", value_name = "SIZE", value_parser = positive_size)]
+    #[arg(long, default_value = "2MiB", value_name = "SIZE", value_parser = positive_size)]
     pub size: u64,
     /// How long and how fast.
     #[command(flatten)]

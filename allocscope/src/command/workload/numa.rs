@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::pace::Pace;
 use super::regions::touch;
-use super::truth::{Faults, SizeTruth, ns, timed};
+use super::truth::{Faults, SizeTruth, ns, timed, timed_with_cpu};
 use crate::cli::pooled::NumaArgs;
 use crate::pool::Region;
 use crate::pool::region::{Binding, Kernel, RegionOptions, System};
@@ -74,7 +74,8 @@ impl NodeTruth {
         let bytes = usize::try_from(self.stages.size_bytes)?;
         let (mut region, binding) = timed(&mut self.stages.call_ns, || bound(bytes, self.node))?;
         self.bound += u64::from(binding == Binding::Bound);
-        self.stages.pages_touched += timed(&mut self.stages.touch_ns, || touch(&mut region));
+        let SizeTruth { touch_ns, touch_cpu_ns, .. } = &mut self.stages;
+        self.stages.pages_touched += timed_with_cpu(touch_ns, touch_cpu_ns, || touch(&mut region))?;
         let reserved = region.counters().reserved as u64;
         timed(&mut self.stages.release_ns, || drop(region));
         self.stages.count += 1;
@@ -84,8 +85,7 @@ impl NodeTruth {
 }
 
 fn bound(bytes: usize, node: u32) -> anyhow::Result<(Region, Binding)> {
-    let mut region =
-        Region::reserve(bytes, RegionOptions::default()).context("cannot reserve a region")?;
+    let mut region = Region::reserve(bytes, RegionOptions::default()).context("cannot reserve a region")?;
     let binding = region.bind(node).with_context(|| format!("cannot bind to node {node}"))?;
     region.commit(bytes).context("cannot commit a region")?;
     Ok((region, binding))

@@ -130,8 +130,8 @@ impl Made {
         let refused = || format!("the arena refused {} bytes", args.body);
         let length = usize::try_from(args.body).with_context(refused)?;
         let alloc = || {
-            let last = (0..args.objects).map(|seed| request.hold([seed; 8])).last();
-            last.iter().for_each(|object| drop(session.promote(object)));
+            let objects = (0..args.objects).map(|seed| request.hold([seed; 8]));
+            let _kept = objects.last().map(|object| session.promote(&object));
             request.arena().try_alloc_bytes(length, 1).map(|body| body.as_mut_ptr())
         };
         let body = timed(&mut self.alloc_ns, alloc).with_context(refused)?;
