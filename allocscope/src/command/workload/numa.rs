@@ -4,6 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::pace::Pace;
+use super::pool_truth::LargeBlocks;
 use super::regions::touch;
 use super::truth::{Faults, SizeTruth, ns, timed, timed_with_cpu};
 use crate::cli::pooled::NumaArgs;
@@ -22,6 +23,8 @@ pub struct NumaTruth {
     note: &'static str,
     regions: u64,
     region_bytes: u64,
+    /// Calls of malloc: none is large.
+    large: LargeBlocks,
     faults: Faults,
 }
 
@@ -57,6 +60,7 @@ pub fn run(args: &NumaArgs) -> anyhow::Result<NumaTruth> {
         regions: nodes.iter().map(|node| node.stages.count).sum(),
         nodes,
         region_bytes,
+        large: LargeBlocks::default(),
         faults: Faults::so_far()? - before,
     })
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::mapping::touch_pages;
 use super::pace::Pace;
+use super::pool_truth::LargeBlocks;
 use super::truth::{Faults, SizeTruth, ns, thread_faults, timed, timed_with_cpu};
 use crate::cli::HugePages;
 use crate::cli::pooled::RegionsArgs;
@@ -24,6 +25,8 @@ pub struct RegionsTruth {
     regions: u64,
     /// Of all ways, rounded up to pages of the kind asked for.
     region_bytes: u64,
+    /// Calls of malloc: none is large.
+    large: LargeBlocks,
     faults: Faults,
 }
 
@@ -62,6 +65,7 @@ pub fn run(args: &RegionsArgs) -> anyhow::Result<RegionsTruth> {
         regions: ways.iter().map(|way| way.stages.count).sum(),
         ways,
         region_bytes,
+        large: LargeBlocks::default(),
         faults: Faults::so_far()? - before,
     })
 }

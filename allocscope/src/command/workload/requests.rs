@@ -36,7 +36,9 @@ pub struct RequestsTruth {
     /// Objects that outlived their request, in the arena of a session of 50.
     promoted: u64,
     arena: Made,
-    /// At the end.
+    /// How often both arenas, the request's and the session's, grew.
+    arena_grows: u64,
+    /// Of the request's arena at the end.
     arena_sizes: ArenaSizes,
     malloc: Made,
     /// Calls of malloc for bodies and for an arena's chunks.
@@ -113,6 +115,7 @@ pub fn run(args: &RequestsArgs) -> anyhow::Result<RequestsTruth> {
         requests,
         promoted,
         arena: in_arena,
+        arena_grows: request.counters().grows + session.counters().grows,
         arena_sizes: sizes(&request),
         malloc: by_malloc,
         large: large(args, if args.by.is_malloc() { requests } else { 0 }),
