@@ -13,8 +13,8 @@
 //! successes are counted inside of a window only. All state is one word, so that nothing ever waits.
 
 use super::probe;
+use super::sync::{AtomicU64, Ordering::Relaxed};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 mod word;
@@ -341,5 +341,7 @@ impl<C: Clock> Breaker<C> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod explored;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -313,5 +313,5 @@ fn empty(family: &Family) -> MetricFamily {
     told
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -1,5 +1,9 @@
 //! Asks that a pool cannot serve into plain allocations, counted; and a pool that keeps failing is not asked for a while.
 
+mod serve;
+
+pub use serve::Regions;
+
 use super::breaker::{Breaker, Clock, Monotonic};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -196,7 +200,7 @@ pub fn plain_bytes(bytes: usize) -> Result<Vec<u8>, usize> {
     Ok(buffer)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::breaker::{BreakerOptions, BreakerState};
     use super::*;

@@ -256,7 +256,7 @@ g_bucket{le="+Inf"} 100
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 256 }, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn no_text_panics(text in "(f_bucket|f|\\{|le=|\"|[0-9]{1,20}|\\+Inf|\\}| |\\\\|,|\n|é){0,30}") {

@@ -107,7 +107,7 @@ fn share_of(used: Arc<Mutex<u64>>, band: Band, limit_bytes: u64) -> impl Signal 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(CASES))]
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_signals_keep_stays_and_less_than_the_least_does_not_go(
