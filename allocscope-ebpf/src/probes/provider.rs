@@ -27,7 +27,8 @@ const POOL: u64 = Allocator::Pool as u64;
 /// Of the word for a range's allocator: its number.
 const NUMBER: u64 = 0xff;
 
-/// The first hit of a place takes the kernel some tens of microseconds to make a call of.
+/// What may pass between the program's look at the clock and ours: the first hit of a place takes the kernel some
+/// tens of microseconds to make a call of.
 const DELAY_NS: u64 = 100_000;
 
 /// Something that the program tells of.
@@ -36,8 +37,6 @@ struct Told {
     size: u64,
     ns: u64,
     address: u64,
-    /// When it began, and what may have passed between the program's look at the clock and ours.
-    since_ns: u64,
 }
 
 /// `allocscope:*(size, nanoseconds, address)`
@@ -48,19 +47,16 @@ fn provider_site(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn try_provider_site(ctx: &ProbeContext) -> Option<u32> {
-    // SAFETY: a helper without arguments, one that takes the program's own context, and fields of that context,
-    // which the verifier allows reading.
-    let (now_ns, cookie, size, ns, address) = unsafe {
-        let regs = ctx.regs;
-        (bpf_ktime_get_ns(), bpf_get_attach_cookie(ctx.as_ptr()), (*regs).rdi, (*regs).rsi, (*regs).rdx)
-    };
+    // SAFETY: a helper that takes the program's own context, and fields of that, which the verifier allows reading.
+    let (cookie, size, ns, address) =
+        unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), (*ctx.regs).rdi, (*ctx.regs).rsi, (*ctx.regs).rdx) };
     let thread = Thread::current()?;
     let (slot, event) = (thread.image.slot, event_of(cookie));
     hit(slot, class_of(cookie));
     record(SeriesKey::provider(slot, event), ns, size);
-    let told = Told { thread, size, ns, address, since_ns: now_ns.saturating_sub(ns + DELAY_NS) };
+    let told = Told { thread, size, ns, address };
     if ProviderEvent::is_allocation(event) && is_large(size) {
-        told.allocated(now_ns)?;
+        told.allocated()?;
     } else if event == ProviderEvent::RegionRelease as u8 {
         told.released()?;
     }
@@ -76,19 +72,33 @@ fn class_of(cookie: u64) -> ProbeClass {
 impl Told {
     /// Files the memory, and counts the call that got it.
     #[inline(always)]
-    fn allocated(&self, now_ns: u64) -> Option<()> {
+    fn allocated(&self) -> Option<()> {
         let image = &self.thread.image;
         let end = self.address.wrapping_add(self.size);
         // No memory that it could be told by: the event is all there is.
         if self.address == 0 || end >> 47 != 0 {
             return None;
         }
+        // SAFETY: a helper without arguments.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        let since_ns = now_ns.saturating_sub(self.ns + DELAY_NS);
+        if objects::filed_at(image, self.address).is_some_and(|filed_ns| filed_ns >= since_ns) {
+            return None;
+        }
         match ranges::find(image, self.address) {
-            Some((_, range)) => self.take_over(image, range)?,
-            None => self.file_object(image, end, now_ns)?,
+            Some((start, range)) if !self.is_in_heap(start, range) => self.take_over(image, range)?,
+            _ => self.file_object(image, end, now_ns),
         }
         record(self.stage(Stage::Call), self.ns, self.size);
         Some(())
+    }
+
+    /// Whether a range is the address space that an allocator's heap grows in, of which this is a part.
+    #[inline(always)]
+    fn is_in_heap(&self, start: u64, range: *mut LiveRange) -> bool {
+        // SAFETY: a checked map value.
+        let (end, allocator) = unsafe { ((*range).end, (*range).allocator) };
+        allocator == Allocator::Reserve as u64 && self.size < end.wrapping_sub(start) / 2
     }
 
     /// Takes a mapping for the program's own, guard pages and all; `None` where it is somebody else's. What it was
@@ -112,14 +122,10 @@ impl Told {
     }
 
     #[inline(always)]
-    fn file_object(&self, image: &Image, end: u64, now_ns: u64) -> Option<()> {
-        if objects::filed_at(image, self.address).is_some_and(|filed_ns| filed_ns >= self.since_ns) {
-            return None;
-        }
+    fn file_object(&self, image: &Image, end: u64, filed_ns: u64) {
         let (home, start, size) = (image.home(), self.address, self.size);
-        let new = Object { home, start, end, size, filed_ns: now_ns, allocator: POOL, ..Object::default() };
+        let new = Object { home, start, end, size, filed_ns, allocator: POOL, ..Object::default() };
         objects::file(image, new);
-        Some(())
     }
 
     /// Ends what was not unmapped meanwhile: that was counted then.

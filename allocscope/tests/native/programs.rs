@@ -1,4 +1,5 @@
 //! Sources under `tests/native` into programs, each built once by a run of the tests.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -38,6 +39,25 @@ pub fn seccomp() -> PathBuf {
 /// `impostor.c`.
 pub fn impostor() -> PathBuf {
     once("impostor", |output| compile("cc", &C, "impostor.c", output))
+}
+
+/// `host.c`.
+pub fn host() -> PathBuf {
+    once("host", |output| compile("cc", &C, "host.c", output))
+}
+
+/// A program that tells of its own memory by the provider's probes.
+pub fn told() -> PathBuf {
+    once("told", |output| crate_program("told", &[], output))
+}
+
+/// All of it but its `main`, as a library.
+pub fn told_library() -> PathBuf {
+    let program = told();
+    let built = folder().join("target/told/release/libtold.so");
+    once("libtold.so", |output| {
+        std::fs::copy(&built, output).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    })
 }
 
 /// Rust's allocations by jemalloc 5.3.
