@@ -13,6 +13,10 @@ pub(crate) struct Guarded<T>(std::cell::UnsafeCell<T>);
 
 #[cfg(not(loom))]
 impl<T> Guarded<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(std::cell::UnsafeCell::new(value))
+    }
+
     /// Works on the value by its address.
     #[inline(always)]
     pub(crate) fn with_mut<O>(&self, work: impl FnOnce(*mut T) -> O) -> O {

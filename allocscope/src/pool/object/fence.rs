@@ -4,6 +4,7 @@
 //! other. Where the kernel has `membarrier` the owner keeps only the compiler from reordering, and the visitor makes
 //! every processor that runs a thread of this process execute a full fence. Where it has not, both execute one.
 
+use crate::pool::sync::{self, Ordering};
 use std::sync::OnceLock;
 
 /// How both sides keep their order; decided once per process.
@@ -23,21 +24,21 @@ impl Fences {
         *FENCES.get_or_init(|| if membarrier::register() { Self::Asymmetric } else { Self::Full })
     }
 
-    /// Between the owner's store and its load.
-    #[inline(always)]
-    pub(super) fn light(self) {
-        match self {
-            Self::Asymmetric => std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst),
-            Self::Full => super::super::sync::fence(std::sync::atomic::Ordering::SeqCst),
-        }
-    }
-
     /// Between the visitor's stores and its loads; `false` where the kernel refused, and nothing may be visited.
     #[must_use]
     pub(super) fn heavy(self) -> bool {
-        super::super::sync::fence(std::sync::atomic::Ordering::SeqCst);
+        sync::fence(Ordering::SeqCst);
         self == Self::Full || membarrier::run()
     }
+}
+
+/// Between the owner's store and its load, where fences are [`Fences::Asymmetric`].
+#[inline(always)]
+pub(super) fn light() {
+    #[cfg(not(any(miri, loom)))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(any(miri, loom))]
+    sync::fence(Ordering::SeqCst);
 }
 
 #[cfg(not(any(miri, loom)))]
@@ -59,14 +60,14 @@ mod membarrier {
     }
 }
 
-/// Miri and loom have no `membarrier`: there both sides execute full fences.
+/// Miri and loom have no `membarrier`: there the light fence is a full one too.
 #[cfg(any(miri, loom))]
 mod membarrier {
     pub(super) fn register() -> bool {
-        false
+        true
     }
 
     pub(super) fn run() -> bool {
-        false
+        true
     }
 }

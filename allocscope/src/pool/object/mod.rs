@@ -38,7 +38,9 @@ pub use recipe::{Hooks, PoolError, Recipe};
 use super::counters::PoolCounters;
 use super::probe;
 use limit::Total;
+use slot::Slot;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use store::Store;
@@ -46,6 +48,8 @@ use tally::Event;
 
 /// A pool of items that any number of threads share.
 pub struct Pool<T, R: Recipe<T> = Hooks<T>> {
+    /// Those of the store, a step nearer.
+    slots: NonNull<[Slot<T>]>,
     store: Arc<Store<T>>,
     recipe: R,
     limits: Limits,
@@ -74,9 +78,15 @@ impl<T: Send, R: Recipe<T>> Pool<T, R> {
         unsafe { roster::enter(&*store) };
         let (tally, total) = (tally::Common::new(), Total::new(limits.max_total));
         let ticked = AtomicU64::new(generation::nanoseconds((limits.clock)()));
-        Self { store, recipe, limits, tally, total, byte_room, ticked }
+        let slots = NonNull::from(store.slots());
+        Self { slots, store, recipe, limits, tally, total, byte_room, ticked }
     }
 }
+
+// SAFETY: a pool is its store and its recipe, and the pointer is into the store.
+unsafe impl<T: Send, R: Recipe<T>> Send for Pool<T, R> {}
+// SAFETY: as above.
+unsafe impl<T: Send, R: Recipe<T>> Sync for Pool<T, R> {}
 
 impl<T, R: Recipe<T>> Pool<T, R> {
     /// An item. Beyond `max_total`, after `max_wait`, one that is dropped when it comes back.
@@ -108,7 +118,6 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     /// Gives the pool an item, made by anybody. It is not reset.
-    #[inline(always)]
     pub fn put(&self, item: T) {
         if !self.joins() {
             self.tally.add(Event::Put, 1);
@@ -119,7 +128,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// What it did and holds.
     pub fn counters(&self) -> PoolCounters {
-        let mut counters = tally::sum(&self.tally, self.store.slots().iter().map(slot::Slot::tally));
+        let mut counters = tally::sum(&self.tally, self.store.slots().iter().map(Slot::tally));
         if !self.recipe.weighs() {
             counters.idle_bytes = counters.idle.saturating_mul(self.recipe.usual_bytes() as u64);
         }
@@ -131,11 +140,18 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         &self.recipe
     }
 
+    /// This thread's own part.
+    #[inline(always)]
+    fn slot(&self) -> Option<&Slot<T>> {
+        // SAFETY: the slots are those of the store, which this pool holds.
+        unsafe { self.slots.as_ref() }.get(thread::number())
+    }
+
     /// An item of this thread's own part.
     #[inline(always)]
     fn own_item(&self) -> Option<T> {
-        let slot = self.store.slot()?;
-        let section = slot.enter(self.store.fences)?;
+        let slot = self.slot()?;
+        let section = slot.enter()?;
         let item = section.with(slot::Own::pop)?;
         slot.tally().add(Event::Private, 1);
         drop(section);
@@ -199,42 +215,67 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         Some(item)
     }
 
-    /// An item comes back from its guard.
+    /// An item comes back from its guard. All that is not usual is one call, so that the rest is inlined where guards
+    /// are dropped.
     #[inline(always)]
     fn give_back(&self, item: T) {
         if std::thread::panicking() {
-            return self.refuse(item, Event::Poisoned);
+            return self.take_back(item, Back::Poisoned);
         }
         let mut item = Resetting { pool: self, item: ManuallyDrop::new(item) };
         let clean = self.recipe.reset(&mut item.item);
         let item = item.done();
-        if clean { self.keep(item, Event::Returned) } else { self.refuse(item, Event::Rejected) }
+        let (item, back) = if !clean {
+            (item, Back::Rejected)
+        } else if self.recipe.weighs() {
+            (item, Back::Clean)
+        } else if let Some(item) = self.keep_first(item, Event::Returned) {
+            (item, Back::Clean)
+        } else {
+            return;
+        };
+        self.take_back(item, back);
     }
 
-    /// Keeps an item, in this thread's own part where it can.
+    #[inline(never)]
+    fn take_back(&self, item: T, back: Back) {
+        match back {
+            Back::Clean => self.keep(item, Event::Returned),
+            Back::Rejected => self.refuse(item, Event::Rejected),
+            Back::Poisoned => self.refuse(item, Event::Poisoned),
+        }
+    }
+
+    /// Keeps an item as the first of this thread's own part, or gives it back.
     #[inline(always)]
+    fn keep_first(&self, item: T, event: Event) -> Option<T> {
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter() else { return Some(item) };
+        let back = section.with(|own| own.push_first(item));
+        if back.is_none() {
+            slot.tally().add(event, 1);
+        }
+        back
+    }
+
+    /// Keeps an item.
     fn keep(&self, item: T, event: Event) {
         if self.recipe.weighs() {
-            return self.keep_weighed(item, event);
-        }
-        if let Some(item) = self.keep_own(item, event) {
+            self.keep_weighed(item, event);
+        } else if let Some(item) = self.keep_own(item, event) {
             self.keep_shared(item, event);
         }
     }
 
     /// Keeps an item in this thread's own part, or gives it back.
-    #[inline(always)]
     fn keep_own(&self, item: T, event: Event) -> Option<T> {
-        let Some(slot) = self.store.slot() else { return Some(item) };
-        let Some(section) = slot.enter(self.store.fences) else { return Some(item) };
-        section.with(|own| {
-            if !own.has_room() {
-                return Some(item);
-            }
-            own.push(item);
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter() else { return Some(item) };
+        let back = section.with(|own| own.push(item));
+        if back.is_none() {
             slot.tally().add(event, 1);
-            None
-        })
+        }
+        back
     }
 
     #[cold]
@@ -254,7 +295,6 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     /// Keeps an item of a pool whose items differ in size.
-    #[inline(never)]
     fn keep_weighed(&self, item: T, event: Event) {
         if let Err(reason) = self.weigh_in(&item) {
             self.tally.add(event, 1);
@@ -289,7 +329,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     fn count_bytes(&self, event: Event, bytes: usize) {
-        match self.store.slot() {
+        match self.slot() {
             Some(slot) => slot.tally().add(event, bytes as u64),
             None => self.tally.add(event, bytes as u64),
         }
@@ -316,7 +356,10 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item was taken out for good.
     fn took(&self) {
-        self.tally.add(Event::Taken, 1);
+        match self.slot() {
+            Some(slot) => slot.tally().add(Event::Taken, 1),
+            None => self.tally.add(Event::Taken, 1),
+        }
         self.leaves();
     }
 }
@@ -325,6 +368,13 @@ impl<T, R: Recipe<T>> Drop for Pool<T, R> {
     fn drop(&mut self) {
         roster::strike(&*self.store);
     }
+}
+
+/// How an item comes back.
+enum Back {
+    Clean,
+    Rejected,
+    Poisoned,
 }
 
 /// An item that is being made: where that fails, nothing has come of it.

@@ -4,10 +4,10 @@
 //! closes the gate, executes the heavy fence of [`super::fence`] and then works only where `busy` is clear. No user
 //! code runs in between, so that a section is a few instructions long, but for a section that looks for a shelf.
 
-use super::fence::Fences;
+use super::fence::{self, Fences};
 use super::shelf::Open;
 use super::tally;
-use crate::pool::sync::{AtomicU32, Guarded, Ordering, yield_now};
+use crate::pool::sync::{self, AtomicU32, Guarded, Ordering};
 use std::mem::MaybeUninit;
 
 /// Items behind the first one.
@@ -20,6 +20,8 @@ pub(super) const HOLDS: u32 = DEPTH as u32 + 1;
 pub(super) const VISIT: u32 = 1;
 /// Why a gate is closed: what is put must be seen by those who wait, or dropped.
 pub(super) const LIMIT: u32 = 2;
+/// Why a gate is closed, for good: the owner must execute a full fence, which only its slow path does.
+const FULL_FENCE: u32 = 4;
 
 /// How often a visitor looks whether the owner is gone, giving way in between.
 const LOOKS: u32 = if cfg!(loom) { 2 } else { 2000 };
@@ -33,65 +35,66 @@ pub(super) struct Slot<T> {
     tally: tally::Own,
 }
 
-/// What a slot holds: `first`, where `full`, and the first `len` of `rest`.
+/// What a slot holds: the first item, and `len` more of `rest`.
+///
+/// The right to hold an item may be limited: `place` knows that for the first, `cap` is the number of those for more.
 #[repr(C)]
 pub(super) struct Own<T> {
-    full: bool,
+    place: Place,
     len: u32,
-    /// Items that it may hold.
     cap: u32,
     first: MaybeUninit<T>,
     rest: [MaybeUninit<T>; DEPTH],
+}
+
+/// The place of the first item.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Free,
+    Full,
+    /// Free, and without the right to hold an item.
+    Denied,
 }
 
 // SAFETY: items pass between threads, which their being Send allows; all else is guarded as the module says.
 unsafe impl<T: Send> Sync for Slot<T> {}
 
 impl<T> Slot<T> {
-    /// Makes a slot in place: items may be larger than a stack.
-    ///
-    /// # Safety
-    ///
-    /// `at` is memory for a slot, which holds none yet.
-    pub(super) unsafe fn init(at: *mut Self) {
-        // SAFETY: the caller gives memory for a slot; all is written but room for items, which needs no value.
-        unsafe {
-            (&raw mut (*at).busy).write(AtomicU32::new(0));
-            (&raw mut (*at).gate).write(AtomicU32::new(0));
-            (&raw mut (*at).tally).write(tally::Own::new());
-            Self::init_own(&raw mut (*at).own);
-        }
-    }
-
-    #[cfg(not(loom))]
-    unsafe fn init_own(at: *mut Guarded<Own<T>>) {
-        // SAFETY: a `Guarded` is laid out as what it guards; the caller gives memory for one.
-        unsafe {
-            let own = at.cast::<Own<T>>();
-            (&raw mut (*own).full).write(false);
-            (&raw mut (*own).len).write(0);
-            (&raw mut (*own).cap).write(0);
-        }
-    }
-
-    #[cfg(loom)]
-    unsafe fn init_own(at: *mut Guarded<Own<T>>) {
+    /// A slot with the right to hold all it can, or with none.
+    pub(super) fn new(fences: Fences, may_hold: bool) -> Self {
+        let (place, cap) = if may_hold { (Place::Free, DEPTH as u32) } else { (Place::Denied, 0) };
         let rest = [const { MaybeUninit::uninit() }; DEPTH];
-        let own = Own { full: false, len: 0, cap: 0, first: MaybeUninit::uninit(), rest };
-        // SAFETY: the caller gives memory for one.
-        unsafe { at.write(Guarded::new(own)) };
+        let own = Own { place, len: 0, cap, first: MaybeUninit::uninit(), rest };
+        Self {
+            busy: AtomicU32::new(0),
+            gate: AtomicU32::new(if fences == Fences::Full { FULL_FENCE } else { 0 }),
+            own: Guarded::new(own),
+            tally: tally::Own::new(),
+        }
     }
 
-    /// Begins the owner's section; `None` where a visitor is at work, or this very thread (a signal's handler).
+    /// Begins the owner's section; `None` where the gate is closed for any reason, or where this very thread is at
+    /// work already (in what a signal's handler has interrupted).
     #[inline(always)]
-    pub(super) fn enter(&self, fences: Fences) -> Option<Section<'_, T>> {
+    pub(super) fn enter(&self) -> Option<Section<'_, T>> {
         if self.busy.load(Ordering::Relaxed) != 0 {
             return None;
         }
         self.busy.store(1, Ordering::Relaxed);
-        fences.light();
+        fence::light();
         let section = Section(self);
         (self.gate.load(Ordering::Acquire) == 0).then_some(section)
+    }
+
+    /// Begins the owner's section, with a full fence where that is wanted.
+    pub(super) fn enter_slowly(&self) -> Option<Section<'_, T>> {
+        if self.busy.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        self.busy.store(1, Ordering::Relaxed);
+        sync::fence(Ordering::SeqCst);
+        let section = Section(self);
+        (self.gate.load(Ordering::Acquire) & !FULL_FENCE == 0).then_some(section)
     }
 
     /// Counts of its owner.
@@ -118,7 +121,7 @@ impl<T> Slot<T> {
                 // SAFETY: the owner sees the gate closed before it touches what it holds.
                 return Some(self.own.with_mut(|own| work(unsafe { &mut *own })));
             }
-            yield_now();
+            sync::yield_now();
         }
         None
     }
@@ -152,20 +155,23 @@ impl<T> Drop for Section<'_, T> {
 
 impl<T> Own<T> {
     /// Items in it.
-    #[inline(always)]
     pub(super) fn held(&self) -> u32 {
-        self.len + u32::from(self.full)
+        self.len + u32::from(self.place == Place::Full)
     }
 
-    /// The item that was put last, but for the first.
+    /// An item, one put of late.
     #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<T> {
-        if self.full {
-            self.full = false;
-            // SAFETY: it was full, and is not any more.
-            return Some(unsafe { self.first.assume_init_read() });
-        }
-        self.pop_rest()
+        if self.place == Place::Full { Some(self.take_first(Place::Free)) } else { self.pop_rest() }
+    }
+
+    /// The first item; it must be there.
+    #[inline(always)]
+    fn take_first(&mut self, then: Place) -> T {
+        debug_assert!(self.place == Place::Full, "there is a first item");
+        self.place = then;
+        // SAFETY: the place was full, and is not any more.
+        unsafe { self.first.assume_init_read() }
     }
 
     #[inline(always)]
@@ -175,41 +181,53 @@ impl<T> Own<T> {
         Some(unsafe { self.rest.get_unchecked(self.len as usize).assume_init_read() })
     }
 
-    /// Whether there is room for one more.
+    /// Keeps an item as the first, or gives it back.
     #[inline(always)]
-    pub(super) fn has_room(&self) -> bool {
-        self.held() < self.cap
+    pub(super) fn push_first(&mut self, item: T) -> Option<T> {
+        if self.place != Place::Free {
+            return Some(item);
+        }
+        self.first = MaybeUninit::new(item);
+        self.place = Place::Full;
+        None
     }
 
-    /// Keeps an item; there must be [room](Self::has_room).
-    #[inline(always)]
-    pub(super) fn push(&mut self, item: T) {
-        if !self.full {
-            self.first = MaybeUninit::new(item);
-            self.full = true;
-            return;
+    /// Keeps an item, or gives it back.
+    pub(super) fn push(&mut self, item: T) -> Option<T> {
+        self.push_first(item).and_then(|item| self.push_rest(item))
+    }
+
+    fn push_rest(&mut self, item: T) -> Option<T> {
+        if self.len == self.cap {
+            return Some(item);
         }
-        debug_assert!((self.len as usize) < DEPTH, "there is room");
-        // SAFETY: fewer than `cap` items are held, which is at most DEPTH + 1, and one of them is the first.
-        *unsafe { self.rest.get_unchecked_mut(self.len as usize) } = MaybeUninit::new(item);
+        self.rest[self.len as usize] = MaybeUninit::new(item);
         self.len += 1;
+        None
     }
 
     /// Items that it may hold.
-    pub(super) fn cap(&self) -> u32 {
-        self.cap
+    pub(super) fn rights(&self) -> u32 {
+        self.cap + u32::from(self.place != Place::Denied)
     }
 
-    /// It may hold so many more.
+    /// It may hold so many more; no more than it can.
     pub(super) fn raise(&mut self, more: u32) {
-        self.cap += more;
-        debug_assert!(self.cap <= HOLDS, "no more than it can");
+        let first = more > 0 && self.place == Place::Denied;
+        if first {
+            self.place = Place::Free;
+        }
+        self.cap += more - u32::from(first);
+        debug_assert!(self.cap as usize <= DEPTH, "no more than it can");
     }
 
     /// It may hold no more than it does; says by how much less.
     pub(super) fn give_up(&mut self) -> u32 {
-        let less = self.cap - self.held();
-        self.cap = self.held();
+        let less = self.rights() - self.held();
+        if self.place == Place::Free {
+            self.place = Place::Denied;
+        }
+        self.cap = self.len;
         less
     }
 
@@ -219,22 +237,25 @@ impl<T> Own<T> {
             if !bin.has_room() {
                 return;
             }
-            let Some(item) = self.pop_rest().or_else(|| self.pop()) else { return };
-            bin.push(item);
-            self.cap -= u32::from(ledger);
+            if let Some(item) = self.pop_rest() {
+                bin.push(item);
+                self.cap -= u32::from(ledger);
+            } else if self.place == Place::Full {
+                bin.push(self.take_first(if ledger { Place::Denied } else { Place::Free }));
+            } else {
+                return;
+            }
         }
     }
 
     /// Moves items from a bin, at most so many, and the right to hold them where `ledger`.
     pub(super) fn refill(&mut self, bin: &mut Open<'_, T>, most: u32, ledger: bool) {
-        for _ in 0..most {
-            let room = if ledger { self.cap < HOLDS } else { self.has_room() };
-            if !room {
-                return;
-            }
+        let room = if ledger { DEPTH as u32 - self.cap } else { self.cap - self.len };
+        for _ in 0..most.min(room) {
             let Some(item) = bin.pop() else { return };
             self.cap += u32::from(ledger);
-            self.push(item);
+            let none = self.push_rest(item);
+            debug_assert!(none.is_none(), "there is room");
         }
     }
 }

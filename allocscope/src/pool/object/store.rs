@@ -4,7 +4,7 @@ use super::fence::Fences;
 use super::lock::{Lock, Locked};
 use super::roster::Told;
 use super::shelf::{BIN, Set};
-use super::slot::{HOLDS, LIMIT, Section, Slot, VISIT};
+use super::slot::{HOLDS, LIMIT, Own, Section, Slot, VISIT};
 use super::tally::Event;
 use super::thread;
 use crate::pool::sync::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub(super) struct Store<T> {
     primary: AtomicUsize,
     /// Rights to hold an item that nobody has; `None` where they are not limited.
     room: Option<AtomicUsize>,
-    pub(super) fences: Fences,
+    fences: Fences,
     pub(super) lock: Lock<State>,
 }
 
@@ -50,14 +50,15 @@ pub(super) enum Turn<T> {
 impl<T> Store<T> {
     /// A store of so many slots that holds at most `max_idle` items.
     pub(super) fn new(slots: usize, max_idle: Option<usize>, min_idle: usize) -> Self {
+        let fences = Fences::of_process();
         let wanted = max_idle.unwrap_or(slots * WIDTH * BIN).max(min_idle);
         let width = wanted.div_ceil(slots * BIN).clamp(1, WIDEST);
         Self {
-            slots: new_slots(slots),
+            slots: (0..slots).map(|_| Slot::new(fences, max_idle.is_none())).collect(),
             sets: [Set::new(slots, width), Set::new(slots, width)],
             primary: AtomicUsize::new(0),
             room: max_idle.map(AtomicUsize::new),
-            fences: Fences::of_process(),
+            fences,
             lock: Lock::new(State::default()),
         }
     }
@@ -78,7 +79,7 @@ impl<T> Store<T> {
     }
 
     fn section(&self) -> Option<Section<'_, T>> {
-        self.slot()?.enter(self.fences)
+        self.slot()?.enter_slowly()
     }
 
     /// The set that takes what is put, and the one of the generation before.
@@ -91,8 +92,8 @@ impl<T> Store<T> {
     pub(super) fn take(&self) -> Option<(T, Event)> {
         let home = self.home();
         let (primary, victims) = self.generations();
-        if let Some((item, stolen)) = self.take_some(primary, home) {
-            return Some((item, if stolen { Event::Stolen } else { Event::Shared }));
+        if let Some(found) = self.take_some(primary, home) {
+            return Some(found);
         }
         // One only: what is not used must not become young again.
         let (item, _) = victims.take(home, |bin| bin.pop())?;
@@ -101,28 +102,21 @@ impl<T> Store<T> {
     }
 
     /// An item, and some more of the same bin into the thread's own part.
-    fn take_some(&self, set: &Set<T>, home: usize) -> Option<(T, bool)> {
+    fn take_some(&self, set: &Set<T>, home: usize) -> Option<(T, Event)> {
         let section = self.section();
+        if let Some(item) = section.as_ref().and_then(|section| section.with(Own::pop)) {
+            return Some((item, Event::Private));
+        }
         let (item, stolen) = set.take(home, |bin| {
             let item = bin.pop();
             if let Some(section) = &section {
-                section.with(|own| {
-                    self.raise(own);
-                    own.refill(bin, BIN as u32 - 1, self.room.is_some());
-                });
+                section.with(|own| own.refill(bin, BIN as u32 - 1, self.room.is_some()));
             }
             item
         })?;
         drop(section);
         self.unlease(1);
-        Some((item?, stolen))
-    }
-
-    /// Lets a slot hold all it can, where that is not limited.
-    fn raise(&self, own: &mut super::slot::Own<T>) {
-        if self.room.is_none() {
-            own.raise(HOLDS - own.cap());
-        }
+        Some((item?, if stolen { Event::Stolen } else { Event::Shared }))
     }
 
     /// Keeps an item, or gives it back where there is no room.
@@ -134,20 +128,15 @@ impl<T> Store<T> {
         }
     }
 
-    fn keep_own(&self, own: &mut super::slot::Own<T>, home: usize, item: T) -> Result<(), T> {
+    fn keep_own(&self, own: &mut Own<T>, home: usize, item: T) -> Result<(), T> {
         if own.held() == HOLDS {
             let limited = self.room.is_some();
             self.generations().0.give(home, |bin| own.spill(bin, BIN as u32, limited));
         }
-        self.raise(own);
-        if !own.has_room() && own.cap() < HOLDS {
-            own.raise(self.lease((HOLDS - own.cap()).min(LEASE)));
+        if own.held() == own.rights() && own.rights() < HOLDS {
+            own.raise(self.lease((HOLDS - own.rights()).min(LEASE)));
         }
-        if !own.has_room() {
-            return Err(item);
-        }
-        own.push(item);
-        Ok(())
+        own.push(item).map_or(Ok(()), Err)
     }
 
     fn keep_shared(&self, home: usize, item: T) -> Result<(), T> {
@@ -177,7 +166,7 @@ impl<T> Store<T> {
     }
 
     /// Works on each slot in its owner's stead.
-    fn visit(&self, _lock: &mut Locked<'_, State>, mut work: impl FnMut(usize, &mut super::slot::Own<T>)) {
+    fn visit(&self, _lock: &mut Locked<'_, State>, mut work: impl FnMut(usize, &mut Own<T>)) {
         self.slots.iter().for_each(|slot| slot.close(VISIT));
         if self.fences.heavy() {
             for (number, slot) in self.slots.iter().enumerate() {
@@ -196,7 +185,7 @@ impl<T> Store<T> {
     }
 
     /// Moves a slot's items to its shelf as far as there is room, and gives back rights that it does not use.
-    fn clear_out(&self, set: &Set<T>, number: usize, own: &mut super::slot::Own<T>) {
+    fn clear_out(&self, set: &Set<T>, number: usize, own: &mut Own<T>) {
         let limited = self.room.is_some();
         while own.held() > 0 && set.give(number, |bin| own.spill(bin, BIN as u32, limited)).is_some() {}
         if limited {
@@ -223,7 +212,7 @@ impl<T> Store<T> {
     }
 
     /// What found no place on a shelf; where there is no memory to note it, it stays for a generation more.
-    fn clear_away(&self, own: &mut super::slot::Own<T>, left: &mut Vec<T>) {
+    fn clear_away(&self, own: &mut Own<T>, left: &mut Vec<T>) {
         while own.held() > 0 && left.try_reserve(1).is_ok() {
             left.extend(own.pop());
         }
@@ -263,20 +252,10 @@ impl<T> Store<T> {
     }
 }
 
-fn new_slots<T>(count: usize) -> Box<[Slot<T>]> {
-    let mut slots = Box::<[Slot<T>]>::new_uninit_slice(count);
-    for slot in &mut slots {
-        // SAFETY: the memory is that of a slot.
-        unsafe { Slot::init(slot.as_mut_ptr()) };
-    }
-    // SAFETY: each slot was written.
-    unsafe { slots.assume_init() }
-}
-
 impl<T: Send> Told for Store<T> {
     fn leave(&self, number: usize) {
         let Some(slot) = self.slots.get(number) else { return };
-        let Some(section) = slot.enter(self.fences) else { return };
+        let Some(section) = slot.enter_slowly() else { return };
         section.with(|own| self.clear_out(self.generations().0, number, own));
     }
 
