@@ -92,13 +92,15 @@ impl Chunks {
     /// Finds room for `layout`: in a chunk that was kept, else in a new one.
     pub(super) fn grow(&mut self, cursor: NonNull<u8>, layout: Layout) -> Result<Grown, AllocError> {
         self.leave(cursor);
-        if let Some(kept) = self.chunks[self.in_use..].iter().position(|chunk| chunk.fits(layout)) {
-            self.chunks.swap(self.in_use, self.in_use + kept);
+        if let Some(kept) = self.kept_for(layout) {
+            self.chunks.swap(self.in_use, kept);
             return Ok(self.enter(self.in_use));
         }
-        let is_apart = quanta(layout.size()) > self.next_bytes;
-        let bytes = if is_apart { layout.size() } else { self.next_bytes };
-        let at = self.add(bytes, layout.align())?;
+        let need = quanta(layout.size());
+        let is_apart = need > self.next_bytes;
+        let bytes = self.next_bytes.min(self.room()).max(need);
+        // Where there is no memory for a whole chunk, there may be for the need.
+        let at = self.add(bytes, layout.align()).or_else(|_| self.add(need, layout.align()))?;
         self.next_bytes = self.next_bytes.saturating_mul(2).min(self.options.max_chunk.max(self.next_bytes));
         if !is_apart {
             return Ok(self.enter(at));
@@ -106,6 +108,20 @@ impl Chunks {
         self.in_use += 1;
         self.chunks[at].used = bytes;
         Ok(Grown::Apart(self.chunks[at].start))
+    }
+
+    /// The largest kept chunk of ordinary size, else the smallest one that fits, so that what was made for large
+    /// objects is there for the next large one.
+    fn kept_for(&self, layout: Layout) -> Option<usize> {
+        let size = |at: &usize| self.chunks[*at].layout.size();
+        let fitting = (self.in_use..self.chunks.len()).filter(|at| self.chunks[*at].fits(layout));
+        let ordinary = fitting.clone().filter(|at| size(at) <= self.next_bytes).max_by_key(size);
+        ordinary.or_else(|| fitting.min_by_key(size))
+    }
+
+    /// Bytes that the limit leaves.
+    fn room(&self) -> usize {
+        self.options.limit.saturating_sub(self.held_bytes)
     }
 
     /// Makes a chunk ready before anybody needs it.
@@ -134,7 +150,7 @@ impl Chunks {
     fn add(&mut self, bytes: usize, align: usize) -> Result<usize, AllocError> {
         let layout =
             Layout::from_size_align(bytes, align.max(CHUNK_ALIGN)).map_err(|_| AllocError::Impossible)?;
-        if bytes > self.options.limit.saturating_sub(self.held_bytes) {
+        if bytes > self.room() {
             return Err(AllocError::Exhausted(bytes));
         }
         self.chunks.try_reserve(1).map_err(|_| AllocError::OutOfMemory(bytes))?;

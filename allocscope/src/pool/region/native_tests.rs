@@ -2,53 +2,16 @@
 
 use super::*;
 use crate::pool::region::failing::{Call, Failing};
-use std::process::Command;
-use std::{env, fs, process};
-
-/// Says to a child which test it was started for.
-const ALONE: &str = "ALLOCSCOPE_TEST_ALONE";
-
-/// Runs a test, named by its path within the crate, in a process of its own: faults and pages are exact only where no
-/// other test forks or allocates.
-pub(in crate::pool) fn alone(test: &str, body: impl FnOnce()) {
-    if env::var_os(ALONE).is_some_and(|name| name == test) {
-        return body();
-    }
-    let mut child = Command::new(env::current_exe().unwrap());
-    let output = child.args([test, "--exact"]).env(ALONE, test).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
+use crate::pool::region::observed::{alone, signal_of, signal_of_write, thread_faults};
+use std::{fs, process};
 
 /// Runs a test of this module alone.
 fn exactly(test: &str, body: impl FnOnce()) {
     alone(&format!("pool::region::tests::native::{test}"), body);
 }
 
-/// Runs `act` in a forked child, which may only touch memory; the signal that ended it, 0 where none did.
-pub(in crate::pool) fn signal_of(act: impl FnOnce()) -> i32 {
-    // SAFETY: the child calls nothing that another thread of the parent could have locked.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0);
-    if child == 0 {
-        act();
-        // SAFETY: leaves without what the parent wants done at exit.
-        unsafe { libc::_exit(0) };
-    }
-    let mut status = 0;
-    // SAFETY: waits for that child.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 }
-}
-
-/// The signal that a write to an address ends a child with.
-pub(in crate::pool) fn signal_of_write(pointer: *mut u8) -> i32 {
-    // SAFETY: the child's memory is a copy of its own; that the write may fault is what is asked.
-    signal_of(|| unsafe { pointer.write_volatile(1) })
-}
-
 /// Page faults of the calling thread, of both kinds, while it writes to each page that is committed.
-pub(in crate::pool) fn faults_of_touching(region: &Region) -> i64 {
+fn faults_of_touching(region: &Region) -> i64 {
     // The code's own pages are there after this.
     let mut warm = small(4096);
     warm.commit(4096).unwrap();
@@ -59,16 +22,8 @@ pub(in crate::pool) fn faults_of_touching(region: &Region) -> i64 {
     thread_faults() - before
 }
 
-fn thread_faults() -> i64 {
-    // SAFETY: all zero is a value of it.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel fills it.
-    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) }, 0);
-    usage.ru_minflt + usage.ru_majflt
-}
-
 /// Writes a byte to each page that is committed.
-pub(in crate::pool) fn touch(region: &Region) {
+fn touch(region: &Region) {
     for at in (0..region.open_bytes()).step_by(4096) {
         // SAFETY: committed.
         unsafe { region.as_ptr().add(at).write_volatile(1) };

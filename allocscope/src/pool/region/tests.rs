@@ -181,4 +181,4 @@ fn binding_says_what_it_did() {
 
 #[cfg(not(miri))]
 #[path = "native_tests.rs"]
-pub(in crate::pool) mod native;
+mod native;
