@@ -4,10 +4,10 @@
 
 mod support;
 
+use allocscope::pool::Pool;
 use allocscope::pool::pressure::{
     Frames, Keep, Pressure, Release, STACK_FRAMES, Signal, StackDepth, Steps, page_bytes,
 };
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -20,21 +20,6 @@ const BLOCKS: u64 = 500;
 /// Pages that a pool holds before a step.
 const PAGES: usize = 1000;
 
-/// Pages that nobody uses.
-struct Idle(Cell<usize>);
-
-impl Release for Idle {
-    fn idle_bytes(&self) -> usize {
-        self.0.get() * page_bytes()
-    }
-
-    fn release(&self, bytes: usize) -> usize {
-        let pages = bytes.div_ceil(page_bytes()).min(self.0.get());
-        self.0.set(self.0.get() - pages);
-        pages * page_bytes()
-    }
-}
-
 #[test]
 fn the_deeper_a_traced_process_allocates_the_fewer_pages_stay() {
     let (daemon, address) = daemon("--comm ^deep$ --stack-depth");
@@ -46,7 +31,6 @@ fn the_deeper_a_traced_process_allocates_the_fewer_pages_stay() {
         let frames = Frames::parse(&Metrics::scrape(address).0, STACK_FRAMES, &labels).unwrap();
         assert_eq!(frames.calls(), BLOCKS, "{frames:?}");
         let (kept, keep) = step(depth_of(address, deep.pid()));
-        println!("{calls} calls deep, {frames:?}: {kept} pages stay");
         assert_eq!(
             (kept, keep),
             (pages, Keep::Bytes(pages * page_bytes())),
@@ -74,14 +58,16 @@ fn depth_of(address: SocketAddr, pid: u32) -> impl Signal {
     StackDepth::new(Steps::default(), scrape)
 }
 
-/// Pages that stay after a step of a policy that goes by this signal, and what the signal said.
+/// Pages that stay idle in a pool after a step of a policy that goes by this signal, and what the signal said.
 fn step(signal: impl Signal + 'static) -> (usize, Keep) {
-    let idle = Idle(Cell::new(PAGES));
+    let pool = Pool::builder(|| vec![0u8; page_bytes()]).size_of(Vec::capacity).max_idle(PAGES).build();
+    drop((0..PAGES).map(|_| pool.get()).collect::<Vec<_>>());
+    assert_eq!(pool.idle_bytes(), PAGES * page_bytes());
     let mut pressure = Pressure::builder().signal(signal).build();
     pressure.look(Duration::ZERO);
-    let step = pressure.step(Duration::ZERO, &[&idle]);
-    assert_eq!(step.idle_bytes - step.released_bytes, idle.idle_bytes());
-    (idle.0.get(), step.heard[0].keep)
+    let step = pressure.step(Duration::ZERO, &[&pool]);
+    assert_eq!(step.idle_bytes - step.released_bytes, pool.idle_bytes());
+    (pool.idle_bytes() / page_bytes(), step.heard[0].keep)
 }
 
 /// `deep` after it allocated its blocks and the daemon has counted them.
