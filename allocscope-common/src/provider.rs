@@ -34,10 +34,11 @@ named!(ProviderEvent {
 });
 
 impl ProviderEvent {
-    /// Whether it stands for memory that was got, and not for something else.
+    /// Whether it stands for memory that was got. What a pool makes gets its memory from an allocator or an arena,
+    /// where it is counted; the address that is told is the pool's.
     #[inline(always)]
     pub const fn is_allocation(event: u8) -> bool {
-        event == Self::PoolMiss as u8 || event == Self::ArenaGrow as u8 || event == Self::RegionMap as u8
+        event == Self::ArenaGrow as u8 || event == Self::RegionMap as u8
     }
 }
 

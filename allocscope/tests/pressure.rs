@@ -1,4 +1,4 @@
-//! Stack depths that a daemon counts in a real process, scraped and fed to a pool's policy: the pages that then stay.
+//! Stack depths that a daemon counts in a real process, and limits of a real cgroup, into what a pool's policy lets stay.
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
@@ -6,9 +6,13 @@ mod support;
 
 use allocscope::pool::Pool;
 use allocscope::pool::pressure::{
-    Frames, Keep, Pressure, Release, STACK_FRAMES, Signal, StackDepth, Steps, page_bytes,
+    Advice, DEFAULT_SHARE, Frames, Host, Keep, MemoryShare, Pressure, Release, STACK_FRAMES, Signal,
+    StackDepth, Steps, page_bytes,
 };
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use support::go::{PLAIN, build};
@@ -49,6 +53,78 @@ fn without_the_histogram_all_pages_stay() {
     let deep = traced(address, 1);
     let absent = Keep::Unknown("the text has no such histogram");
     assert_eq!(step(depth_of(address, deep.pid())), (PAGES, absent));
+}
+
+const MIB: usize = 1 << 20;
+
+/// A process in a cgroup of 64 MiB whose pool holds 60: by what the kernel says, it gives back down to the low mark.
+#[test]
+fn a_pool_gives_back_what_its_cgroup_lacks() {
+    let cgroup = Cgroup::limited("allocscope-pressure", 64 * MIB);
+    // SAFETY: the child uses this thread alone and ends without running what is not its own.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let ended = std::panic::catch_unwind(|| under_a_limit(&cgroup));
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(i32::from(ended.is_err())) }
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+        }
+    }
+}
+
+/// What the child does.
+fn under_a_limit(cgroup: &Cgroup) {
+    std::fs::write(cgroup.0.join("cgroup.procs"), "0").unwrap();
+    let pool = Pool::builder(|| vec![1u8; MIB]).size_of(Vec::capacity).max_idle(64).build();
+    drop((0..60).map(|_| pool.get()).collect::<Vec<_>>());
+    let host = Host::new();
+    let level = || host.memory().unwrap()[0];
+    assert_eq!(level().limit_bytes, 64 * MIB as u64);
+    assert!(level().share() >= DEFAULT_SHARE.high(), "{:?}", level());
+
+    let source = host.clone();
+    let signal = MemoryShare::new(DEFAULT_SHARE, move || source.memory());
+    let mut pressure = Pressure::builder().signal(signal).least_bytes(MIB).every(Duration::ZERO).build();
+    let mut step = |at| {
+        pressure.look(at);
+        pressure.step(at, &[&pool])
+    };
+    let first = step(Duration::ZERO);
+    assert_eq!(first.advice, Advice::DontNeed);
+    assert_eq!(first.released_bytes, 60 * MIB - pool.idle_bytes());
+    // At the low mark but for less than the least, and whole items: two more steps find nothing to do.
+    assert!(level().share() <= DEFAULT_SHARE.low() + 0.02, "{:?} after {first:?}", level());
+    assert!(pool.idle_bytes() >= 48 * MIB, "{} bytes stayed after {first:?}", pool.idle_bytes());
+    let more = [step(Duration::from_secs(1)), step(Duration::from_secs(2))].map(|step| step.released_bytes);
+    assert_eq!(more, [0, 0]);
+}
+
+/// A cgroup with a limit, gone when this is dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn limited(name: &str, bytes: usize) -> Self {
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let (root, file) = if v1.is_dir() {
+            (v1, "memory.limit_in_bytes")
+        } else {
+            std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").unwrap();
+            (Path::new("/sys/fs/cgroup"), "memory.max")
+        };
+        let folder = root.join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(file), bytes.to_string()).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The kernel may take a moment after the last process ended.
+        eventually(LIMIT, || std::fs::remove_dir(&self.0).is_ok());
+    }
 }
 
 /// The signal of a traced process: a scrape for each reading.

@@ -167,7 +167,12 @@ fn finish_host(mut target: Running, tracer: Running) -> (Truth, Report) {
     target.tell("");
     let is_loaded = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains("libtold.so");
     assert!(eventually(LIMIT, is_loaded));
-    assert!(eventually(LIMIT, || Places::of(pid, &library).listeners().iter().all(|&count| count > 0)));
+    let is_heard = || Places::of(pid, &library).listeners().iter().all(|&count| count > 0);
+    if !eventually(LIMIT / 3, is_heard) {
+        let counts = Places::of(pid, &library).listeners();
+        tracer.signal(Signal::SIGINT);
+        panic!("nobody listens: {counts:?}, {}", tracer.wait());
+    }
     target.signal(Signal::SIGUSR1);
     let ended = target.wait();
     assert_eq!(ended.code, Some(0), "{ended}");

@@ -234,7 +234,7 @@ mod tests {
         let mut plan = Plan::default();
         add(&image, &mut plan);
         assert!(plan.misses.is_empty(), "{:?}", plan.misses);
-        let site = plan.provider.iter().find(|site| site.id.event == ProviderEvent::RegionRelease).unwrap();
+        let site = plan.provider.iter().find(|site| site.id.event == ProviderEvent::RegionMap).unwrap();
         let at = site.file_offset as usize;
         assert_eq!(file[at], NOP[0]);
         if cfg!(target_arch = "x86_64") {

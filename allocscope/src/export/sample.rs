@@ -109,7 +109,7 @@ fn server() -> ProcessSnapshot {
         },
         alive: true,
         counters: ProcessCounters {
-            hits: [20, 0, 0, 5, 0],
+            hits: [20, 0, 0, 5, 0, 0],
             untimed_faults: [1, 0],
             ranges_filed: 2,
             ranges_ended: 1,

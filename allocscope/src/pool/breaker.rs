@@ -225,6 +225,31 @@ impl<C: Clock> Breaker<C> {
     /// Runs a call if it is let through; `Err(None)` if not.
     #[inline]
     pub fn call<T, E>(&self, call: impl FnOnce() -> Result<T, E>) -> Result<T, Option<E>> {
+        if !self.is_healthy() {
+            return self.call_watched(call);
+        }
+        let result = call();
+        self.tell_of_healthy(result.is_ok());
+        result.map_err(Some)
+    }
+
+    /// Whether a call needs no permit: nothing failed lately, and nobody wants to know how long it takes.
+    #[inline]
+    pub(super) fn is_healthy(&self) -> bool {
+        word::is_quiet(self.word.0.load(Relaxed)) && self.options.max_wait.is_none()
+    }
+
+    /// How a call ended that needed no permit. One that went well counts where another failed in the meantime.
+    #[inline]
+    pub(super) fn tell_of_healthy(&self, success: bool) {
+        if !success || !word::is_quiet(self.word.0.load(Relaxed)) {
+            self.record(None, success, false);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn call_watched<T, E>(&self, call: impl FnOnce() -> Result<T, E>) -> Result<T, Option<E>> {
         let permit = self.admit().map_err(|_| None)?;
         let began = self.options.max_wait.map(|_| self.clock.now());
         let result = call();

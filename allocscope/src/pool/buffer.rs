@@ -1,30 +1,81 @@
 //! Buffers of bytes into buffers that are used again, by classes of size.
+//!
+//! A class is a pool of its own, made when it is first asked for. There are four classes to a power of two, so that
+//! less than a fifth of a buffer is more than was asked for.
 
 use super::counters::{BufferCounters, ClassCounters};
 use super::object::{Limits, Pool, PoolError, Pooled, Recipe};
+use super::pressure::Release;
+use std::alloc::Layout;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Classes to a power of two, as a power of two.
+const STEPS_LOG2: u32 = 2;
+/// Smallest class that there can be: below it, four steps are no whole bytes.
+const LEAST_LOG2: u32 = 4;
+/// Largest class that there can be.
+const MOST_LOG2: u32 = 40;
 
 /// A pool of `Vec<u8>`.
 pub struct BufferPool {
-    classes: Vec<Pool<Vec<u8>, Class>>,
+    classes: Box<[OnceLock<Class>]>,
+    /// Number of the smallest class.
+    first: usize,
+    limits: Limits,
+    oversized: AtomicU64,
 }
 
-/// How buffers of one size are made.
-pub struct Class(usize);
+/// Buffers of one size.
+type Class = Pool<Vec<u8>, OfSize>;
 
-impl Recipe<Vec<u8>> for Class {
+/// How buffers of one size are made.
+pub struct OfSize {
+    bytes: usize,
+    /// Bytes that buffers may have and yet be of this class.
+    next: usize,
+    regrown: AtomicU64,
+}
+
+impl Recipe<Vec<u8>> for OfSize {
     fn make(&self) -> Vec<u8> {
-        Vec::with_capacity(self.0)
+        self.try_make().unwrap_or_else(|_| no_memory(self.bytes))
+    }
+
+    fn try_make(&self) -> Result<Vec<u8>, PoolError> {
+        allocate(self.bytes)
     }
 
     #[inline(always)]
     fn reset(&self, buffer: &mut Vec<u8>) -> bool {
         buffer.clear();
-        buffer.capacity() == self.0
+        // One comparison: what is less than `bytes` wraps.
+        let fits = buffer.capacity().wrapping_sub(self.bytes) < self.next - self.bytes;
+        if !fits {
+            self.regrown.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
     }
 
-    fn bytes(&self, _: &Vec<u8>) -> usize {
-        self.0
+    #[inline(always)]
+    fn usual_bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+fn allocate(bytes: usize) -> Result<Vec<u8>, PoolError> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(bytes).map_err(|_| PoolError::Memory(bytes))?;
+    Ok(buffer)
+}
+
+/// What a plain `Vec` does where there is no memory.
+fn no_memory(bytes: usize) -> ! {
+    match Layout::array::<u8>(bytes) {
+        Ok(layout) => std::alloc::handle_alloc_error(layout),
+        Err(_) => panic!("no buffer has {bytes} bytes"),
     }
 }
 
@@ -37,7 +88,7 @@ pub struct BufferPoolBuilder {
 }
 
 impl BufferPoolBuilder {
-    /// Capacity of the smallest class in bytes, rounded up to a power of two.
+    /// Capacity of the smallest class in bytes, rounded up to a power of two from 16 on.
     #[must_use]
     pub fn smallest(mut self, bytes: usize) -> Self {
         self.smallest = bytes;
@@ -60,13 +111,50 @@ impl BufferPoolBuilder {
 
     /// The pool. Makes no buffer.
     pub fn build(self) -> BufferPool {
-        let classes = self.smallest.ilog2()..=self.largest.ilog2();
-        BufferPool { classes: classes.map(|log| Pool::with_recipe(Class(1 << log), self.limits)).collect() }
+        let log2 = |bytes: usize| bytes.max(1).checked_next_power_of_two().map_or(MOST_LOG2, usize::ilog2);
+        let smallest = log2(self.smallest).clamp(LEAST_LOG2, MOST_LOG2);
+        let largest = log2(self.largest).clamp(smallest, MOST_LOG2);
+        let (first, last) = (class_of(1 << smallest), class_of(1 << largest));
+        BufferPool {
+            classes: (first..=last).map(|_| OnceLock::new()).collect(),
+            first,
+            limits: self.limits,
+            oversized: AtomicU64::new(0),
+        }
     }
 }
 
+/// The smallest class with so many bytes, from 1 on; classes are numbered from 1 byte on.
+#[inline(always)]
+fn class_of(bytes: usize) -> usize {
+    let last = (bytes - 1).max((1 << LEAST_LOG2) - 1);
+    let log2 = last.ilog2();
+    // The highest bit counts as one step, so that the next power of two follows the last step.
+    ((log2 as usize) << STEPS_LOG2) + (last >> (log2 - STEPS_LOG2)) - (1 << STEPS_LOG2) + 1
+}
+
+/// Bytes of a class.
+fn bytes_of(class: usize) -> usize {
+    let (log2, step) = (class >> STEPS_LOG2, class & ((1 << STEPS_LOG2) - 1));
+    ((1 << STEPS_LOG2) + step) << (log2 - STEPS_LOG2 as usize)
+}
+
 /// A buffer with room for what was asked and length 0; goes back when dropped.
-pub struct PooledBuffer<'p>(Pooled<'p, Vec<u8>, Class>);
+///
+/// It is used again only with the capacity that it had: one that its user has made larger is dropped.
+#[must_use = "a buffer that is not used goes straight back"]
+pub struct PooledBuffer<'p>(Kind<'p>);
+
+enum Kind<'p> {
+    Pooled(Pooled<'p, Vec<u8>, OfSize>),
+    Plain(Vec<u8>),
+}
+
+impl Default for BufferPool {
+    fn default() -> Self {
+        Self::builder().build()
+    }
+}
 
 impl BufferPool {
     /// Classes from 1 KiB to 4 MiB, without limits.
@@ -74,10 +162,12 @@ impl BufferPool {
         BufferPoolBuilder { smallest: 1 << 10, largest: 4 << 20, limits: Limits::default() }
     }
 
-    /// An empty buffer with room for `len` bytes.
+    /// An empty buffer with room for `len` bytes. Aborts where there is no memory, as a `Vec` does.
+    #[inline]
     pub fn get(&self, len: usize) -> PooledBuffer<'_> {
-        let class = self.classes.iter().find(|class| class.recipe_bytes() >= len);
-        PooledBuffer(class.unwrap_or(&self.classes[0]).get())
+        let Some(class) = self.class(len) else { return self.oversized(len) };
+        class.ask(len);
+        PooledBuffer(Kind::Pooled(class.get()))
     }
 
     /// The same, or why there is none.
@@ -85,29 +175,97 @@ impl BufferPool {
     /// # Errors
     ///
     /// [`PoolError::Memory`] where there is no memory; [`PoolError::Exhausted`] at a limit.
+    #[inline]
     pub fn try_get(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
-        Ok(self.get(len))
+        let Some(class) = self.class(len) else { return self.try_oversized(len) };
+        let buffer = class.try_get()?;
+        class.ask(len);
+        Ok(PooledBuffer(Kind::Pooled(buffer)))
+    }
+
+    /// The class that has buffers of so many bytes.
+    #[inline(always)]
+    fn class(&self, len: usize) -> Option<&Class> {
+        let number = class_of(len.max(1)).saturating_sub(self.first);
+        let class = self.classes.get(number)?;
+        Some(class.get().unwrap_or_else(|| self.new_class(number)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn new_class(&self, number: usize) -> &Class {
+        self.classes[number].get_or_init(|| {
+            let (bytes, next) = (bytes_of(number + self.first), bytes_of(number + self.first + 1));
+            Pool::with_recipe(OfSize { bytes, next, regrown: AtomicU64::new(0) }, self.limits)
+        })
+    }
+
+    #[cold]
+    fn oversized(&self, len: usize) -> PooledBuffer<'_> {
+        self.try_oversized(len).unwrap_or_else(|_| no_memory(len))
+    }
+
+    #[cold]
+    fn try_oversized(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
+        self.oversized.fetch_add(1, Ordering::Relaxed);
+        Ok(PooledBuffer(Kind::Plain(allocate(len)?)))
+    }
+
+    fn used(&self) -> impl Iterator<Item = &Class> {
+        self.classes.iter().filter_map(OnceLock::get)
     }
 
     /// Begins a new generation in each class.
     pub fn tick(&self) {
-        self.classes.iter().for_each(Pool::tick);
+        self.used().for_each(|class| class.tick());
+    }
+
+    /// Begins one in each class where half of `max_age` passed since its last.
+    pub fn age(&self) {
+        self.used().for_each(|class| class.age());
+    }
+
+    /// Drops all that is idle but for `min_idle` of each class; says how many bytes it were.
+    pub fn trim(&self) -> usize {
+        self.used().map(|class| class.trim()).sum()
     }
 
     /// What it did and holds.
     pub fn counters(&self) -> BufferCounters {
-        let class = |pool: &Pool<Vec<u8>, Class>| ClassCounters {
-            bytes: pool.recipe_bytes(),
-            pool: pool.counters(),
-            asked_bytes: 0,
+        let class = |class: &Class| ClassCounters {
+            bytes: class.recipe().bytes,
+            pool: class.counters(),
+            asked_bytes: class.asked(),
         };
-        BufferCounters { classes: self.classes.iter().map(class).collect(), ..BufferCounters::default() }
+        let regrown = |class: &Class| class.recipe().regrown.load(Ordering::Relaxed);
+        BufferCounters {
+            classes: self.used().map(class).collect(),
+            oversized: self.oversized.load(Ordering::Relaxed),
+            regrown: self.used().map(regrown).sum(),
+        }
     }
 }
 
-impl Pool<Vec<u8>, Class> {
-    fn recipe_bytes(&self) -> usize {
-        self.recipe().0
+impl Release for BufferPool {
+    fn idle_bytes(&self) -> usize {
+        self.used().map(Release::idle_bytes).sum()
+    }
+
+    /// Largest buffers first: fewest calls for the same bytes.
+    fn release(&self, bytes: usize) -> usize {
+        let used: Vec<_> = self.used().collect();
+        let release = |freed: usize, class: &&Class| freed + class.release(bytes.saturating_sub(freed));
+        used.iter().rev().fold(0, release)
+    }
+}
+
+impl PooledBuffer<'_> {
+    /// Takes the buffer out for good.
+    pub fn take(self) -> Vec<u8> {
+        match self.0 {
+            Kind::Pooled(buffer) => buffer.take(),
+            Kind::Plain(buffer) => buffer,
+        }
     }
 }
 
@@ -116,23 +274,28 @@ impl Deref for PooledBuffer<'_> {
 
     #[inline(always)]
     fn deref(&self) -> &Vec<u8> {
-        &self.0
+        match &self.0 {
+            Kind::Pooled(buffer) => buffer,
+            Kind::Plain(buffer) => buffer,
+        }
     }
 }
 
 impl DerefMut for PooledBuffer<'_> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.0
+        match &mut self.0 {
+            Kind::Pooled(buffer) => buffer,
+            Kind::Plain(buffer) => buffer,
+        }
     }
 }
 
-impl super::pressure::Release for BufferPool {
-    fn idle_bytes(&self) -> usize {
-        self.classes.iter().map(super::pressure::Release::idle_bytes).sum()
-    }
-
-    fn release(&self, bytes: usize) -> usize {
-        self.classes.iter().map(|class| class.release(bytes)).sum()
+impl fmt::Debug for PooledBuffer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes", self.len(), self.capacity())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -185,7 +185,8 @@ impl Binaries {
             if used.ids.iter().any(|known| known.file == file) || !used.bare.insert(file) {
                 continue;
             }
-            let Ok(opened) = target::open_mapped(pid, &mapped) else { continue };
+            let opened = target::open_mapped(pid, &mapped);
+            let Ok(opened) = opened.inspect_err(|error| log::info!("{error}")) else { continue };
             let examine = || Examiner::other(&opened.file);
             let plan = self.libraries.get_or_examine(&opened.file, "", examine);
             let Ok(plan) = plan.inspect_err(|error| log::info!("{}: {error}", opened.path.display())) else {

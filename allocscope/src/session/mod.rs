@@ -246,6 +246,8 @@ impl Session {
         self.set_return_safe(slot, pid, attached.return_safe);
         self.maps.insert_target(pid, target)?;
         self.track(slot, info, attached);
+        // What it mapped between the look at it and the first of its events.
+        self.attach_libraries(pid);
         Ok(())
     }
 

@@ -57,6 +57,7 @@ pub struct DropArena<'v> {
 // SAFETY: the arena owns all values, which nobody borrows when it is sent, and each of them can be sent.
 unsafe impl Send for DropArena<'_> {}
 
+#[allow(clippy::mut_from_ref, reason = "each call returns memory that no other call has returned")]
 impl<'v> DropArena<'v> {
     /// An arena of the global allocator.
     pub fn new() -> DropArena<'v> {

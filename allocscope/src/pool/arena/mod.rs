@@ -150,6 +150,7 @@ pub struct Arena {
 // and as nothing is dropped with it, no value of another thread is ever touched.
 unsafe impl Send for Arena {}
 
+#[allow(clippy::mut_from_ref, reason = "each call returns memory that no other call has returned")]
 impl Arena {
     /// An arena of the global allocator, which holds nothing yet.
     pub fn new() -> Arena {

@@ -87,6 +87,7 @@ impl Arena {
     /// # Panics
     ///
     /// There is no memory.
+    #[inline]
     #[track_caller]
     pub fn alloc_str(&self, source: &str) -> &mut str {
         self.try_alloc_str(source).unwrap_or_else(|error| fail(error))
@@ -97,6 +98,7 @@ impl Arena {
     /// # Errors
     ///
     /// There is no memory.
+    #[inline]
     pub fn try_alloc_str(&self, source: &str) -> Result<&mut str, AllocError> {
         let bytes = self.try_alloc_slice_copy(source.as_bytes())?;
         // SAFETY: a copy of a text.
@@ -108,6 +110,7 @@ impl Arena {
     /// # Panics
     ///
     /// There is no memory, or `align` is not a power of two. [`Arena::alloc_block`] finds that at compile time.
+    #[inline]
     #[track_caller]
     pub fn alloc_bytes(&self, len: usize, align: usize) -> &mut [MaybeUninit<u8>] {
         self.try_alloc_bytes(len, align).unwrap_or_else(|error| fail(error))
@@ -118,6 +121,7 @@ impl Arena {
     /// # Errors
     ///
     /// There is no memory, or `align` is not a power of two.
+    #[inline]
     pub fn try_alloc_bytes(&self, len: usize, align: usize) -> Result<&mut [MaybeUninit<u8>], AllocError> {
         let layout = Layout::from_size_align(len, align).map_err(|_| AllocError::Impossible)?;
         let place = self.place(layout)?;
@@ -141,10 +145,12 @@ impl Arena {
     ///
     /// As [`Arena::try_alloc_bytes`].
     pub fn try_alloc_zeroed(&self, len: usize, align: usize) -> Result<&mut [u8], AllocError> {
-        let bytes = self.try_alloc_bytes(len, align)?;
-        bytes.fill(MaybeUninit::new(0));
-        // SAFETY: all are written.
-        Ok(unsafe { slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) })
+        let bytes = self.try_alloc_bytes(len, align)?.as_mut_ptr().cast::<u8>();
+        // SAFETY: that many bytes, all of which are written.
+        unsafe {
+            bytes.write_bytes(0, len);
+            Ok(slice::from_raw_parts_mut(bytes, len))
+        }
     }
 
     /// Memory of a size and an alignment that are checked at compile time, holding nothing of meaning.

@@ -149,7 +149,7 @@ fn a_breaker_and_a_policy_at_work_are_read_at_the_scrape() {
     }
 
     let options = BreakerOptions { least_calls: 2, ..BreakerOptions::default() };
-    let breaker = Arc::new(Breaker::new(options).unwrap());
+    let breaker = Arc::new(Breaker::with_clock(options, || Duration::ZERO).unwrap());
     let pool = Arc::new(Pool::builder(|| Box::new([0u8; 1024])).size_of(|_| 1024).build());
     let mut pressure = Pressure::builder().signal(Half).least_bytes(1).build();
     let (read_breaker, read_pool, read_policy) =

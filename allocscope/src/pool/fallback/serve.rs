@@ -71,7 +71,7 @@ impl Serve for Regions {
 mod tests {
     use super::super::{Fallback, FallbackCounters, Served, plain_bytes};
     use super::*;
-    use crate::pool::breaker::{Breaker, BreakerOptions, BreakerState};
+    use crate::pool::breaker::{Breaker, BreakerOptions, BreakerState, Clock};
     use crate::pool::region::failing::{Call, Failing};
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::time::Duration;
@@ -85,6 +85,11 @@ mod tests {
         successes: 3,
         max_wait: None,
     };
+
+    /// A breaker for which no time passes.
+    fn still() -> Breaker<impl Clock> {
+        Breaker::with_clock(OPTIONS, || Duration::ZERO).unwrap()
+    }
 
     /// A pool of four: what it lacks is allocated; as long as it lacks much it is not asked; when items come back it is.
     #[test]
@@ -119,7 +124,7 @@ mod tests {
     #[test]
     fn a_factory_that_fails_is_bypassed() {
         let pool = Pool::builder(|| 0u64).try_make(|| Err(PoolError::Factory("no more"))).build();
-        let fallback = Fallback::new(&pool, |()| Ok::<_, ()>(7), Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(&pool, |()| Ok::<_, ()>(7), still());
         assert!((0..5).all(|_| *fallback.get(()).unwrap() == 7));
         assert_eq!(fallback.counters(), FallbackCounters { faults: 4, open: 1, ..Default::default() });
     }
@@ -153,7 +158,7 @@ mod tests {
     fn buffers_of_both_kinds_are_vectors() {
         let pool = BufferPool::builder().build();
         let plain = |bytes| Ok::<_, usize>(Vec::with_capacity(bytes));
-        let fallback = Fallback::new(&pool, plain, Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(&pool, plain, still());
         let mut buffer = fallback.get(5000).unwrap();
         buffer.extend_from_slice(b"abc");
         assert!(!buffer.is_plain() && buffer.capacity() >= 5000);
@@ -186,9 +191,10 @@ mod tests {
     }
 
     /// More than the address space has is the kernel's own refusal; no bytes at all is nobody's fault.
+    #[cfg(not(miri))]
     #[test]
     fn the_kernels_own_refusal_is_a_fault_and_an_impossible_size_is_none() {
-        let fallback = Fallback::new(Regions::default(), |_| Ok::<_, ()>(()), Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(Regions::default(), |_| Ok::<_, ()>(()), still());
         assert!(fallback.get(1 << 47).unwrap().is_plain());
         assert!(fallback.get(0).unwrap().is_plain());
         assert_eq!(fallback.counters(), FallbackCounters { faults: 1, refused: 1, ..Default::default() });
@@ -199,7 +205,7 @@ mod tests {
         use crate::pool::arena::ArenaOptions;
         let arena = Arena::with_options(ArenaOptions { limit: 1 << 16, ..ArenaOptions::default() });
         let plain = |layout: Layout| plain_bytes(layout.size());
-        let fallback = Fallback::new(&arena, plain, Breaker::new(OPTIONS).unwrap());
+        let fallback = Fallback::new(&arena, plain, still());
         let layout = Layout::from_size_align(4096, 64).unwrap();
         let plain = (0..40).filter(|_| fallback.get(layout).unwrap().is_plain()).count();
         assert!((24..32).contains(&plain), "{plain} of 40 times 4 KiB did not fit in 64 KiB");

@@ -16,11 +16,14 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     pub fn tick(&self) {
         let began = probe::pool_evict::begin();
         let mut bytes = 0;
+        // What is dropped may itself use the pool: no more than is there now.
+        let mut most = self.counters().idle;
         let left = loop {
-            match self.store.turn(|| self.idle_beyond_least()) {
+            match self.store.turn(|| most > 0 && self.idle_beyond_least()) {
                 Turn::Drop(item) => bytes += self.evict(item, Event::Aged),
                 Turn::Turned(left) => break left,
             }
+            most = most.saturating_sub(1);
         };
         bytes += left.into_iter().map(|item| self.evict(item, Event::Full)).sum::<usize>();
         self.tally.add(Event::Ticked, 1);
@@ -91,8 +94,10 @@ impl<T, R: Recipe<T>> Release for Pool<T, R> {
     fn release(&self, bytes: usize) -> usize {
         let began = probe::pool_evict::begin();
         let mut freed = 0;
-        while freed < bytes {
-            let Some(item) = self.take_idle() else { break };
+        // What is dropped may itself use the pool: no more than is there now.
+        for _ in 0..self.counters().idle {
+            let item = if freed < bytes { self.take_idle() } else { None };
+            let Some(item) = item else { break };
             freed += self.evict(item, Event::Released);
         }
         if freed > 0 {

@@ -32,8 +32,7 @@ impl<T, R: Recipe<T>> Drop for Pooled<'_, T, R> {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: the guard is being dropped, and its item is not used again.
-        let item = unsafe { ManuallyDrop::take(&mut self.item) };
-        self.pool.give_back(item);
+        unsafe { self.pool.give_back(&mut self.item) };
     }
 }
 

@@ -28,6 +28,9 @@ mod store;
 mod tally;
 mod thread;
 
+#[cfg(all(test, loom))]
+#[path = "loom.rs"]
+mod explored;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -135,6 +138,18 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         counters
     }
 
+    /// Counts bytes asked for, for whom items are bytes.
+    #[inline(always)]
+    pub(super) fn ask(&self, bytes: usize) {
+        self.count_bytes(Event::Asked, bytes);
+    }
+
+    /// Bytes [asked for](Self::ask).
+    pub(super) fn asked(&self) -> u64 {
+        let own = self.store.slots().iter().map(|slot| slot.tally().read(Event::Asked));
+        own.fold(self.tally.read(Event::Asked), u64::wrapping_add)
+    }
+
     /// Its recipe.
     pub fn recipe(&self) -> &R {
         &self.recipe
@@ -217,24 +232,33 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item comes back from its guard. All that is not usual is one call, so that the rest is inlined where guards
     /// are dropped.
+    ///
+    /// # Safety
+    ///
+    /// The item is not used any more, nor dropped.
     #[inline(always)]
-    fn give_back(&self, item: T) {
-        if std::thread::panicking() {
-            return self.take_back(item, Back::Poisoned);
+    unsafe fn give_back(&self, item: &mut ManuallyDrop<T>) {
+        let back = self.look_at(item);
+        // SAFETY: the caller gives the item away.
+        let item = unsafe { ManuallyDrop::take(item) };
+        if !matches!(back, Back::Clean) || self.recipe.weighs() {
+            return self.take_back(item, back);
         }
-        let mut item = Resetting { pool: self, item: ManuallyDrop::new(item) };
-        let clean = self.recipe.reset(&mut item.item);
-        let item = item.done();
-        let (item, back) = if !clean {
-            (item, Back::Rejected)
-        } else if self.recipe.weighs() {
-            (item, Back::Clean)
-        } else if let Some(item) = self.keep_first(item, Event::Returned) {
-            (item, Back::Clean)
-        } else {
-            return;
-        };
-        self.take_back(item, back);
+        if let Some(item) = self.keep_first(item, Event::Returned) {
+            self.take_back(item, back);
+        }
+    }
+
+    /// Resets an item that comes back.
+    #[inline(always)]
+    fn look_at(&self, item: &mut T) -> Back {
+        if std::thread::panicking() {
+            return Back::Poisoned;
+        }
+        let resetting = Resetting { pool: self, item };
+        let clean = self.recipe.reset(resetting.item);
+        std::mem::forget(resetting);
+        if clean { Back::Clean } else { Back::Rejected }
     }
 
     #[inline(never)]
@@ -328,6 +352,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         }
     }
 
+    #[inline(always)]
     fn count_bytes(&self, event: Event, bytes: usize) {
         match self.slot() {
             Some(slot) => slot.tally().add(event, bytes as u64),
@@ -390,22 +415,13 @@ impl<T, R: Recipe<T>> Drop for Unmade<'_, T, R> {
 /// An item that is being reset: where that panics, it is dropped as poisoned.
 struct Resetting<'p, T, R: Recipe<T>> {
     pool: &'p Pool<T, R>,
-    item: ManuallyDrop<T>,
-}
-
-impl<T, R: Recipe<T>> Resetting<'_, T, R> {
-    #[inline(always)]
-    fn done(self) -> T {
-        let mut done = ManuallyDrop::new(self);
-        // SAFETY: this is never dropped nor used again.
-        unsafe { ManuallyDrop::take(&mut done.item) }
-    }
+    item: &'p mut T,
 }
 
 impl<T, R: Recipe<T>> Drop for Resetting<'_, T, R> {
     fn drop(&mut self) {
-        // SAFETY: this is being dropped, and its item is not used again.
-        let item = unsafe { ManuallyDrop::take(&mut self.item) };
+        // SAFETY: its owner, who was to take it, unwinds and does not use it again.
+        let item = unsafe { std::ptr::from_mut(self.item).read() };
         self.pool.refuse(item, Event::Poisoned);
     }
 }

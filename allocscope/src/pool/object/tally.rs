@@ -15,6 +15,7 @@ pub(super) enum Event {
     Victim,
     BytesIn,
     BytesOut,
+    Asked,
     Missed,
     Failed,
     BeyondLimit,
@@ -51,6 +52,10 @@ impl Own {
         let at = &self.0[event as usize];
         at.store(at.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
+
+    pub(super) fn read(&self, event: Event) -> u64 {
+        self.0[event as usize].load(Ordering::Relaxed)
+    }
 }
 
 impl Common {
@@ -60,6 +65,10 @@ impl Common {
 
     pub(super) fn add(&self, event: Event, count: u64) {
         self.0[event as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self, event: Event) -> u64 {
+        self.0[event as usize].load(Ordering::Relaxed)
     }
 }
 

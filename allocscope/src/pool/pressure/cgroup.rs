@@ -1,7 +1,7 @@
 //! Texts of `/proc/self/cgroup` and `/proc/self/mountinfo` into the folders whose memory limits bind this process.
 
 use super::text::lines;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Cgroups from the process' own up to the root that are looked at.
 pub const MAX_LEVELS: usize = 32;
@@ -78,14 +78,12 @@ impl Mount {
     /// whose host is not to be seen, is at the mount itself.
     fn up_from(&self, own: &str) -> Vec<PathBuf> {
         let below = Path::new(own).strip_prefix(&self.root).unwrap_or(Path::new(""));
-        let parts = below.components().map(|part| part.as_os_str()).collect::<Vec<_>>();
-        if parts.iter().any(|part| *part == "..") {
+        if below.components().any(|part| part == Component::ParentDir) {
             return vec![self.point.clone()];
         }
-        let shown = (0..=parts.len()).rev().take(MAX_LEVELS);
-        shown
-            .map(|depth| parts[..depth].iter().fold(self.point.clone(), |path, part| path.join(part)))
-            .collect()
+        let levels = (below.components().count() + 1).min(MAX_LEVELS);
+        let own: PathBuf = self.point.components().chain(below.components()).collect();
+        own.ancestors().take(levels).map(Path::to_path_buf).collect()
     }
 }
 

@@ -19,7 +19,8 @@ mod kernel;
 #[path = "stand_in.rs"]
 mod kernel;
 mod nodes;
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 pub(super) mod observed;
 mod system;
 #[cfg(test)]

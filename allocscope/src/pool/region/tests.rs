@@ -13,7 +13,9 @@ fn small(bytes: usize) -> Region {
 
 /// Writes `value` to all that is committed.
 fn fill(region: &mut Region, value: u8) {
-    region.bytes_mut().fill(MaybeUninit::new(value));
+    let bytes = region.bytes_mut();
+    // SAFETY: all of the slice; one call, which Miri does fast.
+    unsafe { bytes.as_mut_ptr().write_bytes(value, bytes.len()) };
 }
 
 fn read(region: &Region, at: usize) -> u8 {

@@ -136,7 +136,7 @@ fn values_live_in_a_region_too() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 6 } else { 100 },
+        cases: if cfg!(miri) { 3 } else { 100 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

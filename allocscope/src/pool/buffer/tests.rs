@@ -1,0 +1,105 @@
+//! Buffers by class: sizes, capacities, what is dropped and what is counted.
+
+use super::*;
+
+#[test]
+fn classes_cover_each_length_and_waste_less_than_a_fifth() {
+    for len in (1..70_000).chain([(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 30]) {
+        let class = class_of(len);
+        let (bytes, below) = (bytes_of(class), bytes_of(class.max(1) - 1));
+        assert!(bytes >= len, "{len} in {bytes}");
+        assert!(len <= 16 || below < len, "{len} fits {below} too");
+        assert!(len <= 16 || (bytes - len) * 5 < bytes, "{len} in {bytes}");
+    }
+}
+
+#[test]
+fn a_class_is_the_class_of_its_bytes() {
+    for class in class_of(16)..class_of(1 << 40) {
+        assert_eq!(class_of(bytes_of(class)), class);
+        assert!(bytes_of(class) < bytes_of(class + 1));
+    }
+}
+
+#[test]
+fn a_buffer_comes_back_empty_with_its_capacity() {
+    let pool = BufferPool::default();
+    let mut buffer = pool.get(5000);
+    assert_eq!((buffer.len(), buffer.capacity()), (0, 5120));
+    buffer.extend([7; 5000]);
+    let address = buffer.as_ptr();
+    drop(buffer);
+    let again = pool.get(4500);
+    assert_eq!((again.len(), again.capacity(), again.as_ptr()), (0, 5120, address));
+    drop(again);
+    let counters = pool.counters();
+    assert_eq!(counters.classes.len(), 1, "other classes were never asked for");
+    let class = counters.classes[0];
+    assert_eq!(
+        (class.bytes, class.asked_bytes, class.pool.misses, class.pool.hits.all()),
+        (5120, 9500, 1, 1)
+    );
+    assert_eq!(class.hit_rate(), 0.5);
+    assert!((class.waste() - 740.0 / 10240.0).abs() < 1e-9);
+    assert_eq!((counters.idle_bytes(), pool.idle_bytes()), (5120, 5120));
+}
+
+#[test]
+fn a_buffer_of_another_capacity_is_dropped() {
+    let pool = BufferPool::default();
+    pool.get(1024).reserve(1 << 16);
+    pool.get(1024).shrink_to_fit();
+    drop(std::mem::take(&mut *pool.get(1024)));
+    let counters = pool.counters();
+    assert_eq!((counters.regrown, counters.classes[0].pool.drops.rejected, counters.idle_bytes()), (3, 3, 0));
+}
+
+#[test]
+fn what_is_larger_than_the_largest_class_is_a_plain_buffer() {
+    let pool = BufferPool::builder().smallest(3000).largest(9000).build();
+    assert_eq!(pool.get(1).capacity(), 4096);
+    assert_eq!(pool.get(16384).capacity(), 16384);
+    assert_eq!(pool.get(16385).capacity(), 16385);
+    let counters = pool.counters();
+    assert_eq!((counters.oversized, counters.idle_bytes()), (1, 4096 + 16384));
+}
+
+#[test]
+fn no_memory_is_an_error_value() {
+    let pool = BufferPool::builder().largest(usize::MAX).build();
+    assert_eq!(pool.try_get(usize::MAX).unwrap_err(), PoolError::Memory(usize::MAX));
+    assert_eq!(pool.try_get(1 << 62).unwrap_err(), PoolError::Memory(1 << 62));
+    assert_eq!(pool.counters().oversized, 2);
+}
+
+#[test]
+fn bytes_limit_each_class() {
+    let limits = Limits { max_idle_bytes: Some(10_000), ..Limits::default() };
+    let pool = BufferPool::builder().limits(limits).build();
+    let held: Vec<_> = (0..4).map(|_| pool.get(4096)).collect();
+    drop(held);
+    let class = pool.counters().classes[0].pool;
+    assert_eq!((class.idle, class.drops.full, class.idle_bytes), (2, 2, 8192));
+}
+
+#[test]
+fn memory_is_given_back_from_the_largest_class_down() {
+    let pool = BufferPool::default();
+    let held = [pool.get(1024), pool.get(1024), pool.get(1 << 20), pool.get(1 << 20)];
+    drop(held);
+    assert_eq!(pool.release(1), 1 << 20);
+    assert_eq!(pool.release((1 << 20) + 1), (1 << 20) + 1024);
+    assert_eq!((pool.trim(), pool.idle_bytes()), (1024, 0));
+    assert_eq!(pool.release(usize::MAX), 0);
+}
+
+#[test]
+fn two_ticks_leave_nothing_idle() {
+    let pool = BufferPool::default();
+    drop(pool.get(2000));
+    let kept = pool.get(1 << 16).take();
+    pool.tick();
+    assert_eq!(pool.idle_bytes(), 2048);
+    pool.tick();
+    assert_eq!((pool.idle_bytes(), kept.capacity()), (0, 1 << 16));
+}
