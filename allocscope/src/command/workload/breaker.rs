@@ -15,8 +15,8 @@ use super::room;
 use super::truth::{Faults, ns, timed};
 use crate::cli::pooled::BreakerArgs;
 use crate::pool::breaker::{Breaker, BreakerOptions, BreakerState};
-use crate::pool::fallback::{Fallback, FallbackCounters, Serve, Served};
-use crate::pool::{Pool, PoolError, Pooled};
+use crate::pool::fallback::{Fallback, FallbackCounters, Served};
+use crate::pool::{Pool, Pooled};
 
 /// Rounds of calm, in which each object goes back at once, and then as many of a rush, in which each is kept for
 /// twice as many rounds as the pool has objects.
@@ -66,19 +66,6 @@ struct Changes {
     failures: u64,
 }
 
-/// The pool, as the fallback asks it.
-struct Source<'p>(&'p Pool<Vec<u8>>);
-
-impl<'p> Serve for Source<'p> {
-    type Ask = ();
-    type Item = Pooled<'p, Vec<u8>>;
-    type Error = PoolError;
-
-    fn serve(&self, (): ()) -> Result<Pooled<'p, Vec<u8>>, PoolError> {
-        self.0.try_get()
-    }
-}
-
 type Object<'p> = Served<Pooled<'p, Vec<u8>>, Vec<u8>>;
 
 /// Works until the time is over or a signal comes.
@@ -87,7 +74,7 @@ pub fn run(args: &BreakerArgs) -> anyhow::Result<BreakerTruth> {
     let now = AtomicU64::new(0);
     let clock = || Duration::from_millis(now.load(Ordering::Relaxed));
     let breaker = Breaker::with_clock(OPTIONS, clock)?;
-    let fallback = Fallback::new(Source(&pool), |()| room::by_malloc(args.size), breaker);
+    let fallback = Fallback::new(&pool, |()| room::by_malloc(args.size), breaker);
     let before = Faults::so_far()?;
     let (mut get_ns, mut touch_ns, mut pages_touched, mut pooled) = (0, 0, 0, 0);
     let mut kept: VecDeque<(u64, Object<'_>)> = VecDeque::new();
