@@ -38,10 +38,13 @@ fn floor(settings: &Settings) -> Result<Sample> {
     measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| once()))
 }
 
-/// Writes the first byte as a program does.
+/// Writes the first byte, and leaves the length as it is.
 #[inline(always)]
 pub fn fill(buffer: &mut Vec<u8>) {
-    buffer.push(1);
+    if let Some(first) = buffer.spare_capacity_mut().first_mut() {
+        // SAFETY: a valid place, which is what a reference is.
+        unsafe { ptr::write_volatile(first.as_mut_ptr(), 1) };
+    }
     escape(buffer.as_mut_ptr());
 }
 
