@@ -110,13 +110,19 @@ fn waiting(command: &mut Command) -> Running {
 }
 
 /// Lets a program go that is traced, to the ends of both.
-fn finish(mut target: Running, tracer: Running) -> (Truth, Report) {
+fn finish(target: Running, tracer: Running) -> (Truth, Report) {
+    let (truth, report) = finish_any(target, tracer);
+    (Truth(truth), report)
+}
+
+/// The same of a program that prints one line.
+fn finish_any(mut target: Running, tracer: Running) -> (Value, Report) {
     target.tell("");
     let ended = target.wait();
     assert_eq!(ended.code, Some(0), "{ended}");
     let traced = tracer.wait();
     assert_eq!(traced.code, Some(0), "{traced}");
-    (Truth::in_output(&ended.stdout), Report::last_in(&traced.stdout))
+    (serde_json::from_str(ended.stdout.trim()).unwrap(), Report::last_in(&traced.stdout))
 }
 
 fn attached(path: &Path, flags: &str) -> (Truth, Report) {
@@ -215,6 +221,32 @@ fn a_filter_that_comes_later_ends_nobody() {
         assert!(heard <= count && of_probe(process, name).0 <= heard, "{name}: {} {report}", truth.0);
     }
     assert!(truth.told().iter().all(|told| told.2 > 0), "{}", truth.0);
+}
+
+/// The library itself, as programs use it: each region is one allocation with its first touches and its release, and
+/// what the pool has missed is told.
+#[test]
+fn regions_and_pools_tell_of_themselves() {
+    const ROUNDS: u64 = 6;
+    let target = waiting(Command::new(programs::pooled()).arg(ROUNDS.to_string()));
+    let mut alone = waiting(Command::new(programs::pooled()).arg(ROUNDS.to_string()));
+    let tracer = attach(target.pid(), "");
+    let (truth, report) = finish_any(target, tracer);
+    let process = report.process(truth["pid"].as_u64().unwrap());
+    for size in [4 * MIB, 16 * MIB] {
+        let Counts { calls, touches, releases, bytes, .. } = process.counts("pool", size);
+        assert_eq!((calls, touches, releases, bytes), (ROUNDS, ROUNDS, ROUNDS, ROUNDS * size), "{report}");
+        assert_eq!(process.of_class("pool", size, "/touched_bytes"), ROUNDS * size, "{report}");
+        assert_eq!(process.counts("reserve", size).calls + process.counts("mmap", size).calls, 0, "{report}");
+    }
+    assert_eq!(of_probe(process, "region_map").0, 2 * ROUNDS, "{report}");
+    assert_eq!(of_probe(process, "region_release").0, 2 * ROUNDS, "{report}");
+    assert_eq!(of_probe(process, "pool_miss").0, truth["misses"].as_u64().unwrap(), "{report}");
+    assert!(process.0["coverage"]["misses"].as_array().unwrap().is_empty(), "{report}");
+    assert_eq!(report.losses(), [], "{report}");
+    alone.tell("");
+    let untraced: Value = serde_json::from_str(alone.wait().stdout.trim()).unwrap();
+    assert_eq!((&untraced["checksum"], &untraced["misses"]), (&truth["checksum"], &truth["misses"]));
 }
 
 /// Where the semaphores of a process' executable and the code of its probes are in memory.

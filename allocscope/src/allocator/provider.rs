@@ -25,6 +25,10 @@ const MAX_NOTES_BYTES: u64 = 4 << 20;
 /// Sites of a binary that are looked at. The provider has one for each probe in each copy of its library.
 const MAX_SITES: usize = 64;
 
+/// Where the linker has dropped a probe's function, its note is left and has the place in that for an address; no
+/// code is mapped so low.
+const FIRST_ADDRESS: u64 = 4096;
+
 /// `size, duration, address` as the provider passes them.
 const ARGUMENTS_X86_64: &[u8] = b"8@%rdi 8@%rsi 8@%rdx";
 const ARGUMENTS_AARCH64: &[u8] = b"8@x0 8@x1 8@x2";
@@ -49,8 +53,7 @@ struct Note<'a> {
 pub fn add(image: &Image<'_>, plan: &mut Plan) {
     let Some((_, part)) = image.section_part(NOTES) else { return };
     let Some(bytes) = part.prefix(MAX_NOTES_BYTES) else { return };
-    // Where the linker has dropped a function, address 0 is left.
-    let own = || notes(&bytes).filter(|note| note.provider == PROVIDER && note.address != 0);
+    let own = || notes(&bytes).filter(|note| note.provider == PROVIDER && note.address >= FIRST_ADDRESS);
     let count = own().count();
     if count == 0 {
         return;

@@ -131,7 +131,7 @@ macro_rules! place_instructions {
 
 /// The note of the probe at label 990, and the byte by whose address a reader sees how far a file was moved after it
 /// was linked. The note is not loaded, so nothing has to be relocated where the file is; a linker that drops the
-/// function leaves a note for address 0.
+/// function leaves a note for an address close to 0.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! note {
     ($name:ident, $arguments:literal) => {

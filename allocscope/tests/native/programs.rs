@@ -60,6 +60,11 @@ pub fn told_library() -> PathBuf {
     })
 }
 
+/// A program that uses regions and a pool of this crate's.
+pub fn pooled() -> PathBuf {
+    once("pooled", |output| crate_program("pooled", &[], output))
+}
+
 /// Rust's allocations by jemalloc 5.3.
 pub fn rust_jemalloc() -> PathBuf {
     once("rust-jemalloc", |output| crate_program("rust-jemalloc", &[], output))
