@@ -313,5 +313,6 @@ fn empty(family: &Family) -> MetricFamily {
     told
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -225,7 +225,8 @@ pub fn plain_bytes(bytes: usize) -> Result<Vec<u8>, usize> {
     Ok(buffer)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::super::breaker::{BreakerOptions, BreakerState};
     use super::*;

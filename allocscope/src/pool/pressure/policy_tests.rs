@@ -101,6 +101,39 @@ fn two_releases_are_apart_in_time() {
     assert_eq!([5000, 5999, 4000, 6000, 6001].map(&mut at), [1000, 0, 0, 1000, 0]);
 }
 
+/// An object pool, a buffer pool and an arena, asked in proportion to what they hold: what may stay does.
+#[test]
+#[cfg(not(loom))]
+fn real_holders_give_back_together() {
+    use crate::pool::arena::ArenaOptions;
+    use crate::pool::{Arena, BufferPool, Pool};
+    const KIB: usize = 1024;
+    let items = Pool::builder(|| vec![0u8; 4 * KIB]).size_of(Vec::capacity).build();
+    let buffers = BufferPool::builder().build();
+    drop((
+        (0..8).map(|_| items.get()).collect::<Vec<_>>(),
+        (0..8).map(|_| buffers.get(8 * KIB)).collect::<Vec<_>>(),
+    ));
+    let mut arena = Arena::with_options(ArenaOptions { first_chunk: 64 * KIB, ..ArenaOptions::default() });
+    arena.alloc_zeroed(16 * KIB, 8);
+    arena.alloc_zeroed(100 * KIB, 8);
+    arena.reset();
+    let holders: [&dyn Release; 3] = [&items, &buffers, &arena];
+    let idle = || holders.map(Release::idle_bytes);
+    let [of_items, of_buffers, of_arena] = idle();
+    assert!(of_items == 32 * KIB && of_buffers == 64 * KIB && of_arena > 0, "{:?}", idle());
+
+    let before: usize = idle().iter().sum();
+    let step = pressure(&[(Keep::Bytes(before / 2), Advice::DontNeed)], 1).step(Duration::ZERO, &holders);
+    let after: usize = idle().iter().sum();
+    assert_eq!(step.released_bytes, before - after);
+    assert!(after <= before / 2, "{after} of {before}");
+    assert!(idle()[0] < of_items && idle()[1] < of_buffers, "{:?}", idle());
+
+    pressure(&[(Keep::Bytes(0), Advice::DontNeed)], 1).step(Duration::ZERO, &holders);
+    assert_eq!(idle(), [0; 3]);
+}
+
 /// A signal on a reading that the test sets.
 fn share_of(used: Arc<Mutex<u64>>, band: Band, limit_bytes: u64) -> impl Signal {
     MemoryShare::new(band, move || Ok(vec![Level { used_bytes: *used.lock().unwrap(), limit_bytes }]))
