@@ -19,7 +19,8 @@ struct Duty {
 }
 
 /// An [`Arena`] that runs destructors, in the reverse of the order in which values were placed, when it is reset or
-/// dropped. Where one panics, the others still run.
+/// dropped; those of a slice run from its first value to its last. Where one panics, the others still run; a second
+/// panic among them aborts, as it does while anything is unwound.
 ///
 /// What is placed may refer to what outlives the arena (`'v`), but not to what is in it:
 ///

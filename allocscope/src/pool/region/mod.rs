@@ -105,6 +105,9 @@ pub struct RegionCounters {
 }
 
 /// A range of memory with guards at both ends; unmapped on drop.
+///
+/// A forked child has a copy of its own, as of all private memory. Where that copy needs explicit huge pages of which
+/// the machine has none left, the kernel ends the child (SIGBUS).
 pub struct Region {
     /// Where the lower guard begins.
     mapping: NonNull<u8>,
