@@ -9,6 +9,7 @@ mod debian;
 mod folder;
 pub mod go;
 pub mod kernel;
+pub mod miri;
 mod prometheus;
 
 use anyhow::{Result, bail};
@@ -103,6 +104,7 @@ fn for_building() -> Vec<Box<dyn Item>> {
 fn all() -> Vec<Box<dyn Item>> {
     let mut items = for_building();
     items.push(Box::new(bpf::Clippy));
+    items.push(Box::new(miri::Miri));
     items.push(Box::new(go::DebianGo));
     items.extend(go::PYPI_VERSIONS.map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>));
     items.push(Box::new(prometheus::Prometheus));

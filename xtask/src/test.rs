@@ -27,7 +27,7 @@ const KERNEL_TEST_THREADS: &str = "2";
 /// A check's name and what runs it.
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 12] = [
     ("set-up", setup::prepare_tests),
     ("tidy", tidy::main),
     ("format", || run::shown(run::cargo().args(["fmt", "--all", "--check"]))),
@@ -36,6 +36,10 @@ const STEPS: [Step; 8] = [
     ("rustdoc", rustdoc),
     ("unit tests", unit_tests),
     ("doc tests", doc_tests),
+    ("pool alone", || pool_alone(&[])),
+    ("pool alone, with its collector", || pool_alone(&["--features", "prometheus"])),
+    ("pool, each order of steps", pool_in_loom),
+    ("pool, interpreted", pool_in_miri),
 ];
 const INTEGRATION: [Step; 2] =
     [("integration tests", integration_tests), ("tests on other kernels", kernels::test)];
@@ -97,6 +101,38 @@ fn unit_tests() -> Result<()> {
 
 fn doc_tests() -> Result<()> {
     run::shown(run::cargo().arg("test").args(USER_SIDE).arg("--doc"))
+}
+
+/// The pool without the rest of the crate: the same flags for each way of using it alone, and a folder of its own,
+/// so that the whole is not built again.
+const POOL: [&str; 5] = ["--package", "allocscope", "--no-default-features", "--lib", "--target-dir"];
+
+fn pool_alone(features: &[&str]) -> Result<()> {
+    let folder = run::target_dir()?.join("pool");
+    let cargo = |task: &str| {
+        let mut cargo = run::cargo();
+        cargo.arg(task).args(POOL).arg(&folder).args(features);
+        cargo
+    };
+    run::shown(cargo("clippy").args(["--", "-D", "warnings"]))?;
+    run::shown(cargo("clippy").args(["--profile", "test", "--", "-D", "warnings"]))?;
+    run::shown(cargo("test").arg("pool"))
+}
+
+/// Interleavings of threads, as `allocscope/src/pool/object/loom.rs` models them.
+fn pool_in_loom() -> Result<()> {
+    let mut cargo = run::cargo();
+    cargo.args(["test", "--release"]).args(POOL).arg(run::target_dir()?.join("pool-loom"));
+    cargo.arg("explored").env("RUSTFLAGS", "--cfg loom");
+    run::shown(&mut cargo)
+}
+
+/// All tests of the pool that do not leave the language: those with `fork` or other system calls say so themselves.
+fn pool_in_miri() -> Result<()> {
+    let mut cargo = setup::miri::cargo_miri();
+    cargo.arg("test").args(POOL).arg(run::target_dir()?.join("pool-miri")).arg("pool");
+    cargo.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    run::shown(&mut cargo).context("`cargo xtask setup` installs Miri")
 }
 
 fn integration_tests() -> Result<()> {

@@ -4,11 +4,13 @@
 //! less than a fifth of a buffer is more than was asked for.
 
 use super::counters::{BufferCounters, ClassCounters};
-use super::object::{Limits, Pool, PoolError, Pooled, Recipe};
+use super::object::{Limits, Pool, PoolError, Recipe};
 use super::pressure::Release;
 use std::alloc::Layout;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,34 +31,61 @@ pub struct BufferPool {
 }
 
 /// Buffers of one size.
-type Class = Pool<Vec<u8>, OfSize>;
+type Class = Pool<Block, OfSize>;
 
-/// How buffers of one size are made.
-pub struct OfSize {
-    bytes: usize,
-    /// Bytes that buffers may have and yet be of this class.
-    next: usize,
-    regrown: AtomicU64,
+/// Memory of a buffer that is idle: a `Vec` without its length, which two registers hold.
+struct Block {
+    bytes: NonNull<u8>,
+    capacity: usize,
 }
 
-impl Recipe<Vec<u8>> for OfSize {
-    fn make(&self) -> Vec<u8> {
+// SAFETY: it owns its memory, as a `Vec` does.
+unsafe impl Send for Block {}
+
+impl Block {
+    #[inline(always)]
+    fn new(buffer: Vec<u8>) -> Self {
+        let mut buffer = ManuallyDrop::new(buffer);
+        // SAFETY: the pointer of a `Vec` is never null.
+        Self { bytes: unsafe { NonNull::new_unchecked(buffer.as_mut_ptr()) }, capacity: buffer.capacity() }
+    }
+
+    /// An empty buffer.
+    #[inline(always)]
+    fn into_buffer(self) -> Vec<u8> {
+        let block = ManuallyDrop::new(self);
+        // SAFETY: pointer and capacity are those of a `Vec` that was forgotten.
+        unsafe { Vec::from_raw_parts(block.bytes.as_ptr(), 0, block.capacity) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: as above; the block is not used again.
+        drop(unsafe { Vec::from_raw_parts(self.bytes.as_ptr(), 0, self.capacity) });
+    }
+}
+
+/// How buffers of one size are made.
+struct OfSize {
+    bytes: usize,
+    /// Bytes that buffers of this class do not have any more.
+    next: usize,
+}
+
+impl Recipe<Block> for OfSize {
+    fn make(&self) -> Block {
         self.try_make().unwrap_or_else(|_| no_memory(self.bytes))
     }
 
-    fn try_make(&self) -> Result<Vec<u8>, PoolError> {
-        allocate(self.bytes)
+    fn try_make(&self) -> Result<Block, PoolError> {
+        allocate(self.bytes).map(Block::new)
     }
 
     #[inline(always)]
-    fn reset(&self, buffer: &mut Vec<u8>) -> bool {
-        buffer.clear();
+    fn reset(&self, block: &mut Block) -> bool {
         // One comparison: what is less than `bytes` wraps.
-        let fits = buffer.capacity().wrapping_sub(self.bytes) < self.next - self.bytes;
-        if !fits {
-            self.regrown.fetch_add(1, Ordering::Relaxed);
-        }
-        fits
+        block.capacity.wrapping_sub(self.bytes) < self.next - self.bytes
     }
 
     #[inline(always)]
@@ -143,11 +172,10 @@ fn bytes_of(class: usize) -> usize {
 ///
 /// It is used again only with the capacity that it had: one that its user has made larger is dropped.
 #[must_use = "a buffer that is not used goes straight back"]
-pub struct PooledBuffer<'p>(Kind<'p>);
-
-enum Kind<'p> {
-    Pooled(Pooled<'p, Vec<u8>, OfSize>),
-    Plain(Vec<u8>),
+pub struct PooledBuffer<'p> {
+    /// `None` for a plain buffer.
+    class: Option<&'p Class>,
+    buffer: ManuallyDrop<Vec<u8>>,
 }
 
 impl Default for BufferPool {
@@ -166,8 +194,7 @@ impl BufferPool {
     #[inline]
     pub fn get(&self, len: usize) -> PooledBuffer<'_> {
         let Some(class) = self.class(len) else { return self.oversized(len) };
-        class.ask(len);
-        PooledBuffer(Kind::Pooled(class.get()))
+        PooledBuffer::new(Some(class), class.get_bare(len).into_buffer())
     }
 
     /// The same, or why there is none.
@@ -178,9 +205,7 @@ impl BufferPool {
     #[inline]
     pub fn try_get(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
         let Some(class) = self.class(len) else { return self.try_oversized(len) };
-        let buffer = class.try_get()?;
-        class.ask(len);
-        Ok(PooledBuffer(Kind::Pooled(buffer)))
+        Ok(PooledBuffer::new(Some(class), class.try_get_bare(len)?.into_buffer()))
     }
 
     /// The class that has buffers of so many bytes.
@@ -196,7 +221,7 @@ impl BufferPool {
     fn new_class(&self, number: usize) -> &Class {
         self.classes[number].get_or_init(|| {
             let (bytes, next) = (bytes_of(number + self.first), bytes_of(number + self.first + 1));
-            Pool::with_recipe(OfSize { bytes, next, regrown: AtomicU64::new(0) }, self.limits)
+            Pool::with_recipe(OfSize { bytes, next }, self.limits)
         })
     }
 
@@ -208,7 +233,7 @@ impl BufferPool {
     #[cold]
     fn try_oversized(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
         self.oversized.fetch_add(1, Ordering::Relaxed);
-        Ok(PooledBuffer(Kind::Plain(allocate(len)?)))
+        Ok(PooledBuffer::new(None, allocate(len)?))
     }
 
     fn used(&self) -> impl Iterator<Item = &Class> {
@@ -237,11 +262,12 @@ impl BufferPool {
             pool: class.counters(),
             asked_bytes: class.asked(),
         };
-        let regrown = |class: &Class| class.recipe().regrown.load(Ordering::Relaxed);
+        let classes: Vec<_> = self.used().map(class).collect();
         BufferCounters {
-            classes: self.used().map(class).collect(),
+            // Nothing but another capacity is a reason to reject a buffer.
+            regrown: classes.iter().map(|class| class.pool.drops.rejected).sum(),
             oversized: self.oversized.load(Ordering::Relaxed),
-            regrown: self.used().map(regrown).sum(),
+            classes,
         }
     }
 }
@@ -259,13 +285,30 @@ impl Release for BufferPool {
     }
 }
 
-impl PooledBuffer<'_> {
+impl<'p> PooledBuffer<'p> {
+    #[inline(always)]
+    fn new(class: Option<&'p Class>, buffer: Vec<u8>) -> Self {
+        Self { class, buffer: ManuallyDrop::new(buffer) }
+    }
+
     /// Takes the buffer out for good.
     pub fn take(self) -> Vec<u8> {
-        match self.0 {
-            Kind::Pooled(buffer) => buffer.take(),
-            Kind::Plain(buffer) => buffer,
-        }
+        let mut guard = ManuallyDrop::new(self);
+        guard.class.iter().for_each(|class| class.took());
+        // SAFETY: the guard is never dropped nor used again.
+        unsafe { ManuallyDrop::take(&mut guard.buffer) }
+    }
+}
+
+impl Drop for PooledBuffer<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the guard is being dropped, and its buffer is not used again.
+        let buffer = unsafe { ManuallyDrop::take(&mut self.buffer) };
+        let Some(class) = self.class else { return };
+        let mut block = ManuallyDrop::new(Block::new(buffer));
+        // SAFETY: the block is not used again, nor dropped.
+        unsafe { class.give_back(&mut block) };
     }
 }
 
@@ -274,20 +317,14 @@ impl Deref for PooledBuffer<'_> {
 
     #[inline(always)]
     fn deref(&self) -> &Vec<u8> {
-        match &self.0 {
-            Kind::Pooled(buffer) => buffer,
-            Kind::Plain(buffer) => buffer,
-        }
+        &self.buffer
     }
 }
 
 impl DerefMut for PooledBuffer<'_> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut Vec<u8> {
-        match &mut self.0 {
-            Kind::Pooled(buffer) => buffer,
-            Kind::Plain(buffer) => buffer,
-        }
+        &mut self.buffer
     }
 }
 

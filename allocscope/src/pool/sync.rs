@@ -38,10 +38,16 @@ impl<T> Guarded<T> {
     }
 }
 
-/// Lets another thread run.
-pub(crate) fn yield_now() {
-    #[cfg(not(loom))]
-    std::thread::yield_now();
+/// Waits a little for another thread: the more `patience`, the longer.
+pub(crate) fn give_way(patience: u32) {
+    #[cfg(loom)]
+    let _ = patience;
     #[cfg(loom)]
     loom::thread::yield_now();
+    #[cfg(not(loom))]
+    match patience {
+        0 => std::hint::spin_loop(),
+        1 => std::thread::yield_now(),
+        _ => std::thread::sleep(std::time::Duration::from_micros(100)),
+    }
 }

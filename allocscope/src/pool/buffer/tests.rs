@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn classes_cover_each_length_and_waste_less_than_a_fifth() {
-    for len in (1..70_000).chain([(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 30]) {
+    let lengths = 1..if cfg!(miri) { 300 } else { 70_000 };
+    for len in lengths.chain([(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 30]) {
         let class = class_of(len);
         let (bytes, below) = (bytes_of(class), bytes_of(class.max(1) - 1));
         assert!(bytes >= len, "{len} in {bytes}");
@@ -68,8 +69,11 @@ fn what_is_larger_than_the_largest_class_is_a_plain_buffer() {
 fn no_memory_is_an_error_value() {
     let pool = BufferPool::builder().largest(usize::MAX).build();
     assert_eq!(pool.try_get(usize::MAX).unwrap_err(), PoolError::Memory(usize::MAX));
-    assert_eq!(pool.try_get(1 << 62).unwrap_err(), PoolError::Memory(1 << 62));
-    assert_eq!(pool.counters().oversized, 2);
+    assert_eq!(pool.counters().oversized, 1);
+    // Miri ends where so much memory is asked for.
+    if cfg!(not(miri)) {
+        assert_eq!(pool.try_get(1 << 62).unwrap_err(), PoolError::Memory(1 << 62));
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub struct PoolBuilder<T> {
 
 impl<T: Send> PoolBuilder<T> {
     pub(super) fn new(make: impl Fn() -> T + Send + Sync + 'static) -> Self {
-        let hooks = Hooks { make: Box::new(make), try_make: None, reset: None, bytes: None };
+        let hooks = Hooks { make: Box::new(make), try_make: None, reset: None, bytes: None, plain: true };
         Self { hooks, limits: Limits::default() }
     }
 
@@ -75,6 +75,7 @@ impl<T: Send> PoolBuilder<T> {
     #[must_use]
     pub fn reset(mut self, reset: fn(&mut T) -> bool) -> Self {
         self.hooks.reset = Some(reset);
+        self.hooks.plain = false;
         self
     }
 
@@ -82,6 +83,7 @@ impl<T: Send> PoolBuilder<T> {
     #[must_use]
     pub fn size_of(mut self, bytes: fn(&T) -> usize) -> Self {
         self.hooks.bytes = Some(bytes);
+        self.hooks.plain = false;
         self
     }
 

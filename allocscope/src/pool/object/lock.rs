@@ -1,9 +1,9 @@
 //! Work that comes seldom into work that one thread does at a time, over a fork too.
 
+use crate::pool::sync::give_way;
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 /// A lock that may be released by another thread than took it: around a fork it is taken by the parent and released
 /// by the child. It is held briefly and seldom; no user code runs under it.
@@ -29,12 +29,8 @@ impl<T> Lock<T> {
     pub(super) fn take(&self) {
         let mut tries = 0u32;
         while self.taken.swap(true, Ordering::Acquire) {
-            tries += 1;
-            match tries {
-                0..100 => std::hint::spin_loop(),
-                100..200 => std::thread::yield_now(),
-                _ => std::thread::sleep(Duration::from_micros(50)),
-            }
+            give_way(tries / 50);
+            tries = tries.saturating_add(1);
         }
     }
 

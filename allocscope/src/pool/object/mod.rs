@@ -99,11 +99,25 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     /// Where the factory does.
     #[inline(always)]
     pub fn get(&self) -> Pooled<'_, T, R> {
-        let item = match self.own_item() {
+        Pooled::new(self, self.get_bare(0))
+    }
+
+    /// An item without its guard, to be [given back](Self::give_back); counts bytes that were asked for.
+    #[inline(always)]
+    pub(super) fn get_bare(&self, asked: usize) -> T {
+        match self.own_item(asked) {
             Some(item) => item,
-            None => self.fetch(),
-        };
-        Pooled::new(self, item)
+            None => self.fetch(asked),
+        }
+    }
+
+    /// The same, or why there is none.
+    #[inline(always)]
+    pub(super) fn try_get_bare(&self, asked: usize) -> Result<T, PoolError> {
+        match self.own_item(asked) {
+            Some(item) => Ok(item),
+            None => self.try_fetch(asked),
+        }
     }
 
     /// An item, or why there is none.
@@ -113,11 +127,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     /// [`PoolError::Exhausted`] at `max_total` after `max_wait`; what the factory says.
     #[inline(always)]
     pub fn try_get(&self) -> Result<Pooled<'_, T, R>, PoolError> {
-        let item = match self.own_item() {
-            Some(item) => item,
-            None => self.try_fetch()?,
-        };
-        Ok(Pooled::new(self, item))
+        Ok(Pooled::new(self, self.try_get_bare(0)?))
     }
 
     /// Gives the pool an item, made by anybody. It is not reset.
@@ -138,13 +148,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         counters
     }
 
-    /// Counts bytes asked for, for whom items are bytes.
-    #[inline(always)]
-    pub(super) fn ask(&self, bytes: usize) {
-        self.count_bytes(Event::Asked, bytes);
-    }
-
-    /// Bytes [asked for](Self::ask).
+    /// Bytes asked for in all gets.
     pub(super) fn asked(&self) -> u64 {
         let own = self.store.slots().iter().map(|slot| slot.tally().read(Event::Asked));
         own.fold(self.tally.read(Event::Asked), u64::wrapping_add)
@@ -164,11 +168,14 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item of this thread's own part.
     #[inline(always)]
-    fn own_item(&self) -> Option<T> {
+    fn own_item(&self, asked: usize) -> Option<T> {
         let slot = self.slot()?;
         let section = slot.enter()?;
         let item = section.with(slot::Own::pop)?;
         slot.tally().add(Event::Private, 1);
+        if asked > 0 {
+            slot.tally().add(Event::Asked, asked as u64);
+        }
         drop(section);
         self.weigh_out(&item);
         Some(item)
@@ -176,7 +183,8 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     #[cold]
     #[inline(never)]
-    fn fetch(&self) -> T {
+    fn fetch(&self, asked: usize) -> T {
+        self.tally.add(Event::Asked, asked as u64);
         self.find().unwrap_or_else(|| match self.admit() {
             Ok(Some(item)) => item,
             Ok(None) => self.make(),
@@ -189,7 +197,13 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     #[cold]
     #[inline(never)]
-    fn try_fetch(&self) -> Result<T, PoolError> {
+    fn try_fetch(&self, asked: usize) -> Result<T, PoolError> {
+        let item = self.try_find_or_make()?;
+        self.tally.add(Event::Asked, asked as u64);
+        Ok(item)
+    }
+
+    fn try_find_or_make(&self) -> Result<T, PoolError> {
         if let Some(item) = self.find() {
             return Ok(item);
         }
@@ -237,11 +251,16 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     ///
     /// The item is not used any more, nor dropped.
     #[inline(always)]
-    unsafe fn give_back(&self, item: &mut ManuallyDrop<T>) {
-        let back = self.look_at(item);
+    pub(super) unsafe fn give_back(&self, item: &mut ManuallyDrop<T>) {
+        let back = match (R::CALLED, self.recipe.is_plain()) {
+            (true, true) if std::thread::panicking() => Back::Poisoned,
+            (true, true) => Back::Clean,
+            (true, false) => Back::Unseen,
+            (false, _) => self.look_at(item),
+        };
         // SAFETY: the caller gives the item away.
         let item = unsafe { ManuallyDrop::take(item) };
-        if !matches!(back, Back::Clean) || self.recipe.weighs() {
+        if !matches!(back, Back::Clean) || (!R::CALLED && self.recipe.weighs()) {
             return self.take_back(item, back);
         }
         if let Some(item) = self.keep_first(item, Event::Returned) {
@@ -262,8 +281,12 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     #[inline(never)]
-    fn take_back(&self, item: T, back: Back) {
+    pub(super) fn take_back(&self, item: T, back: Back) {
+        let mut item = ManuallyDrop::new(item);
+        let back = if matches!(back, Back::Unseen) { self.look_at(&mut item) } else { back };
+        let item = ManuallyDrop::into_inner(item);
         match back {
+            Back::Unseen => unreachable!("it was looked at"),
             Back::Clean => self.keep(item, Event::Returned),
             Back::Rejected => self.refuse(item, Event::Rejected),
             Back::Poisoned => self.refuse(item, Event::Poisoned),
@@ -380,7 +403,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     /// An item was taken out for good.
-    fn took(&self) {
+    pub(super) fn took(&self) {
         match self.slot() {
             Some(slot) => slot.tally().add(Event::Taken, 1),
             None => self.tally.add(Event::Taken, 1),
@@ -396,7 +419,9 @@ impl<T, R: Recipe<T>> Drop for Pool<T, R> {
 }
 
 /// How an item comes back.
-enum Back {
+pub(super) enum Back {
+    /// Nobody looked yet.
+    Unseen,
     Clean,
     Rejected,
     Poisoned,

@@ -7,6 +7,9 @@ use std::fmt;
 ///
 /// A pool calls none of these while it is at work on its own memory: they may panic, and may use the pool.
 pub trait Recipe<T>: Send + Sync {
+    /// Whether [`reset`](Self::reset) is too much to have where each guard is dropped.
+    const CALLED: bool = false;
+
     /// Makes an item.
     fn make(&self) -> T;
 
@@ -24,6 +27,13 @@ pub trait Recipe<T>: Send + Sync {
     fn reset(&self, item: &mut T) -> bool {
         let _ = item;
         true
+    }
+
+    /// Whether [`reset`](Self::reset) does nothing and items do not differ in size, as can be told where
+    /// [`CALLED`](Self::CALLED).
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        false
     }
 
     /// Whether items differ in size: only then is [`bytes`](Self::bytes) asked of each.
@@ -52,11 +62,20 @@ pub struct Hooks<T> {
     pub(super) try_make: Option<TryMake<T>>,
     pub(super) reset: Option<fn(&mut T) -> bool>,
     pub(super) bytes: Option<fn(&T) -> usize>,
+    /// Neither of the two is there.
+    pub(super) plain: bool,
 }
 
 pub(super) type TryMake<T> = Box<dyn Fn() -> Result<T, PoolError> + Send + Sync>;
 
 impl<T> Recipe<T> for Hooks<T> {
+    const CALLED: bool = true;
+
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.plain
+    }
+
     fn make(&self) -> T {
         (self.make)()
     }

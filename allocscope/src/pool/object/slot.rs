@@ -23,8 +23,11 @@ pub(super) const LIMIT: u32 = 2;
 /// Why a gate is closed, for good: the owner must execute a full fence, which only its slow path does.
 const FULL_FENCE: u32 = 4;
 
-/// How often a visitor looks whether the owner is gone, giving way in between.
-const LOOKS: u32 = if cfg!(loom) { 2 } else { 2000 };
+/// How often a visitor looks whether the owner is gone: 50 times at once, 50 giving way, 50 every 100 us.
+const LOOKS: u32 = if cfg!(loom) { 2 } else { 150 };
+
+/// The owner was at work when its process forked, and is not of this process: nobody touches the slot any more.
+const LOST: u32 = 2;
 
 /// A thread's own part of a pool. Aligned to two cache lines, as processors fetch them in pairs.
 #[repr(C, align(128))]
@@ -116,14 +119,22 @@ impl<T> Slot<T> {
     /// Works on what it holds, in its owner's stead; `None` where the owner does not leave its section (it was
     /// stopped there, or did not survive a fork). Under the pool's lock, with the gate closed and the fence behind.
     pub(super) fn visit<O>(&self, work: impl FnOnce(&mut Own<T>) -> O) -> Option<O> {
-        for _ in 0..LOOKS {
-            if self.busy.load(Ordering::Acquire) == 0 {
+        for look in 0..LOOKS {
+            match self.busy.load(Ordering::Acquire) {
                 // SAFETY: the owner sees the gate closed before it touches what it holds.
-                return Some(self.own.with_mut(|own| work(unsafe { &mut *own })));
+                0 => return Some(self.own.with_mut(|own| work(unsafe { &mut *own }))),
+                LOST => return None,
+                _ => sync::give_way(look / 50),
             }
-            sync::yield_now();
         }
         None
+    }
+
+    /// In a child, which has only the thread that forked, and that is not at work here.
+    pub(super) fn after_fork(&self) {
+        if self.busy.load(Ordering::Relaxed) != 0 {
+            self.busy.store(LOST, Ordering::Relaxed);
+        }
     }
 
     /// What it holds, once nobody else uses the pool; `None` where a section never ended.

@@ -267,8 +267,10 @@ impl<T: Send> Told for Store<T> {
         // SAFETY: `before_fork` took the lock.
         unsafe {
             let state = &mut *self.lock.value();
-            if child && std::mem::take(&mut state.limited) {
+            if child {
+                self.slots.iter().for_each(Slot::after_fork);
                 state.waiting.clear();
+                state.limited = false;
                 self.slots.iter().for_each(|slot| slot.open(LIMIT));
             }
             self.lock.release();
