@@ -300,12 +300,18 @@ impl<'p> PooledBuffer<'p> {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn drop_plain(buffer: Vec<u8>) {
+    drop(buffer);
+}
+
 impl Drop for PooledBuffer<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: the guard is being dropped, and its buffer is not used again.
         let buffer = unsafe { ManuallyDrop::take(&mut self.buffer) };
-        let Some(class) = self.class else { return };
+        let Some(class) = self.class else { return drop_plain(buffer) };
         let mut block = ManuallyDrop::new(Block::new(buffer));
         // SAFETY: the block is not used again, nor dropped.
         unsafe { class.give_back(&mut block) };

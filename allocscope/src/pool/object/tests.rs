@@ -140,20 +140,12 @@ fn a_thread_that_ends_leaves_its_items_to_others() {
     let ledger = Ledger::default();
     let pool = ledger.pool().build();
     thread::scope(|scope| {
-        scope.spawn(|| drop((0..5).map(|_| pool.get()).collect::<Vec<_>>()));
+        // A join waits for the destructors of a thread's variables too; the end of a scope does not.
+        scope.spawn(|| drop((0..5).map(|_| pool.get()).collect::<Vec<_>>())).join().unwrap();
     });
-    // The end of a scope does not wait for destructors of a thread's variables.
-    let end = Instant::now() + Duration::from_secs(5);
-    while pool.store.slots().iter().any(|slot| held(slot) > 0) && Instant::now() < end {
-        thread::yield_now();
-    }
     let items: Vec<_> = (0..5).map(|_| pool.get()).collect();
     assert_eq!((ledger.made(), pool.counters().hits.all()), (5, 5));
     drop(items);
-}
-
-fn held(slot: &Slot<Item>) -> u32 {
-    slot.enter_slowly().map_or(1, |section| section.with(|own| own.held()))
 }
 
 #[test]
@@ -165,7 +157,7 @@ fn threads_beyond_the_slots_share() {
         for _ in 0..6 {
             scope.spawn(|| {
                 barrier.wait();
-                for _ in 0..if cfg!(miri) { 20 } else { 500 } {
+                for _ in 0..if cfg!(miri) { 4 } else { 500 } {
                     drop([pool.get(), pool.get()]);
                 }
                 barrier.wait();
@@ -276,7 +268,7 @@ fn idle_items_are_limited_by_number_and_bytes() {
 fn rights_come_back_from_each_place() {
     let ledger = Ledger::default();
     let pool = ledger.pool().max_idle(30).build();
-    for round in 0..20 {
+    for round in 0..if cfg!(miri) { 4 } else { 20 } {
         drop((0..40).map(|_| pool.get()).collect::<Vec<_>>());
         assert_eq!(pool.counters().idle, 30, "round {round}");
         match round % 3 {
@@ -498,7 +490,7 @@ impl<'p> Model<'p> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_program_agrees_with_the_model(
@@ -539,7 +531,7 @@ proptest! {
 
 #[test]
 fn a_long_run_of_threads_loses_nothing() {
-    let rounds = if cfg!(miri) { 15 } else { 20_000 };
+    let rounds = if cfg!(miri) { 8 } else { 20_000 };
     let ledger = Ledger::default();
     for limits in [Limits::default(), Limits { max_idle: Some(9), max_total: Some(12), ..Limits::default() }]
     {
