@@ -92,8 +92,18 @@ impl Measured {
 
     /// The same by names.
     fn median_of(&self, case: &str, name: &str, threads: u64) -> Option<f64> {
-        let is_it = |subject: &Subject| subject.case == case && subject.name == name;
-        self.median(self.subjects.iter().position(is_it)?, threads)
+        self.median(self.named(case, name)?, threads)
+    }
+
+    fn named(&self, case: &str, name: &str) -> Option<usize> {
+        self.subjects.iter().position(|subject| subject.case == case && subject.name == name)
+    }
+
+    /// A subject's time by ours of the same case, taken within a round; the median.
+    fn ratio(&self, subject: usize, threads: u64) -> Option<f64> {
+        let own = self.rounds(self.named(&self.subjects[subject].case, OWN)?, threads);
+        let ratios = self.rounds(subject, threads).into_iter().zip(own).map(|(this, own)| this / own);
+        median(&ratios.collect::<Vec<_>>())
     }
 
     fn json(&self) -> Vec<Value> {

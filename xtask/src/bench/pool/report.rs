@@ -28,7 +28,7 @@ pub fn markdown(measured: &Measured, rounds: u32, machine: &[(&'static str, Stri
     let _ = writeln!(
         text,
         "- rounds: {rounds}, interleaved, each sample a process of its own, threads pinned; the median over rounds of \
-         the median of chunks\n\n\
+         the median of chunks; ratios are taken within a round\n\n\
          | operation | by | ns, 1 thread | min..max | this : ours | ns of each of 2 threads | min..max | this : ours |\n\
          |---|---|---:|---|---:|---:|---|---:|"
     );
@@ -55,8 +55,8 @@ fn cells(measured: &Measured, subject: &Subject, index: usize, threads: u64) -> 
     let (Some(median), Some((low, high))) = (measured.median(index, threads), range(&rounds)) else {
         return "- | - | -".to_owned();
     };
-    let own = measured.median_of(&subject.case, OWN, threads);
-    let ratio = own.filter(|_| subject.name != OWN).map(|own| format!("{:.2}", median / own));
+    let ratio = measured.ratio(index, threads).filter(|_| subject.name != OWN);
+    let ratio = ratio.map(|ratio| format!("{ratio:.2}"));
     let ratio = ratio.unwrap_or_else(|| "-".to_owned());
     format!("{} | {}..{} | {ratio}", short(median), short(low), short(high))
 }
