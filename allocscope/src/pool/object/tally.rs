@@ -38,7 +38,8 @@ const ALL: usize = Event::DroppedBeyondLimit as usize + 1;
 /// Counts that one thread writes without a locked instruction.
 pub(super) struct Own([AtomicU64; OWN]);
 
-/// Counts that every thread writes.
+/// Counts that every thread writes; on lines of their own, as what is beside them is read on the way of each get.
+#[repr(align(128))]
 pub(super) struct Common([AtomicU64; ALL]);
 
 impl Own {
