@@ -5,9 +5,8 @@ use super::{Measured, NO_PROBES, OWN, Traced};
 use crate::bench::report::short;
 use std::fmt::Write as _;
 
-/// How far two builds of the same may differ, if only because their code lies elsewhere: at most this share, or this
-/// many nanoseconds.
-const NOISE: (f64, f64) = (0.05, 0.1);
+/// By how much of its time the same may be slower in another build, if only because its code lies elsewhere.
+const NOISE: f64 = 0.05;
 
 /// One line of the table.
 struct Goal {
@@ -51,15 +50,16 @@ fn object(measured: &Measured, case: &str) -> Option<Goal> {
     })
 }
 
-/// A case with so many threads.
+/// A case with so many threads; by ratios within rounds, as times on a busy machine differ more from round to round.
 fn beside(measured: &Measured, (case, threads): (&str, u64), what: &str, peer: &str) -> Option<Goal> {
     let own = measured.median_of(case, OWN, threads)?;
-    let other = measured.median_of(case, peer, threads)?;
+    let peers = measured.named(case, peer)?;
+    let ratio = 1.0 / measured.ratio(peers, threads)?;
     Some(Goal {
         what: format!("{what}, beside {peer}"),
-        at_most: format!("{} ns", short(other)),
-        measured: format!("{} ns", short(own)),
-        is_reached: own <= other,
+        at_most: format!("{} ns", short(measured.median(peers, threads)?)),
+        measured: format!("{} ns, {ratio:.2} of it", short(own)),
+        is_reached: ratio <= 1.0,
     })
 }
 
@@ -86,13 +86,13 @@ fn region(measured: &Measured) -> Option<Goal> {
 
 fn idle(measured: &Measured, case: &str) -> Option<Goal> {
     let own = measured.median_of(case, OWN, 1)?;
-    let without = measured.median_of(case, NO_PROBES, 1)?;
-    let (share, ns) = NOISE;
+    let without = measured.named(case, NO_PROBES)?;
+    let ratio = 1.0 / measured.ratio(without, 1)?;
     Some(Goal {
         what: format!("{case}: idle probes, beside a build without"),
-        at_most: format!("{} ns, within noise", short(without)),
-        measured: format!("{} ns", short(own)),
-        is_reached: own - without <= (without * share).max(ns),
+        at_most: format!("{} ns, within noise", short(measured.median(without, 1)?)),
+        measured: format!("{} ns, {ratio:.2} of it", short(own)),
+        is_reached: ratio <= 1.0 + NOISE,
     })
 }
 
