@@ -1,6 +1,7 @@
 //! The command line into a [`Cli`]: every flag checked for form, none acted upon.
 
 pub mod budget;
+pub mod pooled;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +16,9 @@ use regex::Regex;
 
 use crate::failure::Exit;
 use budget::Budget;
+use pooled::{
+    BreakerArgs, BuffersArgs, FalseSharingArgs, LifetimesArgs, NumaArgs, PoolArgs, RegionsArgs, RequestsArgs,
+};
 
 /// The port that `daemon` listens on unless told otherwise. Prometheus' list of default ports starts
 /// at 9100 and is filled upwards, so this one is well above the crowded part (to be entered there before a
@@ -486,7 +490,9 @@ Each workload prints one JSON object when it ends: what it did, counted and time
 
 Examples:
   allocscope workload churn --seconds 30
-  allocscope workload map --sizes 64KiB,1MiB,64MiB --count 100 --wait-stdin")]
+  allocscope workload map --sizes 64KiB,1MiB,64MiB --count 100 --wait-stdin
+  allocscope workload pool --seconds 10 --rate 1000
+  allocscope run -- allocscope workload lifetimes --held-for 100")]
 pub enum Workload {
     /// Large, middle and small allocations of the C library at a steady, moderate rate
     Churn(ChurnArgs),
@@ -508,6 +514,22 @@ pub enum Workload {
     Syscalls(RepeatArgs),
     /// 64 bytes allocated by malloc and freed, over and over
     Small(RepeatArgs),
+    /// Objects taken, touched and given back: by a pool, and by malloc
+    Pool(PoolArgs),
+    /// Buffers of many sizes: from a buffer pool, and each time anew
+    Buffers(BuffersArgs),
+    /// Threads that count, with their counters on one cache line and on lines of their own
+    FalseSharing(FalseSharingArgs),
+    /// Requests that make many objects: in an arena that is reset, and by malloc
+    Requests(RequestsArgs),
+    /// Requests of which some keep a pooled object past their end, and the same where none does
+    Lifetimes(LifetimesArgs),
+    /// A pool that is exhausted again and again, and a breaker that leaves it alone meanwhile
+    Breaker(BreakerArgs),
+    /// Regions with and without prefault, of small and of huge pages
+    Regions(RegionsArgs),
+    /// Regions bound to each NUMA node; where there is one node, it says so
+    Numa(NumaArgs),
 }
 
 /// When a workload starts.

@@ -10,6 +10,7 @@ mod go;
 mod machine;
 mod overhead;
 mod peer;
+mod pool;
 mod report;
 mod sample;
 mod stages;
@@ -61,6 +62,8 @@ enum Set {
     Stages,
     /// Small and large blocks of glibc, jemalloc, mimalloc, tcmalloc and Go, beside bpftrace and bcc.
     Overhead,
+    /// Pools and arenas beside those of others, and what tracing them costs.
+    Pool,
 }
 
 impl Set {
@@ -69,6 +72,7 @@ impl Set {
             Self::Bench => "bench",
             Self::Stages => "stages",
             Self::Overhead => "overhead",
+            Self::Pool => "pool",
         }
     }
 }
@@ -82,6 +86,9 @@ pub fn main(args: &Args) -> Result<()> {
             setup::prepare_bcc();
         }
         run::shown(run::cargo().args(["build", "--release", "--package", "allocscope"]))?;
+        if args.set == Set::Pool {
+            pool::build()?;
+        }
     }
     if !run::is_root() {
         return Err(become_root());
@@ -90,12 +97,20 @@ pub fn main(args: &Args) -> Result<()> {
     let cases = chosen_cases(args)?;
     let rounds = if args.quick { 1 } else { args.rounds };
     let machine = machine::facts();
+    let pools = measured_pools(args, rounds)?;
     let samples = measure(&cases, rounds)?;
     let folder = args.output.clone().map_or_else(|| Ok(run::target_dir()?.join("bench")), anyhow::Ok)?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let table = report::markdown(&cases, &samples, rounds, &machine, args.quick);
+    let traced = pool::Traced { cases: &cases, samples: &samples };
+    let table = match &pools {
+        Some(pools) => pool::markdown(pools, &traced, rounds, &machine, args.quick),
+        None => report::markdown(&cases, &samples, rounds, &machine, args.quick),
+    };
     write(folder.join(format!("{}.md", args.set.name())), &table)?;
-    let document = report::json(&cases, &samples, rounds, &machine)?;
+    let document = match &pools {
+        Some(pools) => pool::json(pools, &traced, rounds, &machine)?,
+        None => report::json(&cases, &samples, rounds, &machine)?,
+    };
     write(folder.join(format!("{}.json", args.set.name())), &document)?;
     print!("{table}");
     match report::miscounts(&cases, &samples).as_slice() {
@@ -104,6 +119,12 @@ pub fn main(args: &Args) -> Result<()> {
             bail!("a tracer did not count what it should, so its times mean nothing:\n{}", lines.join("\n"))
         }
     }
+}
+
+/// Pools and arenas, where they are asked for.
+fn measured_pools(args: &Args, rounds: u32) -> Result<Option<pool::Measured>> {
+    let options = pool::Options { quick: args.quick, rounds, only: &args.only };
+    (args.set == Set::Pool).then(|| pool::measure(&options)).transpose()
 }
 
 /// Goes on as root in this process' place; returns only what prevents it.
@@ -137,11 +158,12 @@ fn chosen_cases(args: &Args) -> Result<Vec<Case>> {
             let has_bcc = setup::bcc_version().is_some();
             overhead::cases(&overhead::Options { quick: args.quick, has_bcc })?
         }
+        Set::Pool => pool::event_cases(args.quick)?,
     };
     let is_chosen = |case: &Case| args.only.iter().any(|text| case.name.contains(text.as_str()));
     cases.iter_mut().for_each(|case| case::add_extra(case, &args.also));
     cases.retain(|case| args.only.is_empty() || is_chosen(case));
-    if cases.is_empty() {
+    if cases.is_empty() && args.set != Set::Pool {
         bail!("no case has such a name");
     }
     Ok(cases)

@@ -2,14 +2,25 @@
 //! and prints the truth as one JSON object, to compare a tracer's numbers with.
 
 mod blocks;
+mod breaker;
 mod brk;
+mod buffers;
 mod churn;
+mod false_sharing;
 mod faults;
 mod file_faults;
+mod lifetimes;
 mod map;
 mod mapping;
+mod numa;
+mod pace;
+mod pool;
+mod pool_truth;
+mod regions;
 mod remap;
 mod repeat;
+mod requests;
+mod room;
 mod threads;
 mod truth;
 
@@ -51,6 +62,14 @@ pub fn run(workload: Workload) -> anyhow::Result<u8> {
         Workload::FileFaults(args) => print(&file_faults::run(&args)?),
         Workload::Syscalls(args) => print(&repeat::syscalls(&args)?),
         Workload::Small(args) => print(&repeat::small(&args)?),
+        Workload::Pool(args) => print(&pool::run(&args)?),
+        Workload::Buffers(args) => print(&buffers::run(&args)?),
+        Workload::FalseSharing(args) => print(&false_sharing::run(&args)?),
+        Workload::Requests(args) => print(&requests::run(&args)?),
+        Workload::Lifetimes(args) => print(&lifetimes::run(&args)?),
+        Workload::Breaker(args) => print(&breaker::run(&args)?),
+        Workload::Regions(args) => print(&regions::run(&args)?),
+        Workload::Numa(args) => print(&numa::run(&args)?),
     }
 }
 
@@ -75,6 +94,14 @@ fn start_of(workload: &Workload) -> &StartArgs {
         Workload::Threads(args) => &args.start,
         Workload::FileFaults(args) => &args.start,
         Workload::Syscalls(args) | Workload::Small(args) => &args.start,
+        Workload::Pool(args) => &args.pace.start,
+        Workload::Buffers(args) => &args.pace.start,
+        Workload::FalseSharing(args) => &args.pace.start,
+        Workload::Requests(args) => &args.pace.start,
+        Workload::Lifetimes(args) => &args.pace.start,
+        Workload::Breaker(args) => &args.pace.start,
+        Workload::Regions(args) => &args.pace.start,
+        Workload::Numa(args) => &args.pace.start,
     }
 }
 
@@ -110,6 +137,11 @@ fn stop_on_signals() -> anyhow::Result<()> {
         unsafe { sigaction(signal, &action) }.context("cannot handle signals")?;
     }
     Ok(())
+}
+
+/// What a thread returned, or that it died.
+fn joined<T>(result: std::thread::Result<T>) -> anyhow::Result<T> {
+    result.map_err(|_| anyhow::anyhow!("a thread died"))
 }
 
 fn print(truth: &impl Serialize) -> anyhow::Result<u8> {

@@ -1,7 +1,6 @@
 //! Memory that is kept instead of being asked for again: an object pool, a buffer pool and an arena.
 //!
-//! A library of its own: it imports nothing from the rest of the crate and is usable alone with
-//! `default-features = false`.
+#![doc = include_str!("README.md")]
 
 pub mod arena;
 pub mod breaker;

@@ -47,9 +47,11 @@ macro_rules! probes {
     )* };
 }
 
-/// Where there is no assembly for it, and in Miri, which runs none: nobody ever listens.
+/// Where there is no assembly for it, in Miri, which runs none, and where the price of the others is measured: nobody
+/// ever listens.
 #[cfg(any(
     miri,
+    allocscope_no_probes,
     not(target_os = "linux"),
     not(target_pointer_width = "64"),
     not(any(target_arch = "x86_64", target_arch = "aarch64"))
@@ -69,7 +71,7 @@ macro_rules! place {
     target_os = "linux",
     target_pointer_width = "64",
     any(target_arch = "x86_64", target_arch = "aarch64"),
-    not(miri)
+    not(any(miri, allocscope_no_probes))
 ))]
 macro_rules! place {
     ($name:ident) => {

@@ -208,7 +208,7 @@ fn tick(tool: &str) -> &'static str {
 }
 
 /// Three digits or more.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

@@ -9,9 +9,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use serde::Serialize;
 
-use super::is_stopped;
 use super::mapping::Mapping;
 use super::truth::{Faults, SizeTruth, timed};
+use super::{is_stopped, joined};
 use crate::cli::ThreadsArgs;
 
 /// Mappings on their way to the next thread.
@@ -130,8 +130,4 @@ fn copy_on_write(bytes: u64) -> anyhow::Result<ChildTruth> {
             Ok(ChildTruth { pid: child.as_raw(), pages_copied, faults: Faults::of_children()? - before })
         }
     }
-}
-
-fn joined<T>(result: thread::Result<T>) -> anyhow::Result<T> {
-    result.map_err(|_| anyhow::anyhow!("a thread died"))
 }
