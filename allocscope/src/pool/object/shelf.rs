@@ -3,7 +3,7 @@
 //! A set has one shelf of bins per slot. Each bin is a small stack under a lock of one word: who finds it taken goes
 //! on to the next, so that a thread that was stopped in the middle holds up nobody.
 
-use crate::pool::sync::{AtomicU32, AtomicU64, Guarded, Ordering};
+use crate::pool::sync::{self, AtomicU32, AtomicU64, Guarded, Ordering};
 use std::mem::MaybeUninit;
 
 /// Items in a bin; as many move at once.
@@ -59,8 +59,17 @@ impl<T> Set<T> {
         })?;
         let out = work(&mut bin);
         drop(bin);
-        self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
+        self.mark(shelf);
         Some(out)
+    }
+
+    /// Marks a shelf that has items. One that is marked stays as it is: the line it lies on is every taker's. The fence
+    /// is for who takes the mark away at that moment, and looks after: it sees the items.
+    fn mark(&self, shelf: usize) {
+        sync::fence(Ordering::SeqCst);
+        if self.marks.0.load(Ordering::Relaxed) & mark(shelf) == 0 {
+            self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
+        }
     }
 
     /// Gives work a bin that has items, of the shelf `home` or the next that has some, with whether it was another's.
@@ -87,6 +96,7 @@ impl<T> Set<T> {
             return Some(bin);
         }
         self.marks.0.fetch_and(!mark(shelf), Ordering::SeqCst);
+        sync::fence(Ordering::SeqCst);
         if self.group(shelf).any(|bin| bin.state.load(Ordering::Acquire) != 0) {
             self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
         }

@@ -79,7 +79,8 @@ impl<T> Store<T> {
     }
 
     fn section(&self) -> Option<Section<'_, T>> {
-        self.slot()?.enter_slowly()
+        let slot = self.slot()?;
+        slot.enter().or_else(|| slot.enter_slowly())
     }
 
     /// The set that takes what is put, and the one of the generation before.
