@@ -74,13 +74,15 @@ impl<T> Set<T> {
 
     /// Gives work a bin that has items, of the shelf `home` or the next that has some, with whether it was another's.
     pub(super) fn take<O>(&self, home: usize, work: impl FnOnce(&mut Open<'_, T>) -> O) -> Option<(O, bool)> {
-        let marks = self.marks.0.load(Ordering::SeqCst);
-        if marks == 0 {
-            return None;
+        let mut marks = self.marks.0.load(Ordering::SeqCst).rotate_right(home as u32 % 64);
+        while marks != 0 {
+            let group = (marks.trailing_zeros() as usize + home) % 64;
+            marks &= marks - 1;
+            if let Some((shelf, mut bin)) = self.stocked(group) {
+                return Some((work(&mut bin), shelf != home));
+            }
         }
-        let marked = self.around(home).filter(|shelf| marks & mark(*shelf) != 0);
-        let (shelf, mut bin) = marked.filter_map(|shelf| Some((shelf, self.stocked(shelf)?))).next()?;
-        Some((work(&mut bin), shelf != home))
+        None
     }
 
     /// A bin with items, whatever the marks say.
@@ -89,27 +91,37 @@ impl<T> Set<T> {
         Some(work(&mut bin))
     }
 
-    /// A bin of a shelf with items. Takes the mark away where there is none, and looks again: who puts an item marks
-    /// its shelf after, so that either the mark stays or the second look finds the item.
-    fn stocked(&self, shelf: usize) -> Option<Open<'_, T>> {
-        if let Some(bin) = self.shelf(shelf).iter().find_map(|bin| bin.take(|len| len > 0)) {
-            return Some(bin);
+    /// A bin with items of the shelves that share a mark, with its shelf. Takes the mark away where all bins are empty,
+    /// and looks again: who puts an item marks its shelf after, so that either the mark stays or the second look finds
+    /// the item.
+    fn stocked(&self, group: usize) -> Option<(usize, Open<'_, T>)> {
+        let found = self.shelves_of(group).find_map(|shelf| {
+            let bin = self.shelf(shelf).iter().find_map(|bin| bin.take(|len| len > 0))?;
+            Some((shelf, bin))
+        });
+        if found.is_none() && self.is_empty(group) {
+            self.marks.0.fetch_and(!mark(group), Ordering::SeqCst);
+            sync::fence(Ordering::SeqCst);
+            if !self.is_empty(group) {
+                self.marks.0.fetch_or(mark(group), Ordering::SeqCst);
+            }
         }
-        self.marks.0.fetch_and(!mark(shelf), Ordering::SeqCst);
-        sync::fence(Ordering::SeqCst);
-        if self.group(shelf).any(|bin| bin.state.load(Ordering::Acquire) != 0) {
-            self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
-        }
-        None
+        found
+    }
+
+    /// Whether all bins of shelves that share a mark are empty; one that is taken is not.
+    fn is_empty(&self, group: usize) -> bool {
+        let mut bins = self.shelves_of(group).flat_map(|shelf| self.shelf(shelf));
+        bins.all(|bin| bin.state.load(Ordering::Acquire) == 0)
     }
 
     fn shelf(&self, shelf: usize) -> &[Bin<T>] {
         &self.bins[shelf * self.width..][..self.width]
     }
 
-    /// Bins of all shelves that share a mark.
-    fn group(&self, shelf: usize) -> impl Iterator<Item = &Bin<T>> {
-        (shelf % 64..self.shelves()).step_by(64).flat_map(|shelf| self.shelf(shelf))
+    /// All shelves that share a mark.
+    fn shelves_of(&self, group: usize) -> impl Iterator<Item = usize> + use<T> {
+        (group..self.shelves()).step_by(64)
     }
 
     fn shelves(&self) -> usize {
