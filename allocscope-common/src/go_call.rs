@@ -65,10 +65,10 @@ pub const fn set_of(tag: GoCallTag) -> u32 {
     (mixed >> 48) as u32 & (GO_CALL_SETS - 1)
 }
 
-/// Where a call is parked that began at `start_ns`; spread as in [`set_of`].
+/// The first or second place (`way` 0 or 1) where a call is parked that began at `start_ns`; spread as in [`set_of`].
 #[inline(always)]
-pub const fn parking_of(start_ns: u64) -> u32 {
-    (start_ns.wrapping_mul(crate::SPREAD) >> 48) as u32 & (PARKED_SLOTS - 1)
+pub const fn parking_of(start_ns: u64, way: u32) -> u32 {
+    (start_ns.wrapping_mul(crate::SPREAD) >> (48 - 16 * (way & 1))) as u32 & (PARKED_SLOTS - 1)
 }
 
 /// Where a call goes in its set, given who is there.

@@ -132,7 +132,7 @@ pub extern "C" fn open_call_window(pid_tgid: u64, start_ns: u64, owner: u64) -> 
         if is_part && open_ns != 0 && start_ns.saturating_sub(open_ns) < ABANDONED_NS {
             return 0;
         }
-        park(window, start_ns);
+        park_call(pid_tgid, start_ns);
         (*window).owner = owner;
         (*window).away = ON_CPU;
         (*window).fault_ns = 0;
@@ -240,32 +240,50 @@ pub extern "C" fn close_call_window(pid_tgid: u64, start_ns: u64, now_ns: u64) -
     1
 }
 
-/// Where a call is parked that began at `start_ns`.
+/// One of the two places where a call is parked that began at `start_ns`.
 #[inline(always)]
-fn parking(start_ns: u64) -> Option<*mut Parked> {
-    PARKED.get_ptr_mut(parking_of(start_ns))
+fn parking(start_ns: u64, way: u32) -> Option<*mut Parked> {
+    PARKED.get_ptr_mut(parking_of(start_ns, way))
 }
 
-/// Puts a goroutine's open call aside, if that is what the window holds.
-///
-/// # Safety
-/// `window` is a checked map value.
+/// Whether a parked call's place may serve another: it is free, or what it held never ended.
 #[inline(always)]
-unsafe fn park(window: *mut Window, now_ns: u64) {
-    // SAFETY: by the caller's word; `parking` gives a checked map value.
+fn is_free(start_ns: u64, way: u32, now_ns: u64) -> bool {
+    parking(start_ns, way).is_some_and(|parked| {
+        // SAFETY: a checked map value.
+        let other_ns = unsafe { (*parked).call.start_ns };
+        other_ns == 0 || now_ns.saturating_sub(other_ns) >= ABANDONED_NS
+    })
+}
+
+/// Whether the call that began at `start_ns` is parked at a place.
+#[inline(always)]
+fn is_parked(start_ns: u64, way: u32) -> bool {
+    // SAFETY: a checked map value.
+    parking(start_ns, way).is_some_and(|parked| unsafe { (*parked).call.start_ns == start_ns })
+}
+
+/// Puts a goroutine's open call aside, if that is what the thread's place holds. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn park_call(thread: u64, now_ns: u64) -> u64 {
+    let Some(window) = place(thread as u32) else { return 0 };
+    // SAFETY: a checked map value.
+    let (start_ns, owner) = unsafe { ((*window).call.start_ns, (*window).owner) };
+    if start_ns == 0 || owner != Owner::Go as u32 {
+        return 0;
+    }
+    let way = u32::from(!is_free(start_ns, 0, now_ns));
+    if way == 1 && !is_free(start_ns, 1, now_ns) {
+        lost(LossReason::WindowTaken);
+    }
+    let Some(parked) = parking(start_ns, way) else { return 0 };
+    // SAFETY: both are checked map values.
     unsafe {
-        let start_ns = (*window).call.start_ns;
-        if start_ns == 0 || (*window).owner != Owner::Go as u32 {
-            return;
-        }
-        let Some(parked) = parking(start_ns) else { return };
-        let other_ns = (*parked).call.start_ns;
-        if other_ns != 0 && now_ns.saturating_sub(other_ns) < ABANDONED_NS {
-            lost(LossReason::WindowTaken);
-        }
         copy_call(&raw const (*window).call, &raw mut (*parked).call);
         (*parked).fault_ns = (*window).fault_ns;
     }
+    0
 }
 
 /// Not an assignment, for which the compiler calls `memmove`.
@@ -293,18 +311,17 @@ pub fn follow_call(thread: &mut u64, start_ns: u64, pid_tgid: u64, now_ns: u64) 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn move_call_window(from: u64, start_ns: u64, to: u64, now_ns: u64) -> u64 {
-    let (Some(old), Some(parked)) = (place(from as u32), parking(start_ns)) else { return 0 };
-    // SAFETY: both are checked map values.
-    let (is_old, is_parked) = unsafe {
-        ((*old).tag == from && (*old).call.start_ns == start_ns, (*parked).call.start_ns == start_ns)
-    };
-    if !is_old && !is_parked {
+    let Some(old) = place(from as u32) else { return 0 };
+    // SAFETY: a checked map value.
+    let is_old = unsafe { (*old).tag == from && (*old).call.start_ns == start_ns };
+    let way = u32::from(!is_parked(start_ns, 0));
+    if !is_old && way == 1 && !is_parked(start_ns, 1) {
         return 0;
     }
-    let Some(new) = take(to, now_ns) else { return 0 };
+    let (Some(new), Some(parked)) = (take(to, now_ns), parking(start_ns, way)) else { return 0 };
     // SAFETY: all are checked map values.
     unsafe {
-        park(new, now_ns);
+        park_call(to, now_ns);
         if is_old {
             copy_call(&raw const (*old).call, &raw mut (*new).call);
             (*new).fault_ns = (*old).fault_ns;
