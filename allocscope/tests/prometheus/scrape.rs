@@ -28,7 +28,8 @@ fn what_prometheus_knows_is_what_the_workload_did() {
     let prometheus = Prometheus::start(daemon.address, &[]);
     let native = Prometheus::start(daemon.address, &["--enable-feature=native-histograms"]);
     let (mut churn, mut remap) = (Workload::start("churn"), Workload::start("remap --rounds 20"));
-    for workload in [&mut churn, &mut remap] {
+    let mut regions = Workload::start("regions --seconds 60 --rate 20");
+    for workload in [&mut churn, &mut remap, &mut regions] {
         daemon.wait_for_process(workload.running.pid());
     }
     for prometheus in [&prometheus, &native] {
@@ -36,6 +37,7 @@ fn what_prometheus_knows_is_what_the_workload_did() {
             .wait_for(&format!(r#"allocscope_process_up{{pid="{}"}}"#, churn.running.pid()), |up| up == 1.0);
     }
     churn.begin();
+    regions.begin();
     let begun = Instant::now();
     thread::sleep(COLLECTING / 2);
     remap.begin();
