@@ -167,15 +167,23 @@ fn a_program_is_heard_from_its_first_instruction() {
     Truth::in_output(&ended.stdout).assert_is_reported(&Report::last_in(&ended.stdout));
 }
 
+/// A file of its own: a tracer listens to a file in whatever process maps it, and one that goes while another process
+/// loads it can leave that one's semaphores as they were.
+fn own_library(dir: &TempDir) -> PathBuf {
+    let path = dir.join("libtold.so");
+    std::fs::copy(programs::told_library(), &path).unwrap();
+    path
+}
+
 /// Lets a host go that is traced, once the library that it loads is listened to.
-fn finish_host(mut target: Running, tracer: Running) -> (Truth, Report) {
-    let (pid, library) = (target.pid(), programs::told_library());
+fn finish_host(mut target: Running, tracer: Running, library: &Path) -> (Truth, Report) {
+    let pid = target.pid();
     target.tell("");
     let is_loaded = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains("libtold.so");
     assert!(eventually(LIMIT, is_loaded));
-    let is_heard = || Places::of(pid, &library).listeners().iter().all(|&count| count > 0);
+    let is_heard = || Places::of(pid, library).listeners().iter().all(|&count| count > 0);
     if !eventually(LIMIT / 3, is_heard) {
-        let counts = Places::of(pid, &library).listeners();
+        let counts = Places::of(pid, library).listeners();
         tracer.signal(Signal::SIGINT);
         panic!("nobody listens: {counts:?}, {}", tracer.wait());
     }
@@ -189,18 +197,22 @@ fn finish_host(mut target: Running, tracer: Running) -> (Truth, Report) {
 
 #[test]
 fn a_library_that_is_loaded_later_is_found() {
-    let target = waiting(Command::new(programs::host()).arg(programs::told_library()));
+    let dir = TempDir::new();
+    let library = own_library(&dir);
+    let target = waiting(Command::new(programs::host()).arg(&library));
     let tracer = attach(target.pid(), "");
-    let (truth, report) = finish_host(target, tracer);
+    let (truth, report) = finish_host(target, tracer, &library);
     truth.assert_is_reported(&report);
 }
 
 /// A filter that ends the process at the system calls that probes can make: they make none.
 #[test]
 fn a_filter_of_system_calls_ends_nobody() {
-    let target = waiting(Command::new(programs::host()).arg(programs::told_library()).arg("early"));
+    let dir = TempDir::new();
+    let library = own_library(&dir);
+    let target = waiting(Command::new(programs::host()).arg(&library).arg("early"));
     let tracer = attach(target.pid(), "");
-    let (truth, report) = finish_host(target, tracer);
+    let (truth, report) = finish_host(target, tracer, &library);
     let process = report.process(truth.pid());
     for (name, count, heard, _) in truth.told() {
         assert_eq!((heard, of_probe(process, name).0), (count, count), "{name}: {report}");
@@ -213,9 +225,11 @@ fn a_filter_of_system_calls_ends_nobody() {
 /// filter that comes into force while the probes are in place ends nobody either.
 #[test]
 fn a_filter_that_comes_later_ends_nobody() {
-    let target = waiting(Command::new(programs::host()).arg(programs::told_library()).arg("late"));
+    let dir = TempDir::new();
+    let library = own_library(&dir);
+    let target = waiting(Command::new(programs::host()).arg(&library).arg("late"));
     let tracer = attach(target.pid(), "");
-    let (truth, report) = finish_host(target, tracer);
+    let (truth, report) = finish_host(target, tracer, &library);
     let process = report.process(truth.pid());
     for (name, count, heard, _) in truth.told() {
         assert!(heard <= count && of_probe(process, name).0 <= heard, "{name}: {} {report}", truth.0);

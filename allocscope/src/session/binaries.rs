@@ -13,6 +13,7 @@ use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope}
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// A file, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,6 +197,7 @@ impl Binaries {
                 continue;
             }
             any = true;
+            wait_until_loaded(pid, &mapped, &plan);
             let scope_pid = if self.reach.libraries_of_all { 0 } else { pid };
             let part = self.probe(loaded, &opened, scope_pid, used, plan);
             add(coverage, part);
@@ -336,4 +338,25 @@ fn uncovered(misses: Vec<Miss>) -> Coverage {
         sites_planned: 0,
         misses,
     }
+}
+
+/// How often it is looked whether a library's semaphores are in their place, and how long in between.
+const LOOKS: u32 = 100;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
+/// Waits until a library that is being loaded has its semaphores where they stay: in one place that can be written to,
+/// and the same one twice. Until then the kernel would raise them in a page that is not theirs: where two segments share
+/// a page of the file, the first is writable too while it is relocated. Most are loaded at the first look.
+fn wait_until_loaded(pid: u32, mapped: &MappedFile, plan: &Plan) {
+    let Some(offset) = plan.provider.iter().find_map(|site| site.semaphore_offset) else { return };
+    let mut before = Vec::new();
+    for _ in 0..LOOKS {
+        let Ok(places) = target::writable_places(pid, mapped, offset) else { return };
+        if places.len() == 1 && places == before {
+            return;
+        }
+        before = places;
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    log::info!("{}: process {pid} does not end to load it", mapped.path.display());
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -79,6 +79,23 @@ pub fn mapped_files(pid: u32) -> Result<Vec<MappedFile>, TargetError> {
     Ok(mappings(pid)?.files)
 }
 
+/// Where a process has the byte at `offset` of a file in memory that it can write to, in order of address. More than one
+/// place while a library is being loaded whose segments share a page of the file.
+///
+/// # Errors
+/// Where the process is gone or may not be looked at.
+pub fn writable_places(pid: u32, mapped: &MappedFile, offset: u64) -> Result<Vec<u64>, TargetError> {
+    let process = open_process(pid)?;
+    let file = process.open_relative("maps").map_err(|error| sort_error(pid, error))?;
+    let lines = BufReader::with_capacity(64 * 1024, file.take(MAX_BYTES)).split(b'\n').take(MAX_LINES);
+    let place = |line: &[u8]| {
+        let line = parse_line(line).filter(|line| line.writable)?;
+        let within = offset.checked_sub(line.file_offset).filter(|at| *at < line.end - line.start)?;
+        ((line.dev, line.ino) == (mapped.dev, mapped.ino)).then_some(line.start + within)
+    };
+    Ok(lines.map_while(Result::ok).filter_map(|line| place(&line)).collect())
+}
+
 /// The heap's end of [`mappings`], or `None` where no heap was ever made.
 ///
 /// # Errors
@@ -131,6 +148,7 @@ struct Line<'a> {
     start: u64,
     end: u64,
     executable: bool,
+    writable: bool,
     file_offset: u64,
     dev: u64,
     ino: u64,
@@ -192,7 +210,8 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let path = rest.trim_ascii_start();
     let dev = libc::makedev(u32::try_from(major).ok()?, u32::try_from(minor).ok()?);
     let executable = permissions.get(2) == Some(&b'x');
-    (start < end).then_some(Line { start, end, executable, file_offset, dev, ino, path })
+    let writable = permissions.get(1) == Some(&b'w');
+    (start < end).then_some(Line { start, end, executable, writable, file_offset, dev, ino, path })
 }
 
 /// Takes the next word off.

@@ -22,7 +22,9 @@ pub use binary::{ElfClass, OpenedBinary, elf_class, executable};
 pub use container::{cgroup_path, container_id};
 pub use error::TargetError;
 pub use handle::ProcessHandle;
-pub use maps::{ExecutableRange, MappedFile, Mappings, heap_end, mapped_files, mappings, open_mapped};
+pub use maps::{
+    ExecutableRange, MappedFile, Mappings, heap_end, mapped_files, mappings, open_mapped, writable_places,
+};
 pub use status::{Seccomp, is_in_other_pid_namespace, namespace_pids, seccomp_mode};
 
 /// The most processes that [`list`] yields.
