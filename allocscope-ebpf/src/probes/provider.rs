@@ -55,7 +55,11 @@ fn try_provider_site(ctx: &ProbeContext) -> Option<u32> {
     hit(slot, class_of(cookie));
     record(SeriesKey::provider(slot, event), ns, size);
     let told = Told { thread, size, ns, address };
-    if ProviderEvent::is_allocation(event) && is_large(size) {
+    // What is not large was not filed: at its address another thread may have something by now.
+    if !is_large(size) {
+        return None;
+    }
+    if ProviderEvent::is_allocation(event) {
         told.allocated()?;
     } else if event == ProviderEvent::RegionRelease as u8 {
         told.released()?;
@@ -138,7 +142,7 @@ impl Told {
         let (start, range) = ranges::find(image, self.address)?;
         // SAFETY: a checked map value; copied, because the entry is about to go.
         let range = unsafe { *range };
-        if range.allocator & NUMBER != POOL {
+        if range.allocator & NUMBER != POOL || range.size != self.size {
             return None;
         }
         let range = ranges::end(image, start, range);
