@@ -26,7 +26,6 @@ fn now_ns() -> u64 {
 macro_rules! probes {
     ($($name:ident)*) => { $(
         #[doc = concat!("The probe `", stringify!($name), "`.")]
-        #[allow(dead_code, reason = "a slow path that is not there yet has no probe")]
         pub(crate) mod $name {
             /// When the work begins, in nanoseconds of the monotonic clock; 0 where nobody listens.
             #[inline(always)]

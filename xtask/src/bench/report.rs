@@ -25,6 +25,18 @@ struct Row<'a> {
     added_ns: Vec<f64>,
 }
 
+/// A table's title, with what it was measured on.
+pub fn heading(title: &str, machine: &[(&'static str, String)], quick: bool) -> String {
+    let mut text = format!("# {title}\n\n");
+    if quick {
+        text.push_str("**A trial run of tiny cases: these numbers mean nothing.**\n\n");
+    }
+    for (name, fact) in machine {
+        let _ = writeln!(text, "- {name}: {fact}");
+    }
+    text
+}
+
 /// The whole text.
 pub fn markdown(
     cases: &[Case],
@@ -33,13 +45,7 @@ pub fn markdown(
     machine: &[(&'static str, String)],
     quick: bool,
 ) -> String {
-    let mut text = String::from("# What tracing costs\n\n");
-    if quick {
-        text.push_str("**A trial run of tiny cases: these numbers mean nothing.**\n\n");
-    }
-    for (name, fact) in machine {
-        let _ = writeln!(text, "- {name}: {fact}");
-    }
+    let mut text = heading("What tracing costs", machine, quick);
     let _ = writeln!(
         text,
         "- rounds: {rounds}, interleaved; medians over rounds, ratios to untraced taken within a round\n\n\

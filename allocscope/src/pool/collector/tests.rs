@@ -3,7 +3,7 @@
 use super::*;
 use crate::pool::breaker::BreakerOptions;
 use crate::pool::counters::{ClassCounters, Drops, Hits};
-use crate::pool::pressure::{Asked, Keep, Signal};
+use crate::pool::pressure::testing::Half;
 use crate::pool::{Breaker, BufferPool, Pool, Pressure};
 use prometheus::{Registry, TextEncoder};
 use std::time::Duration;
@@ -135,19 +135,6 @@ fn classes_arenas_and_fallbacks_are_told_exactly() {
 
 #[test]
 fn a_breaker_and_a_policy_at_work_are_read_at_the_scrape() {
-    struct Half;
-    impl Signal for Half {
-        fn name(&self) -> &'static str {
-            "half"
-        }
-
-        fn look(&mut self, _now: Duration) {}
-
-        fn keep(&mut self, asked: &Asked) -> Keep {
-            Keep::Bytes(asked.idle_bytes / 2)
-        }
-    }
-
     let options = BreakerOptions { least_calls: 2, ..BreakerOptions::default() };
     let breaker = Arc::new(Breaker::with_clock(options, || Duration::ZERO).unwrap());
     let pool = Arc::new(Pool::builder(|| Box::new([0u8; 1024])).size_of(|_| 1024).build());

@@ -18,6 +18,8 @@ mod host;
 mod policy;
 mod share;
 mod stall;
+#[cfg(test)]
+pub(crate) mod testing;
 mod text;
 mod ticker;
 

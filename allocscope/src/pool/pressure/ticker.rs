@@ -61,7 +61,7 @@ impl Drop for Ticker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Asked, Keep, Signal};
+    use super::super::testing::Half;
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,20 +75,6 @@ mod tests {
         fn release(&self, bytes: usize) -> usize {
             self.0.fetch_sub(bytes, Ordering::SeqCst);
             bytes
-        }
-    }
-
-    struct Half;
-
-    impl Signal for Half {
-        fn name(&self) -> &'static str {
-            "half"
-        }
-
-        fn look(&mut self, _now: Duration) {}
-
-        fn keep(&mut self, asked: &Asked) -> Keep {
-            Keep::Bytes(asked.idle_bytes / 2)
         }
     }
 

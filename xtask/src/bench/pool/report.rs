@@ -1,7 +1,7 @@
 //! Samples of pools and arenas into a Markdown table.
 
 use super::{Measured, OWN, Subject};
-use crate::bench::report::short;
+use crate::bench::report::{heading, short};
 use crate::bench::stats::range;
 use std::fmt::Write as _;
 
@@ -18,13 +18,7 @@ const UNITS: [(&str, &str); 7] = [
 
 /// The table with what it was measured on.
 pub fn markdown(measured: &Measured, rounds: u32, machine: &[(&'static str, String)], quick: bool) -> String {
-    let mut text = String::from("# Pools and arenas\n\n");
-    if quick {
-        text.push_str("**A trial run of tiny cases: these numbers mean nothing.**\n\n");
-    }
-    for (name, fact) in machine {
-        let _ = writeln!(text, "- {name}: {fact}");
-    }
+    let mut text = heading("Pools and arenas", machine, quick);
     let _ = writeln!(
         text,
         "- rounds: {rounds}, interleaved, each sample a process of its own, threads pinned; the median over rounds of \
