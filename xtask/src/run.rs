@@ -3,6 +3,8 @@
 pub use crate::toolchain::prints;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -63,6 +65,19 @@ pub fn shown(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The same, stopped with all that it started when it takes longer than a limit.
+pub fn shown_within(command: &mut Command, limit: Duration) -> Result<()> {
+    let Some(status) = wait(command, limit)? else { bail!(too_long(command, limit)) };
+    if !status.success() {
+        bail!("{} failed: {status}", name(command));
+    }
+    Ok(())
+}
+
+fn too_long(command: &Command, limit: Duration) -> String {
+    format!("{} took longer than {} s and was stopped", name(command), limit.as_secs())
+}
+
 /// Runs a command with its output in a log; a failure or a timeout is one sentence with the log's
 /// telling line.
 pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
@@ -73,7 +88,7 @@ pub fn logged(command: &mut Command, log: &Path, limit: Duration) -> Result<()> 
     let both = file.try_clone().context("cannot share the log")?;
     command.stdin(Stdio::null()).stdout(file).stderr(both);
     let Some(status) = wait(command, limit)? else {
-        bail!("{} took longer than {} s and was stopped", name(command), limit.as_secs());
+        bail!(too_long(command, limit));
     };
     if !status.success() {
         let text = fs::read_to_string(log).unwrap_or_default();
@@ -91,12 +106,36 @@ fn wait(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
             return Ok(Some(status));
         }
         if start.elapsed() > limit {
+            // What it started first: a child whose parent is gone cannot be found any more.
+            stop_children(child.id());
             child.kill().context("cannot stop it")?;
             child.wait().context("cannot wait")?;
             return Ok(None);
         }
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Kills the processes that a process started, and those that they did; who is gone, or another user's, is left.
+fn stop_children(parent: u32) {
+    for child in children(parent) {
+        stop_children(child);
+        if let Ok(child) = i32::try_from(child) {
+            let _ = signal::kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|number| parent_of(*number) == Some(parent)).collect()
+}
+
+/// The fourth field of `/proc/PID/stat`; the second, the name, may hold anything, and ends with the last bracket.
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The program and its first arguments: enough to recognise a command.
@@ -138,5 +177,17 @@ mod tests {
         let error = logged(Command::new("sleep").arg("60"), &log, Duration::from_millis(10));
         fs::remove_file(&log).unwrap();
         assert!(error.unwrap_err().to_string().contains("was stopped"));
+    }
+
+    #[test]
+    fn what_a_stopped_command_started_is_stopped() {
+        let pid = env::temp_dir().join(format!("xtask-child-{}", std::process::id()));
+        let script = format!("sleep 60 & echo $! > {}; wait", pid.display());
+        let error = shown_within(Command::new("sh").args(["-c", &script]), Duration::from_secs(1));
+        assert!(error.unwrap_err().to_string().contains("longer than 1 s"));
+        let child: u32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        fs::remove_file(&pid).unwrap();
+        let state = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
     }
 }

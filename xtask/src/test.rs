@@ -5,7 +5,7 @@ use crate::{kernels, run, setup, tidy};
 use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Run every check of this repository.
 #[derive(clap::Args)]
@@ -23,6 +23,10 @@ const USER_SIDE: [&str; 3] = ["--workspace", "--exclude", KERNEL_SIDE];
 
 /// Tests that attach to the kernel at once; more of them disturb each other's timing.
 const KERNEL_TEST_THREADS: &str = "2";
+
+/// For the tests of a step, with what they build: a test that hangs ends with its name in sight, and the longest step
+/// takes half of this where nothing hangs.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// A check's name and what runs it.
 type Step = (&'static str, fn() -> Result<()>);
@@ -98,11 +102,14 @@ fn rustdoc() -> Result<()> {
 fn unit_tests() -> Result<()> {
     // It has none, and builds what others made.
     let without_bench = ["--exclude", "pool-bench"];
-    run::shown(run::cargo().arg("test").args(USER_SIDE).args(without_bench).args(["--lib", "--bins"]))
+    run::shown_within(
+        run::cargo().arg("test").args(USER_SIDE).args(without_bench).args(["--lib", "--bins"]),
+        LIMIT,
+    )
 }
 
 fn doc_tests() -> Result<()> {
-    run::shown(run::cargo().arg("test").args(USER_SIDE).arg("--doc"))
+    run::shown_within(run::cargo().arg("test").args(USER_SIDE).arg("--doc"), LIMIT)
 }
 
 /// The pool without the rest of the crate: the same flags for each way of using it alone, and a folder of its own,
@@ -118,7 +125,7 @@ fn pool_alone(features: &[&str]) -> Result<()> {
     };
     run::shown(cargo("clippy").args(["--", "-D", "warnings"]))?;
     run::shown(cargo("clippy").args(["--profile", "test", "--", "-D", "warnings"]))?;
-    run::shown(cargo("test").arg("pool"))
+    run::shown_within(cargo("test").arg("pool"), LIMIT)
 }
 
 /// Interleavings of threads, as `allocscope/src/pool/object/loom.rs` models them.
@@ -126,7 +133,7 @@ fn pool_in_loom() -> Result<()> {
     let mut cargo = run::cargo();
     cargo.args(["test", "--release"]).args(POOL).arg(run::target_dir()?.join("pool-loom"));
     cargo.arg("explored").env("RUSTFLAGS", "--cfg loom");
-    run::shown(&mut cargo)
+    run::shown_within(&mut cargo, LIMIT)
 }
 
 /// All tests of the pool that do not leave the language: those with `fork` or other system calls say so themselves.
@@ -134,7 +141,7 @@ fn pool_in_miri() -> Result<()> {
     let mut cargo = setup::miri::cargo_miri();
     cargo.arg("test").args(POOL).arg(run::target_dir()?.join("pool-miri")).arg("pool");
     cargo.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    run::shown(&mut cargo).context("`cargo xtask setup` installs Miri")
+    run::shown_within(&mut cargo, LIMIT).context("`cargo xtask setup` installs Miri")
 }
 
 fn integration_tests() -> Result<()> {
@@ -158,7 +165,7 @@ pub fn integration(names: &[&str]) -> Result<()> {
         // cargo builds as the user, whose files they stay; only the tests run as root.
         cargo.env(runner_variable()?, "sudo -n -E");
     }
-    run::shown(&mut cargo)
+    run::shown_within(&mut cargo, LIMIT)
 }
 
 fn has_tests(folder: &Path) -> bool {

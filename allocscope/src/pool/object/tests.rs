@@ -5,13 +5,16 @@ use crate::pool::pressure::Release;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Slots of a ledger's pool.
 const SLOTS: usize = 4;
+
+/// Slots of a pool in which each thread of this process has one, however many tests run.
+const MANY_SLOTS: usize = 256;
 
 /// Counts of items made and dropped.
 #[derive(Clone, Default)]
@@ -54,6 +57,23 @@ fn with_slot(test: fn()) {
         assert!(Instant::now() < deadline, "no small number became free");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Looks at a pool while another thread, which sleeps, has had so many items and keeps them idle.
+fn while_another_keeps(pool: &Pool<Item>, items: usize, look: impl FnOnce()) {
+    let (keeps, kept) = mpsc::channel();
+    let (awake, asleep) = mpsc::channel::<()>();
+    // What ends the sleep is the drop of its sender, which also comes when `look` panics.
+    thread::scope(move |scope| {
+        scope.spawn(move || {
+            drop((0..items).map(|_| pool.get()).collect::<Vec<_>>());
+            keeps.send(()).unwrap();
+            asleep.recv().unwrap_err();
+        });
+        kept.recv().unwrap();
+        look();
+        drop(awake);
+    });
 }
 
 impl Drop for Item {
@@ -142,19 +162,11 @@ fn nothing_idle_survives_two_ticks() {
 #[test]
 fn a_tick_reaches_what_a_sleeping_thread_keeps() {
     let ledger = Ledger::default();
-    let pool = ledger.pool().build();
-    let (kept, done) = (Barrier::new(2), Barrier::new(2));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            drop([pool.get(), pool.get(), pool.get()]);
-            kept.wait();
-            done.wait();
-        });
-        kept.wait();
+    let pool = ledger.pool().threads(MANY_SLOTS).build();
+    while_another_keeps(&pool, 3, || {
         pool.tick();
         pool.tick();
         assert_eq!((pool.counters().idle, ledger.dropped()), (0, 3));
-        done.wait();
     });
 }
 
@@ -365,18 +377,10 @@ fn max_total_fails_or_goes_beyond() {
 #[test]
 fn at_the_limit_an_item_that_another_thread_keeps_is_had() {
     let ledger = Ledger::default();
-    let pool = ledger.pool().max_total(1).build();
-    let (kept, done) = (Barrier::new(2), Barrier::new(2));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            drop(pool.get());
-            kept.wait();
-            done.wait();
-        });
-        kept.wait();
+    let pool = ledger.pool().threads(MANY_SLOTS).max_total(1).build();
+    while_another_keeps(&pool, 1, || {
         assert_eq!(pool.try_get().map(|item| item.number), Ok(0));
         assert_eq!(pool.counters().hits.stolen, 1);
-        done.wait();
     });
 }
 
