@@ -67,10 +67,10 @@ fn while_another_keeps(pool: &Pool<Item>, items: usize, look: impl FnOnce()) {
     thread::scope(move |scope| {
         scope.spawn(move || {
             drop((0..items).map(|_| pool.get()).collect::<Vec<_>>());
-            keeps.send(()).unwrap();
-            asleep.recv().unwrap_err();
+            keeps.send(()).expect("it is waited for");
+            assert!(asleep.recv().is_err());
         });
-        kept.recv().unwrap();
+        kept.recv().expect("the other thread panicked");
         look();
         drop(awake);
     });
