@@ -60,10 +60,11 @@ pub fn file(image: &Image, object: Object) {
     if larger != 0 {
         end_at(home, larger, start);
     }
-    let slot = take_place(home, start, end, 0, 0);
+    let first = u64::from(class) << CLASS_SHIFT;
+    let slot = take_place(home, start, end, first, 0);
     if slot & RENEWED == 0 {
-        take_place(home, start, end, 1, slot);
-        take_place(home, start, end, 2, slot);
+        take_place(home, start, end, first + 1, slot);
+        take_place(home, start, end, first + 2, slot);
         count_filed(image);
     }
     let Some(place) = OBJECTS.get_ptr_mut((slot as u32).wrapping_sub(1)) else { return };
@@ -94,15 +95,20 @@ fn end_at(home: u64, classes: u64, address: u64) {
     }
 }
 
-/// Enters an object at `start..end` into one of the granules that it overlaps, the one with number `step`, and ends
-/// those of its class that it overlaps there. `kept` is its slot plus 1, or 0 where it has none: then it takes that of
-/// the first one ended, or a free one. Returns its slot plus 1, with [`RENEWED`] where nothing else is to be done.
+/// Where an object's class is in what [`take_place`] is told of a granule; below is its number. Counting leading zeros,
+/// which gives the class, is dear in BPF.
+const CLASS_SHIFT: u32 = 8;
+
+/// Enters an object at `start..end` into one of the granules that it overlaps, of which `class_step` has the class and
+/// the number, and ends those of its class that it overlaps there. `kept` is its slot plus 1, or 0 where it has none:
+/// then it takes that of the first one ended, or a free one. Returns its slot plus 1, with [`RENEWED`] where nothing
+/// else is to be done.
 ///
 /// Like the other functions with global linkage: the verifier checks it once and not at each call.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn take_place(home: u64, start: u64, end: u64, step: u64, kept: u64) -> u64 {
-    let Some(class) = class_of(end.wrapping_sub(start)) else { return kept };
+pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, kept: u64) -> u64 {
+    let (class, step) = ((class_step >> CLASS_SHIFT) as u32, class_step & ((1 << CLASS_SHIFT) - 1));
     let Some(granule) = granule(home, start, end, class, step) else { return kept };
     let Some(set) = PLACES.get_ptr_mut(granule.set()) else { return kept };
     let new = Span { start, end };
@@ -151,7 +157,7 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, step: u64, kept: u
 fn is_in(its: Span, start: u64, class: u32, step: u64) -> bool {
     let first = ((start >> (class & 63)) + step) << (class & 63);
     let granule = Span { start: first, end: first + (1 << (class & 63)) };
-    class_of(its.end.wrapping_sub(its.start)) == Some(class) && overlap(its, granule)
+    its.end.wrapping_sub(its.start) >> (class & 63) == 1 && overlap(its, granule)
 }
 
 /// Tells the touch of the object in `slot`, which another one with the same addresses takes.

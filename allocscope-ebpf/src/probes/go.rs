@@ -267,7 +267,8 @@ fn tell(ctx: *mut c_void, call: &GoCall, cookie: u64, at_ns: u64, slot_thread: u
         return 0;
     }
     let (slot, size) = ((slot_thread >> 32) as u32, call.size);
-    let goid_at = call.tag.g + site_id::goid_offset_of(cookie);
+    let goid_offset = site_id::goid_offset_of(cookie);
+    let goid_at = if goid_offset == 0 { 0 } else { call.tag.g + goid_offset };
     let filed_ns = if call.zeroing_ns == 0 { at_ns } else { call.zeroing_ns };
     let allocator = allocator(cookie) as u8;
     let told = slow::Call { slot, allocator, size, at_ns, ns, filed_ns, goid_at };
