@@ -2,7 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{HugePages, StartArgs, positive_size};
+use super::value::positive_size;
+use super::workload::{HugePages, StartArgs};
 
 /// How long a workload of pools works, and how fast.
 #[derive(Clone, Debug, Args)]

@@ -32,7 +32,7 @@ use anyhow::Context;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use serde::Serialize;
 
-use crate::cli::{StartArgs, Workload};
+use crate::cli::workload::{StartArgs, Workload};
 
 pub use truth::{Faults, SizeTruth};
 

@@ -9,11 +9,16 @@ use std::time::Duration;
 use allocscope_common::config::MAX_SLOTS;
 use regex::Regex;
 
-use crate::cli::{
-    AdviseArgs, AttachArgs, AttachViaArg, Cli, ColorArg, CommandArgs, CompletionsArgs, DaemonArgs, FormatArg,
-    InspectArgs, ManArgs, PageFaultsArg, ProbeArgs, ProfileFormatArg, RecordArgs, RunArgs, SelectionArgs,
-    SlowArgs, TraceArgs, WeightArg, Workload,
-};
+use crate::cli::advise::AdviseArgs;
+use crate::cli::attach::AttachArgs;
+use crate::cli::daemon::{DaemonArgs, SelectionArgs};
+use crate::cli::inspect::InspectArgs;
+use crate::cli::probe::{AttachViaArg, PageFaultsArg, ProbeArgs};
+use crate::cli::record::{ProfileFormatArg, RecordArgs, WeightArg};
+use crate::cli::run::RunArgs;
+use crate::cli::trace::{SlowArgs, TraceArgs};
+use crate::cli::workload::Workload;
+use crate::cli::{Cli, ColorArg, CommandArgs, CompletionsArgs, FormatArg, ManArgs};
 use crate::failure::{Exit, Failure};
 
 pub use crate::cli::budget::{Budget, Item, Measure, Timed, Unit as BudgetUnit};

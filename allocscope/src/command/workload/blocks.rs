@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::mapping::{Mapping, touch_pages};
 use super::truth::{Faults, SizeTruth, thread_faults, timed, timed_with_cpu};
 use super::{PAGE_BYTES, is_stopped, pages};
-use crate::cli::{BlocksArgs, HugePages};
+use crate::cli::workload::{BlocksArgs, HugePages};
 
 /// What `--pin` fixes the thresholds to.
 const PINNED_BYTES: libc::c_int = 128 << 10;

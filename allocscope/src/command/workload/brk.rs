@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::mapping::touch_pages;
 use super::truth::{Faults, timed};
 use super::{PAGE_BYTES, is_stopped, pages};
-use crate::cli::BrkArgs;
+use crate::cli::workload::BrkArgs;
 
 /// What brk did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

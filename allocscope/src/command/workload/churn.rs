@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::is_stopped;
 use super::mapping::touch_pages;
 use super::truth::{Faults, SizeTruth, ns, timed};
-use crate::cli::ChurnArgs;
+use crate::cli::workload::ChurnArgs;
 
 /// Above glibc's largest mmap threshold (32 MiB), so that each is a mapping of its own.
 const LARGE_BYTES: u64 = 64 << 20;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::is_stopped;
 use super::mapping::Mapping;
 use super::truth::{Faults, timed_with_cpu};
-use crate::cli::FaultsArgs;
+use crate::cli::workload::FaultsArgs;
 use anyhow::Context;
 
 /// What faults did. Times are of touching only.

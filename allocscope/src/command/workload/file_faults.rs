@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::truth::{Faults, timed};
 use super::{PAGE_BYTES, pages};
-use crate::cli::FileFaultsArgs;
+use crate::cli::workload::FileFaultsArgs;
 
 /// What file-faults did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::is_stopped;
 use super::mapping::Mapping;
 use super::truth::{Faults, SizeTruth, timed, timed_with_cpu};
-use crate::cli::{HugePages, MapArgs};
+use crate::cli::workload::{HugePages, MapArgs};
 
 /// What map did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -56,7 +56,7 @@ impl Iterator for Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::StartArgs;
+    use crate::cli::workload::StartArgs;
 
     #[test]
     fn all_rounds_are_done_in_time() {

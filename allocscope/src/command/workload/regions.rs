@@ -7,8 +7,8 @@ use super::mapping::touch_pages;
 use super::pace::Pace;
 use super::pool_truth::LargeBlocks;
 use super::truth::{Faults, SizeTruth, ns, thread_faults, timed, timed_with_cpu};
-use crate::cli::HugePages;
 use crate::cli::pooled::RegionsArgs;
+use crate::cli::workload::HugePages;
 use crate::pool::Region;
 use crate::pool::region::{Backing, HugePages as Wanted, RegionOptions};
 

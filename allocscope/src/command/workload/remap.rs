@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::is_stopped;
 use super::mapping::Mapping;
 use super::truth::{Faults, timed};
-use crate::cli::RemapArgs;
+use crate::cli::workload::RemapArgs;
 
 const FIRST_BYTES: u64 = 1 << 20;
 const LAST_BYTES: u64 = 64 << 20;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::is_stopped;
 use super::truth::ns;
-use crate::cli::RepeatArgs;
+use crate::cli::workload::RepeatArgs;
 
 /// Repetitions between two looks at the clock, whose price is then below 0.1 ns each.
 const CHUNK: u64 = 10_000;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::mapping::Mapping;
 use super::truth::{Faults, SizeTruth, timed};
 use super::{is_stopped, joined};
-use crate::cli::ThreadsArgs;
+use crate::cli::workload::ThreadsArgs;
 
 /// Mappings on their way to the next thread.
 const IN_FLIGHT: usize = 4;

@@ -1,0 +1,37 @@
+//! The words of `inspect` into what to look at.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::FormatArg;
+
+/// `inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  allocscope inspect 4242
+  allocscope inspect ./server --format json
+  allocscope inspect ./4242                      a file with a number for a name")]
+pub struct InspectArgs {
+    /// A process id, or an executable or shared library
+    #[arg(value_name = "PID|FILE")]
+    pub subject: OsString,
+
+    /// A folder of separate debug files, searched by build-id before the system's; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
+
+    /// Show the plan of --allow-small-cost
+    #[arg(long)]
+    pub allow_small_cost: bool,
+
+    /// Show the plan of --go-runtime
+    #[arg(long)]
+    pub go_runtime: bool,
+
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t = FormatArg::Table)]
+    pub format: FormatArg,
+}
