@@ -1,0 +1,80 @@
+//! What the kernel side counted and recorded into snapshots and profiles.
+
+use super::recorder::{Recorder, Recording};
+use super::{Session, selfmon};
+use crate::aggregate::{Snapshot, Tier, ToolSnapshot};
+use crate::config::AttachVia;
+use allocscope_common::counter::{LossReason, ProbeClass};
+use std::collections::BTreeSet;
+
+impl Session {
+    /// Reads the maps and tells the state.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let reading = self.maps.read(&self.slots);
+        let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
+        self.aggregator.describe_tool(ToolSnapshot {
+            probe_price_ns: self.prices.by_class(),
+            huge_touch_ratio: self.huge_touch_ratio,
+            processes_over_limit: self.over_limit + kernel_over_limit,
+            attached_via: self.loaded.attached_via().map(AttachVia::name),
+            page_sizes_known: self.loaded.knows_page_sizes(),
+            page_faults_via: self.system.fault_rung().name(),
+            map_bytes: self.maps.held_bytes,
+            pool_windows: self.pool_windows.count,
+            pool_window_seconds: self.pool_windows.time.as_secs_f64(),
+            cpu_seconds: selfmon::cpu_seconds(),
+            resident_bytes: selfmon::resident_bytes(),
+        });
+        let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
+        self.advisor.advise(&mut snapshot);
+        snapshot.slowest = self.recorder.as_ref().map(Recorder::slowest).unwrap_or_default();
+        self.free_retired();
+        snapshot
+    }
+
+    /// The last snapshot of a run, with the names of the functions that allocated slowly.
+    pub fn last_snapshot(&mut self) -> Snapshot {
+        self.drain();
+        let mut snapshot = self.snapshot();
+        if let Some(recorder) = &mut self.recorder {
+            let pids: Vec<u32> = snapshot.processes.iter().map(|process| process.info.id.pid).collect();
+            snapshot.slowest = recorder.named_slowest(&self.maps.live(), &pids, &self.options.examiner);
+        }
+        snapshot
+    }
+
+    /// Ends the recording of a profile; `None` where none was recorded.
+    pub fn finish_recording(&mut self) -> Option<Recording> {
+        self.recorder.take()?.finish(&self.maps.live(), &self.options.examiner)
+    }
+
+    /// Tells that a scrape that showed snapshot `sequence` was answered.
+    pub fn scraped(&mut self, sequence: u64) {
+        self.aggregator.scraped(sequence);
+    }
+
+    /// What a small allocation costs a process more where all of them pass a probe, in nanoseconds; `None` where
+    /// none is so traced, or the price is not known.
+    pub fn small_cost_ns(&self) -> Option<f64> {
+        let filtered = self.tracked.values().any(|known| known.coverage.tier == Tier::Filtered);
+        filtered.then(|| self.prices.by_class().get(&ProbeClass::UprobeEmulated).copied())?
+    }
+
+    fn free_retired(&mut self) {
+        let retired: BTreeSet<u32> = self.aggregator.take_retired().into_iter().collect();
+        if let Err(error) = self.maps.free_slots(&retired) {
+            log::warn!("slots of ended processes cannot be freed: {error:#}");
+            return;
+        }
+        for slot in retired {
+            self.slots.remove(&slot);
+            self.aggregator.freed(slot);
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.drain();
+        }
+    }
+}
