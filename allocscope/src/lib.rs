@@ -15,7 +15,7 @@
 //!
 //! | stage | what it does | world |
 //! |---|---|---|
-//! | [`cli`], [`config`] | flags into one validated value; core code never sees clap | pure |
+//! | [`cli`], [`config`] | flags into one validated value, one file of each a command; core code never sees clap | pure |
 //! | [`target`] | which processes, what they map, which container | reads /proc |
 //! | [`allocator`] | which allocator or runtime a process uses, which functions form its large-object path | pure over ELF bytes, which it asks a [`allocator::source::ByteSource`] for |
 //! | [`site`] | disassembly: where exactly to put each probe, at what price, or why not | pure over code bytes |
@@ -24,7 +24,7 @@
 //! | [`symbol`] | addresses of code into names, copies of stacks into such addresses | pure over ELF bytes |
 //! | [`aggregate`] | readings into a `Snapshot`: totals, histograms, retirement of dead processes | pure, cannot fail |
 //! | [`advice`] | snapshots over time into findings: what a process could save, what that rests on, the setting that does it | pure, cannot fail |
-//! | [`export`] | a snapshot into bytes, one file a format; `http` is the only socket | pure, but for http |
+//! | [`export`] | a snapshot into bytes, one file or folder a format; `http` is the only socket | pure, but for http |
 //! | [`session`] | owns one tracing run: what is traced, attached and read | wiring |
 //! | [`preflight`] | privileges and kernel, before anything is loaded; privileges given up after | edge |
 //! | [`command`] | one file a subcommand | edge |

@@ -27,7 +27,7 @@ async fn advise(config: AdviseConfig) -> Result<u8> {
         }
         AdviseSubject::Command(command) => {
             let mut observed = run::observe(command, Live::sampling()).await?;
-            (observed.session.snapshot(), command.trace.format, run::exit_code(observed.status))
+            (observed.session.snapshot(), command.trace.format, run::exit_code(observed.end))
         }
     };
     trace::print(&text(&snapshot, format))?;

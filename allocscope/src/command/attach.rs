@@ -1,7 +1,8 @@
 //! `attach`: one running process, a live table, a final report.
 
+use super::observed::Observed;
 use super::tell;
-use super::trace::{self, Live, Server, Signals, Stop, Until};
+use super::trace::{self, Live, Signals, Stop, Until};
 use crate::allocator::native::Depth;
 use crate::config::{AttachConfig, ProbeOptions, TraceOptions};
 use crate::failure::{Exit, Failure};
@@ -23,27 +24,14 @@ pub fn run(config: AttachConfig) -> Result<u8> {
 }
 
 async fn attach(config: AttachConfig) -> Result<u8> {
-    let Observed { mut session, server, stop } = observe(&config, Live::new(&config.trace)).await?;
-    trace::report(&session.last_snapshot(), config.trace.format)?;
-    if let Some(server) = server {
-        server.stop(&mut session).await;
-    }
-    let early = stop == Stop::ProcessEnded && config.duration.is_some();
+    let mut observed = observe(&config, Live::new(&config.trace)).await?;
+    observed.report(config.trace.format).await?;
+    let early = observed.end == Stop::ProcessEnded && config.duration.is_some();
     Ok(if early { Exit::EndedEarly as u8 } else { 0 })
 }
 
-/// A process that was traced until something ended that; still attached.
-pub(super) struct Observed {
-    /// What it was traced by.
-    pub session: Session,
-    /// Where metrics are served.
-    pub server: Option<Server>,
-    /// Why tracing stopped.
-    pub stop: Stop,
-}
-
 /// Traces until the process ends, the time is over or a signal comes.
-pub(super) async fn observe(config: &AttachConfig, live: Live) -> Result<Observed> {
+pub(super) async fn observe(config: &AttachConfig, live: Live) -> Result<Observed<Stop>> {
     preflight::check()?;
     // Before anything is loaded, so that a wrong pid is told at once.
     let info = target::describe(config.pid).map_err(Failure::from)?;
@@ -64,7 +52,7 @@ pub(super) async fn observe(config: &AttachConfig, live: Live) -> Result<Observe
         let seconds = session.elapsed().as_secs_f64();
         tell(format_args!("process {} ended after {seconds:.1} s", config.pid));
     }
-    Ok(Observed { session, server, stop })
+    Ok(Observed { session, server, end: stop })
 }
 
 /// A session of one process and, where they are followed, its children.

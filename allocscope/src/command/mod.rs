@@ -8,6 +8,7 @@ pub mod doctor;
 mod gate;
 pub mod inspect;
 pub mod man;
+mod observed;
 pub mod record;
 pub mod run;
 mod stopped;

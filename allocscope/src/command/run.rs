@@ -2,8 +2,9 @@
 
 use super::attach::session_options;
 use super::gate::Gate;
+use super::observed::Observed;
 use super::stopped::{NotStarted, Stopped};
-use super::trace::{self, Live, Server, Signals, Until};
+use super::trace::{self, Live, Signals, Until};
 use crate::config::RunConfig;
 use crate::failure::{Exit, Failure};
 use crate::preflight;
@@ -23,31 +24,17 @@ pub fn run(config: RunConfig) -> Result<u8> {
 
 async fn traced(config: RunConfig) -> Result<u8> {
     let gate = Gate::new(&config)?;
-    let Observed { mut session, server, status } = observe(&config, Live::new(&config.trace)).await?;
-    let snapshot = session.last_snapshot();
-    trace::report(&snapshot, config.trace.format)?;
-    if let Some(server) = server {
-        server.stop(&mut session).await;
-    }
-    let code = exit_code(status);
+    let mut observed = observe(&config, Live::new(&config.trace)).await?;
+    let snapshot = observed.report(config.trace.format).await?;
+    let code = exit_code(observed.end);
     match gate {
         Some(gate) => gate.judge(&snapshot, code),
         None => Ok(code),
     }
 }
 
-/// A command that was traced to its end; still attached.
-pub(super) struct Observed {
-    /// What it was traced by.
-    pub session: Session,
-    /// Where metrics are served.
-    pub server: Option<Server>,
-    /// How it ended.
-    pub status: ExitStatus,
-}
-
 /// Starts the command and traces it until it ends.
-pub(super) async fn observe(config: &RunConfig, live: Live) -> Result<Observed> {
+pub(super) async fn observe(config: &RunConfig, live: Live) -> Result<Observed<ExitStatus>> {
     preflight::check()?;
     let mut signals = Signals::install()?;
     let mut server = trace::serve(config.trace.listen).await?;
@@ -63,7 +50,7 @@ pub(super) async fn observe(config: &RunConfig, live: Live) -> Result<Observed> 
     trace::run(&mut session, &mut signals, until, live, &mut server).await?;
     trace::end_at_the_next_signal();
     let status = child.wait()?;
-    Ok(Observed { session, server, status })
+    Ok(Observed { session, server, end: status })
 }
 
 /// Starts the command under a session that traces it from its first instruction on.

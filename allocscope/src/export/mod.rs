@@ -1,4 +1,4 @@
-//! A snapshot into bytes, one file a format; [`http`] is the only socket.
+//! A snapshot into bytes, one file or folder a format; [`http`] is the only socket.
 
 pub mod budget;
 pub mod costs;
