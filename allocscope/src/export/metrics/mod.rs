@@ -42,7 +42,7 @@ pub fn encode(snapshot: &Arc<Snapshot>, accept: Option<&str>) -> (&'static str, 
 
 /// How families are going to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+enum Format {
     /// Text 0.0.4: classic histograms.
     Text,
     /// Length-delimited protobuf: classic and native histograms.
@@ -50,7 +50,7 @@ pub enum Format {
 }
 
 /// A snapshot as a source of metric families.
-pub struct SnapshotCollector {
+struct SnapshotCollector {
     snapshot: Arc<Snapshot>,
     format: Format,
     descs: Vec<Desc>,
@@ -58,7 +58,7 @@ pub struct SnapshotCollector {
 
 impl SnapshotCollector {
     /// A collector that tells this one snapshot.
-    pub fn new(snapshot: Arc<Snapshot>, format: Format) -> Self {
+    fn new(snapshot: Arc<Snapshot>, format: Format) -> Self {
         let desc = |family: &&Family| {
             let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
             Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new()).ok()
