@@ -175,7 +175,7 @@ unsafe fn fill(
     event: AllocationEvent,
     call: &Call,
     (weight, faults): (u32, u64),
-    closed: Option<ClosedCall>,
+    closed: ClosedCall,
 ) {
     let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: by the caller's word; the indices are below the array's length.
@@ -201,8 +201,7 @@ unsafe fn fill(
         (*place).allocator = u32::from(call.allocator);
         (*place).weight = weight;
         for cause in 0..CAUSES {
-            let ns = closed.map_or(0, |closed| closed.ns_of(cause));
-            (&raw mut (*place).causes[cause]).write_volatile(ns);
+            (&raw mut (*place).causes[cause]).write_volatile(closed.ns_of(cause));
         }
     }
 }
@@ -246,7 +245,7 @@ fn tell_native_call(told: u64, size: u64, at_ns: u64, ns: u64, regs: *mut pt_reg
 
 /// The same for a system call, at its exit.
 #[inline(always)]
-pub fn system_call(call: &Call, closed: Option<ClosedCall>) -> u64 {
+pub fn system_call(call: &Call, closed: ClosedCall) -> u64 {
     if !is_on() {
         return 0;
     }
@@ -271,7 +270,7 @@ pub fn system_call(call: &Call, closed: Option<ClosedCall>) -> u64 {
 }
 
 #[inline(always)]
-fn record_stack(call: &Call, weight: u32, closed: Option<ClosedCall>, head: StackHead) -> u64 {
+fn record_stack(call: &Call, weight: u32, closed: ClosedCall, head: StackHead) -> u64 {
     let Some(mut entry) = ALLOCATIONS.reserve::<StackRecord>(0) else {
         lost(LossReason::AllocationRingFull);
         return 0;
@@ -430,7 +429,7 @@ fn put(
         return;
     };
     // SAFETY: the reserved memory is as large as the record.
-    unsafe { fill(entry.as_mut_ptr(), event, &call, (1, faults), None) };
+    unsafe { fill(entry.as_mut_ptr(), event, &call, (1, faults), ClosedCall::NONE) };
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 

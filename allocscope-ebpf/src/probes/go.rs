@@ -216,7 +216,7 @@ fn exit(ctx: &ProbeContext, traced: &Traced, regs: &Registers, cookie: u64) -> O
     let class = size_class(call.size);
     let key = SeriesKey::stage(traced.slot, allocator(cookie), Stage::Call, class);
     record(key, now_ns.saturating_sub(call.start_ns), call.size);
-    if let Some(closed) = closed {
+    if closed.is_there() {
         closed.rename(Cause::GcStop, stopped_ns(traced, now_ns).saturating_sub(call.stopped_ns));
         closed.count(traced.slot);
     }
@@ -242,13 +242,12 @@ fn told(
     traced: &Traced,
     call: &GoCall,
     cookie: u64,
-    (at_ns, closed): (u64, Option<ClosedCall>),
+    (at_ns, closed): (u64, ClosedCall),
 ) -> u64 {
     if !slow::is_on() {
         return 0;
     }
-    let thread = closed.map_or(0, ClosedCall::thread);
-    tell(ctx.as_ptr(), call, cookie, at_ns, u64::from(traced.slot) << 32 | thread)
+    tell(ctx.as_ptr(), call, cookie, at_ns, u64::from(traced.slot) << 32 | closed.thread())
 }
 
 /// The rest of it. By itself, for what it needs of the stack: before kernel 6.13 a program and the functions on the way

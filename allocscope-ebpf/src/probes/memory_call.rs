@@ -1,7 +1,5 @@
-//! Memory system calls: `mmap`, `munmap`, `mremap`, `madvise`, `brk`, by their enter and exit tracepoints.
-//!
-//! Arguments begin at byte 16 of an enter event and the result is at byte 16 of an exit event
-//! (`events/syscalls/*/format`, the same for every system call on 64-bit kernels).
+//! Memory system calls: `mmap`, `munmap`, `mremap`, `madvise`, `brk`, by both ends of the kernel's functions for them,
+//! or by their enter and exit tracepoints.
 
 use crate::atomic::add;
 use crate::filter::{Traced, is_large};
@@ -11,6 +9,7 @@ use crate::inflight::{
 };
 use crate::objects;
 use crate::probes::process::report;
+use crate::probes::system_call::{Arguments, Outcome};
 use crate::ranges::{self, Unmapped};
 use crate::record::{self, counters, hit, lost, lost_many, record_touch};
 use crate::slow;
@@ -21,11 +20,9 @@ use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::touch::{PAGE_SHIFT, touched_bytes};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::{fentry, fexit, tracepoint};
+use aya_ebpf::programs::{FEntryContext, FExitContext, TracePointContext};
 
-const FIRST_ARGUMENT: usize = 16;
-const RESULT: usize = 16;
 /// The last 4095 values are errors (linux/err.h, MAX_ERRNO).
 const LAST_ADDRESS: u64 = u64::MAX - 4095;
 const PAGE_MASK: u64 = 4095;
@@ -39,18 +36,6 @@ const MAP_REAL: u64 = 0x2000 | 0x8000;
 const MAP_STACK: u64 = 0x20000;
 const MADV_DONTNEED: u64 = 4;
 const MADV_FREE: u64 = 8;
-
-#[inline(always)]
-fn argument(ctx: &TracePointContext, index: usize) -> Option<u64> {
-    // SAFETY: within the event's record, as its format file tells.
-    unsafe { ctx.read_at::<u64>(FIRST_ARGUMENT + 8 * index) }.ok()
-}
-
-#[inline(always)]
-fn result(ctx: &TracePointContext) -> Option<u64> {
-    // SAFETY: within the event's record, as its format file tells.
-    unsafe { ctx.read_at::<u64>(RESULT) }.ok()
-}
 
 /// The current thread, whose process is traced; the call is counted as a hit.
 #[inline(always)]
@@ -75,7 +60,7 @@ struct Ended {
     traced: Traced,
     call: SystemCall,
     ns: u64,
-    window: Option<ClosedCall>,
+    window: ClosedCall,
 }
 
 /// The call that ends here.
@@ -94,9 +79,7 @@ impl Ended {
     #[inline(always)]
     fn record(&self, key: SeriesKey, bytes: u64) {
         record::record(key, self.ns, bytes);
-        if let Some(window) = self.window {
-            window.count(self.traced.slot);
-        }
+        self.window.count(self.traced.slot);
     }
 
     /// Tells the call of a program that manages its memory by itself; a runtime's is part of its own allocations.
@@ -124,15 +107,21 @@ fn stage(traced: &Traced, allocator: Allocator, stage: Stage, bytes: u64) -> Ser
 }
 
 /// `mmap(addr, len, prot, flags, fd, off)`
+#[fentry]
+fn mmap_fentry(ctx: FEntryContext) -> u32 {
+    try_mmap_enter(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn mmap_enter(ctx: TracePointContext) -> u32 {
     try_mmap_enter(&ctx).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
+fn try_mmap_enter(asked: &impl Arguments) -> Option<u32> {
     let traced = enter()?;
-    let (len, prot, flags) = (argument(ctx, 1)?, argument(ctx, 2)?, argument(ctx, 3)?);
+    let (len, prot, flags) = (asked.argument(1)?, asked.argument(2)?, asked.argument(3)?);
     // Inside of an allocator's call it is how that call gets its memory, and not another allocation.
     if !is_large(len) || in_native_call(traced.pid_tgid) {
         return None;
@@ -141,16 +130,22 @@ fn try_mmap_enter(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// The end of `mmap`: the address, or an error.
+#[fexit]
+fn mmap_fexit(ctx: FExitContext) -> u32 {
+    try_mmap_exit(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn mmap_exit(ctx: TracePointContext) -> u32 {
     try_mmap_exit(&ctx).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
+fn try_mmap_exit(done: &impl Outcome) -> Option<u32> {
     let ended = close()?;
     let Ended { traced, call, ns, .. } = ended;
-    let start = result(ctx)?;
+    let start = done.result()?;
     let [len, prot, flags, ..] = call.args;
     if start > LAST_ADDRESS {
         return None;
@@ -190,6 +185,12 @@ fn try_mmap_exit(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// `munmap(addr, len)`
+#[fentry]
+fn munmap_fentry(ctx: FEntryContext) -> u32 {
+    try_munmap_enter(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn munmap_enter(ctx: TracePointContext) -> u32 {
     try_munmap_enter(&ctx).unwrap_or(0)
@@ -203,10 +204,10 @@ const ENDED: u64 = 2;
 /// Takes the ranges out before the kernel unmaps them: as soon as it has, another thread may be given
 /// the same addresses, and would lose its range to this call's exit.
 #[inline(always)]
-fn try_munmap_enter(ctx: &TracePointContext) -> Option<u32> {
+fn try_munmap_enter(asked: &impl Arguments) -> Option<u32> {
     // Of any size: a small unmapping may cut a large range.
     let traced = enter()?;
-    let (start, len) = (argument(ctx, 0)?, argument(ctx, 1)?);
+    let (start, len) = (asked.argument(0)?, asked.argument(1)?);
     let image = traced.image()?;
     let mut unmapped = ranges::unmap(&image, start, page_end(start, len));
     if unmapped.whole + unmapped.cut == 0 {
@@ -237,6 +238,12 @@ fn outcome(unmapped: &Unmapped) -> (u64, LiveRange) {
 }
 
 /// The end of `munmap`: 0, or an error.
+#[fexit]
+fn munmap_fexit(ctx: FExitContext) -> u32 {
+    try_munmap_exit(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn munmap_exit(ctx: TracePointContext) -> u32 {
     try_munmap_exit(&ctx).unwrap_or(0)
@@ -246,11 +253,11 @@ fn munmap_exit(ctx: TracePointContext) -> u32 {
 /// a partial release; a large one that met no range released memory mapped before tracing began, or a
 /// runtime's own heap.
 #[inline(always)]
-fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
+fn try_munmap_exit(done: &impl Outcome) -> Option<u32> {
     let ended = close()?;
     let Ended { traced, call, ns, .. } = ended;
     let [len, outcome, size, allocator, filed_ns, ..] = call.args;
-    if result(ctx)? != 0 {
+    if done.result()? != 0 {
         if outcome != NOTHING {
             lost(LossReason::UnmapFailed);
         }
@@ -281,6 +288,12 @@ fn try_munmap_exit(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// `mremap(old_addr, old_len, new_len, flags, new_addr)`
+#[fentry]
+fn mremap_fentry(ctx: FEntryContext) -> u32 {
+    try_mremap_enter(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn mremap_enter(ctx: TracePointContext) -> u32 {
     try_mremap_enter(&ctx).unwrap_or(0)
@@ -288,9 +301,9 @@ fn mremap_enter(ctx: TracePointContext) -> u32 {
 
 /// Takes the range out before the kernel moves it, as for `munmap`, and keeps what its exit files anew.
 #[inline(always)]
-fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
+fn try_mremap_enter(asked: &impl Arguments) -> Option<u32> {
     let traced = enter()?;
-    let (start, old_len, new_len) = (argument(ctx, 0)?, argument(ctx, 1)?, argument(ctx, 2)?);
+    let (start, old_len, new_len) = (asked.argument(0)?, asked.argument(1)?, asked.argument(2)?);
     if !is_large(old_len) && !is_large(new_len) {
         return None;
     }
@@ -309,17 +322,23 @@ fn try_mremap_enter(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// The end of `mremap`: the new address, or an error.
+#[fexit]
+fn mremap_fexit(ctx: FExitContext) -> u32 {
+    try_mremap_exit(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn mremap_exit(ctx: TracePointContext) -> u32 {
     try_mremap_exit(&ctx).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
+fn try_mremap_exit(done: &impl Outcome) -> Option<u32> {
     let ended = close()?;
     let Ended { traced, call, ns, .. } = ended;
     let [old_start, old_len, new_len, touch_ns, pages, allocator, before_ns] = call.args;
-    let new_start = result(ctx)?;
+    let new_start = done.result()?;
     let moved = new_start <= LAST_ADDRESS;
     // As for `mmap`: inside of an allocator's call it is part of it.
     if moved && is_large(new_len) && !in_native_call(traced.pid_tgid) {
@@ -339,15 +358,21 @@ fn try_mremap_exit(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// `madvise(start, len, behavior)`
+#[fentry]
+fn madvise_fentry(ctx: FEntryContext) -> u32 {
+    try_madvise_enter(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn madvise_enter(ctx: TracePointContext) -> u32 {
     try_madvise_enter(&ctx).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
+fn try_madvise_enter(asked: &impl Arguments) -> Option<u32> {
     let traced = enter()?;
-    let (len, behavior) = (argument(ctx, 1)?, argument(ctx, 2)? & 0xffff_ffff);
+    let (len, behavior) = (asked.argument(1)?, asked.argument(2)? & 0xffff_ffff);
     let releases = behavior == MADV_DONTNEED || behavior == MADV_FREE;
     // Inside of an allocator's release it is part of that.
     if !is_large(len) || !releases || in_free_call(traced.pid_tgid) {
@@ -357,16 +382,22 @@ fn try_madvise_enter(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// The end of `madvise`: 0, or an error.
+#[fexit]
+fn madvise_fexit(ctx: FExitContext) -> u32 {
+    try_madvise_exit(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn madvise_exit(ctx: TracePointContext) -> u32 {
     try_madvise_exit(&ctx).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_madvise_exit(ctx: &TracePointContext) -> Option<u32> {
+fn try_madvise_exit(done: &impl Outcome) -> Option<u32> {
     let ended = close()?;
     let Ended { traced, call, .. } = ended;
-    if result(ctx)? == 0 {
+    if done.result()? == 0 {
         let len = call.args[0];
         ended.record(stage(&traced, Allocator::Madvise, Stage::Release, len), len);
     }
@@ -374,6 +405,12 @@ fn try_madvise_exit(ctx: &TracePointContext) -> Option<u32> {
 }
 
 /// `brk(brk)`
+#[fentry]
+fn brk_fentry(_ctx: FEntryContext) -> u32 {
+    try_brk_enter().unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn brk_enter(_ctx: TracePointContext) -> u32 {
     try_brk_enter().unwrap_or(0)
@@ -386,16 +423,22 @@ fn try_brk_enter() -> Option<u32> {
 }
 
 /// The end of `brk`: the new program break, or the old one where it could not be moved.
+#[fexit]
+fn brk_fexit(ctx: FExitContext) -> u32 {
+    try_brk_exit(&ctx).unwrap_or(0)
+}
+
+/// The same by tracepoint.
 #[tracepoint]
 fn brk_exit(ctx: TracePointContext) -> u32 {
     try_brk_exit(&ctx).unwrap_or(0)
 }
 
 #[inline(always)]
-fn try_brk_exit(ctx: &TracePointContext) -> Option<u32> {
+fn try_brk_exit(done: &impl Outcome) -> Option<u32> {
     let ended = close()?;
     let traced = ended.traced;
-    let new = result(ctx)?;
+    let new = done.result()?;
     // SAFETY: a checked map value; the kernel serialises the brk calls of a process.
     let old = unsafe { core::ptr::replace(&raw mut (*traced.target).brk, new) };
     if old == 0 || old == new {

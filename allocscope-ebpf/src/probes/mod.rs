@@ -10,3 +10,4 @@ mod native;
 mod process;
 mod provider;
 mod seccomp;
+mod system_call;

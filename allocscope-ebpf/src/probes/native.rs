@@ -190,9 +190,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let image = Image::of_home(call.home)?;
     hit(image.slot, ProbeClass::UprobeReturn);
     if native_id::releases(native_id::result_of(cookie)) {
-        if let Some(closed) = closed {
-            closed.count(image.slot);
-        }
+        closed.count(image.slot);
         return free::leave(&image, &call, now_ns, cookie);
     }
     let memory = memory_of(result, cookie, &call)?;
@@ -201,11 +199,9 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
     let ns = now_ns.saturating_sub(call.start_ns);
     record(key, ns, call.size);
-    if let Some(closed) = closed {
-        closed.count(image.slot);
-    }
+    closed.count(image.slot);
     slow::count_depth(image.slot, allocator, regs.cast());
-    let mark = slow::native_call((image.slot, allocator), call.size, (now_ns, ns), closed.is_some(), regs);
+    let mark = slow::native_call((image.slot, allocator), call.size, (now_ns, ns), closed.is_there(), regs);
     let allocator = u64::from(allocator) | mark;
     let (size, filed_ns) = (call.size, now_ns);
     match memory {

@@ -35,52 +35,70 @@ pub extern "C" fn open_call_window(pid_tgid: u64, start_ns: u64, owner: u64) -> 
     0
 }
 
-/// A closed call's window: valid until the thread opens another one.
+/// A closed call's window: valid until the thread opens another one. A call may have none of its own. Plain numbers, for
+/// what is not there in an `Option` is not defined, and old verifiers refuse to see it copied.
 #[derive(Clone, Copy)]
 pub struct ClosedCall {
-    window: *mut Window,
+    /// 0 where there is no window.
     thread: u32,
     ns: u64,
 }
 
 impl ClosedCall {
-    /// The closed call of a thread; `None` where that is 0.
+    /// No window.
+    pub const NONE: Self = Self { thread: 0, ns: 0 };
+
+    /// The closed call of a thread; none where that is 0.
     #[inline(always)]
-    pub fn of(thread: u64) -> Option<Self> {
-        let thread = thread as u32;
-        if thread == 0 { None } else { Some(Self { window: place(thread)?, thread, ns: 0 }) }
+    pub fn of(thread: u64) -> Self {
+        Self { thread: thread as u32, ns: 0 }
     }
 
-    /// Its thread, which is not 0.
+    /// Its thread; 0 where there is no window.
     #[inline(always)]
     pub fn thread(self) -> u64 {
         self.thread.into()
     }
 
+    /// Whether there is a window.
+    #[inline(always)]
+    pub fn is_there(self) -> bool {
+        self.thread != 0
+    }
+
+    #[inline(always)]
+    fn window(self) -> Option<*mut Window> {
+        if self.is_there() { place(self.thread) } else { None }
+    }
+
     /// Gives `ns` of it another name that nobody had seen: of what it waited, else of what Go's runtime did.
     #[inline(always)]
     pub fn rename(self, to: Cause, ns: u64) {
-        if ns != 0 {
+        if ns != 0
+            && let Some(window) = self.window()
+        {
             // SAFETY: a checked map value.
-            unsafe { (*self.window).call.rename(to, ns) };
+            unsafe { (*window).call.rename(to, ns) };
         }
     }
 
     /// Time that a cause took of it, in nanoseconds.
     #[inline(always)]
     pub fn ns_of(self, cause: usize) -> u64 {
-        if cause >= CAUSES {
-            return 0;
+        match self.window() {
+            // SAFETY: a checked map value; the index is below the array's length.
+            Some(window) if cause < CAUSES => unsafe { (*window).call.ns[cause] },
+            _ => 0,
         }
-        // SAFETY: a checked map value; the index is below the array's length.
-        unsafe { (*self.window).call.ns[cause] }
     }
 
     /// Counts it in the process in `slot`. One that is not counted (a call that failed, or is not large) leaves its
     /// page faults as plain ones.
     #[inline(always)]
     pub fn count(self, slot: u32) {
-        count_call_window(self.thread.into(), slot.into(), self.ns);
+        if self.is_there() {
+            count_call_window(self.thread.into(), slot.into(), self.ns);
+        }
     }
 }
 
@@ -105,15 +123,14 @@ pub extern "C" fn count_call_window(thread: u64, slot: u64, ns: u64) -> u64 {
     0
 }
 
-/// Closes the window of the call that began at `start_ns`; `None` where it has none of its own: it is part of another
-/// one, or the window was lost.
+/// Closes the window of the call that began at `start_ns`. It has none of its own where it is part of another one, or
+/// the window was lost.
 #[inline(always)]
-pub fn close_call(pid_tgid: u64, start_ns: u64, now_ns: u64) -> Option<ClosedCall> {
+pub fn close_call(pid_tgid: u64, start_ns: u64, now_ns: u64) -> ClosedCall {
     if close_call_window(pid_tgid, start_ns, now_ns) == 0 {
-        return None;
+        return ClosedCall::NONE;
     }
-    let thread = pid_tgid as u32;
-    Some(ClosedCall { window: place(thread)?, thread, ns: now_ns.saturating_sub(start_ns) })
+    ClosedCall { thread: pid_tgid as u32, ns: now_ns.saturating_sub(start_ns) }
 }
 
 /// Whether there was one to close.

@@ -110,6 +110,8 @@ pub struct ToolSnapshot {
     pub page_sizes_known: bool,
     /// How page faults are seen; empty where that is not known.
     pub page_faults_via: &'static str,
+    /// How memory system calls are seen; empty where that is not known.
+    pub system_calls_via: &'static str,
     /// Windows in which every get of a `sync.Pool` was counted.
     pub pool_windows: u64,
     /// Their time, in seconds.

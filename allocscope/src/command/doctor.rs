@@ -155,10 +155,16 @@ fn tracefs() -> Check {
 /// The real thing: loads and attaches all shared probes, and detaches them.
 fn tracing() -> Check {
     let attached = load(&LoadOptions::default())
-        .and_then(|mut loaded| Ok(SystemProbes::attach(&mut loaded)?.fault_rung()));
+        .and_then(|mut loaded| SystemProbes::attach(&mut loaded))
+        .map(|probes| (probes.fault_rung(), probes.call_rung().name()));
     let (verdict, detail) = match attached {
-        Ok(FaultRung::Untimed) => (Verdict::Lacks, "attached; page faults are counted, not timed".to_owned()),
-        Ok(rung) => (Verdict::Works, format!("attached and detached; page faults by {}", rung.name())),
+        Ok((FaultRung::Untimed, _)) => {
+            (Verdict::Lacks, "attached; page faults are counted, not timed".to_owned())
+        }
+        Ok((faults, calls)) => {
+            let rungs = format!("page faults by {}, system calls by {calls}", faults.name());
+            (Verdict::Works, format!("attached and detached; {rungs}"))
+        }
         Err(error) => (Verdict::Fails, format!("{error:#}")),
     };
     Check { name: "kernel side", verdict, detail, exit: Exit::Kernel }

@@ -286,6 +286,8 @@ pub struct Tool {
     pub page_sizes_known: bool,
     /// How page faults are seen, see `allocscope doctor`.
     pub page_faults_via: &'static str,
+    /// How memory system calls are seen, see `allocscope doctor`.
+    pub system_calls_via: &'static str,
     /// CPU time used.
     pub cpu_seconds: f64,
     /// Resident memory.
@@ -487,6 +489,7 @@ impl Tool {
             attached_via: tool.attached_via,
             page_sizes_known: tool.page_sizes_known,
             page_faults_via: tool.page_faults_via,
+            system_calls_via: tool.system_calls_via,
             cpu_seconds: tool.cpu_seconds,
             resident_bytes: tool.resident_bytes,
             map_bytes: tool.map_bytes,

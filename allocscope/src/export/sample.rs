@@ -33,6 +33,7 @@ pub fn snapshot() -> Snapshot {
             attached_via: Some("session"),
             page_sizes_known: true,
             page_faults_via: "tp_btf and memcg",
+            system_calls_via: "tracepoint",
             pool_windows: 0,
             pool_window_seconds: 0.0,
             cpu_seconds: 0.25,

@@ -73,13 +73,23 @@ impl Holder {
         }
     }
 
-    /// Keeps a link that aya made.
+    /// Keeps a link that aya made of a perf event.
     ///
     /// # Errors
     /// Where it cannot be pinned: the link is detached then.
     pub fn hold_perf(&mut self, link: UProbeLink) -> Result<HeldLink> {
+        if self.mount.is_none() {
+            return Ok(HeldLink::Open(Box::new(link)));
+        }
+        self.hold_link(FdLink::try_from(link).context("the kernel made no link of a perf event")?)
+    }
+
+    /// Keeps a link that aya made.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn hold_link(&mut self, link: FdLink) -> Result<HeldLink> {
         let Some(name) = self.next_name() else { return Ok(HeldLink::Open(Box::new(link))) };
-        let link = FdLink::try_from(link).context("the kernel made no link of a perf event")?;
         drop(link.pin(name.path()).context("a link cannot be pinned")?);
         Ok(HeldLink::Named(name))
     }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod called;
+mod calls;
 mod causes;
 mod detached;
 mod faults;
@@ -20,6 +21,7 @@ mod tracefs;
 
 pub use batch::WholeMap;
 pub use called::{makes_calls, own_place};
+pub use calls::CallRung;
 pub use faults::FaultRung;
 pub use load::{LoadOptions, Loaded, load};
 pub use raw::data_of;

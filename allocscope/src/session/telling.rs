@@ -19,6 +19,7 @@ impl Session {
             attached_via: self.loaded.attached_via().map(AttachVia::name),
             page_sizes_known: self.loaded.knows_page_sizes(),
             page_faults_via: self.system.fault_rung().name(),
+            system_calls_via: self.system.call_rung().name(),
             map_bytes: self.maps.held_bytes,
             pool_windows: self.pool_windows.count,
             pool_window_seconds: self.pool_windows.time.as_secs_f64(),

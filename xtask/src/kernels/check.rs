@@ -35,6 +35,9 @@ const CHECKS: [Check; 10] = [
 /// looks at the same program in another way.
 const VERIFIED_INSTRUCTIONS: u64 = 500_000;
 
+/// What these kernels can do, and a kernel without function tracing cannot.
+const SYSTEM_CALLS_VIA: &str = "fentry";
+
 /// Compares everything that a machine printed, whose kernel's best way to attach uprobes is `attached_via`; an
 /// error tells all that is wrong.
 pub fn all(results: &str, attached_via: &str) -> Result<Vec<Passed>> {
@@ -51,6 +54,10 @@ pub fn all(results: &str, attached_via: &str) -> Result<Vec<Passed>> {
     let reports = lines.iter().filter_map(|line| line["tool"]["attached_via"].as_str());
     if let Some(other) = reports.into_iter().find(|via| *via != attached_via) {
         failed.push(format!("uprobes were attached via {other} and not {attached_via}"));
+    }
+    let calls = lines.iter().filter_map(|line| line["tool"]["system_calls_via"].as_str());
+    if let Some(other) = calls.into_iter().find(|via| *via != SYSTEM_CALLS_VIA) {
+        failed.push(format!("system calls were seen by {other} and not by {SYSTEM_CALLS_VIA}"));
     }
     if !failed.is_empty() {
         bail!("{}", failed.join("\n"));
