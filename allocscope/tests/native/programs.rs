@@ -67,7 +67,7 @@ pub fn sampled() -> PathBuf {
 
 /// The same as a library.
 pub fn sampled_library() -> PathBuf {
-    let flags = [&C[..], &["-shared", "-fPIC"]].concat();
+    let flags = [&C[..], &["-shared", "-fPIC", "-DLIBRARY"]].concat();
     once("libsampled.so", |output| compile("cc", &flags, "sampled.c", output))
 }
 

@@ -19,6 +19,11 @@
 volatile unsigned short alloc_semaphore SEMAPHORE;
 volatile unsigned short free_semaphore SEMAPHORE;
 
+#ifdef LIBRARY
+// As much code as an allocator's library has: what is mapped and not large is not looked at.
+__asm__(".text\n.skip 131072, 0xcc\n");
+#endif
+
 // As sys/sdt.h of systemtap has it.
 #define PROBE(name, arguments)                                                                                        \
 	"990: nop\n"                                                                                                  \
