@@ -217,3 +217,18 @@ fn damaged_arguments_are_survived() {
     // Some were hit where they are not read.
     assert!(outcomes.iter().all(|&count| count > 200), "{outcomes:?}");
 }
+
+/// A probe of samples is priced by itself: a large allocation that is not sampled passes none.
+#[test]
+fn inspect_tells_the_sites_of_samples_and_that_others_pay_nothing() {
+    let path = programs::sampled();
+    let ended = allocscope(&format!("inspect --format json {}", path.display()));
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let view: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let sites = view["sites"].as_array().unwrap();
+    let of = |name: &str| sites.iter().filter(|site| site["function"] == name).count();
+    assert_eq!((of("otel_alloc"), of("otel_free"), sites.len()), (SITES - 1, 1, SITES), "{view}");
+    let is_priced = |site: &Value| site["class"] == "emulated" && site["predicted_ns"].as_f64() > Some(0.0);
+    assert!(sites.iter().all(is_priced), "{view}");
+    assert_eq!(view["cost"]["large_ns"].as_f64(), Some(0.0), "{view}");
+}
