@@ -171,8 +171,8 @@ fn a_program_is_heard_from_its_first_instruction() {
 
 /// A file of its own: a tracer listens to a file in whatever process maps it, and one that goes while another process
 /// loads it can leave that one's semaphores as they were.
-fn own_library(dir: &TempDir, library: &Path) -> PathBuf {
-    let path = dir.join("libtold.so");
+fn own_library(dir: &TempDir, library: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
     std::fs::copy(library, &path).unwrap();
     path
 }
@@ -181,7 +181,8 @@ fn own_library(dir: &TempDir, library: &Path) -> PathBuf {
 fn finish_host(mut target: Running, tracer: Running, library: &Path) -> (Truth, Report) {
     let pid = target.pid();
     target.tell("");
-    let is_loaded = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains("libtold.so");
+    let name = library.to_str().unwrap();
+    let is_loaded = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains(name);
     assert!(eventually(LIMIT, is_loaded));
     let is_heard = || Places::of(pid, library).listeners().iter().all(|&count| count > 0);
     if !eventually(LIMIT / 3, is_heard) {
@@ -200,7 +201,7 @@ fn finish_host(mut target: Running, tracer: Running, library: &Path) -> (Truth, 
 #[test]
 fn a_library_that_is_loaded_later_is_found() {
     let dir = TempDir::new();
-    let library = own_library(&dir, &programs::told_library());
+    let library = own_library(&dir, &programs::told_library(), "libtold.so");
     let target = waiting(Command::new(programs::host()).arg(&library));
     let tracer = attach(target.pid(), "");
     let (truth, report) = finish_host(target, tracer, &library);
@@ -211,7 +212,7 @@ fn a_library_that_is_loaded_later_is_found() {
 #[test]
 fn a_filter_of_system_calls_ends_nobody() {
     let dir = TempDir::new();
-    let library = own_library(&dir, &programs::told_library());
+    let library = own_library(&dir, &programs::told_library(), "libtold.so");
     let target = waiting(Command::new(programs::host()).arg(&library).arg("early"));
     let tracer = attach(target.pid(), "");
     let (truth, report) = finish_host(target, tracer, &library);
@@ -228,7 +229,7 @@ fn a_filter_of_system_calls_ends_nobody() {
 #[test]
 fn a_filter_that_comes_later_ends_nobody() {
     let dir = TempDir::new();
-    let library = own_library(&dir, &programs::told_library());
+    let library = own_library(&dir, &programs::told_library(), "libtold.so");
     let target = waiting(Command::new(programs::host()).arg(&library).arg("late"));
     let tracer = attach(target.pid(), "");
     let (truth, report) = finish_host(target, tracer, &library);

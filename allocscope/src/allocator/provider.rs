@@ -295,6 +295,7 @@ mod tests {
         let image = Image::parse(&file).unwrap();
         let mut plan = Plan::default();
         add(&image, &mut plan);
+        assert!(plan.provider.iter().all(|site| site.id.weight.is_none()));
         assert!(plan.misses.is_empty(), "{:?}", plan.misses);
         let site = plan.provider.iter().find(|site| site.id.event == ProviderEvent::RegionMap).unwrap();
         let at = site.file_offset as usize;
@@ -326,6 +327,37 @@ mod tests {
         );
         // No unwind table tells where its function begins.
         assert_eq!(claim(b"breaker", 0x40_0078, ARGUMENTS_X86_64), Some("its function is not known"));
+    }
+
+    #[test]
+    fn each_provider_has_its_own_names() {
+        let event = |provider, name| {
+            event_of(Note { address: 0, base: 0, semaphore: 0, provider, name, arguments: b"" })
+        };
+        assert_eq!(event(OTEL, &b"alloc"[..]), Some(ProviderEvent::OtelAlloc));
+        assert_eq!(event(OTEL, &b"free"[..]), Some(ProviderEvent::OtelFree));
+        assert_eq!(event(PROVIDER, &b"breaker"[..]), Some(ProviderEvent::Breaker));
+        for (provider, name) in [(OTEL, &b"otel_alloc"[..]), (OTEL, b"breaker"), (PROVIDER, b"otel_alloc")] {
+            assert_eq!(event(provider, name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_sample_is_believed_where_its_weight_is_found() {
+        let mut file = tiny_image(&[0x90, 0xc3]);
+        let claim = |file: &[u8], name, arguments| {
+            let image = Image::parse(file).unwrap();
+            let note = Note { address: 0x40_0078, base: 0, semaphore: 0, provider: OTEL, name, arguments };
+            site(&image, None, note, None).err()
+        };
+        assert_eq!(claim(&file, b"alloc", b"8@%rdi 8@%rsi"), Some("its arguments are too few"));
+        // What no unwind table tells of is not looked at; `free` has an argument that nobody reads.
+        assert_eq!(claim(&file, b"alloc", b"8@%rdi 8@%rsi 8@%rdx"), Some("its function is not known"));
+        assert_eq!(claim(&file, b"free", b""), Some("its function is not known"));
+        // EM_AARCH64
+        file[18] = 183;
+        let why = Some("its arguments are read on x86-64 only");
+        assert_eq!(claim(&file, b"alloc", b"8@x0 8@x1 8@x2"), why);
     }
 
     proptest! {

@@ -55,8 +55,11 @@ fn samples_and_their_weights_are_the_programs_own_on_every_rung() {
 #[test]
 fn samples_of_a_library_that_is_loaded_later_are_told() {
     let dir = TempDir::new();
-    let library = own_library(&dir, &programs::sampled_library());
-    for filter in ["never", "early"] {
+    // An allocator's, by its name, is examined as one.
+    for (name, filter) in
+        [("libsampled.so", "never"), ("libsampled.so", "early"), ("libjemalloc.so.2", "never")]
+    {
+        let library = own_library(&dir, &programs::sampled_library(), name);
         let target = waiting(Command::new(programs::host()).arg(&library).arg(filter));
         let tracer = attach(target.pid(), "");
         let (truth, report) = finish_host(target, tracer, &library);
