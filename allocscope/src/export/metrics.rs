@@ -12,7 +12,6 @@ use allocscope_common::counter::ProbeClass;
 use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
 use allocscope_common::go_runtime::RuntimeEvent;
 use allocscope_common::key::{FaultKind, FaultScope, Series, Stage};
-use allocscope_common::provider::ProviderEvent;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, PROTOBUF_FORMAT, ProtobufEncoder, Registry, TEXT_FORMAT, TextEncoder};
@@ -277,8 +276,10 @@ impl<'a> Process<'a> {
             Series::Provider(event) => {
                 let labels = self.labels(&[event.name()]);
                 families.add(&names::PROVIDER_EVENTS, &labels, count);
-                families.add(&names::PROVIDER_SECONDS, &labels, reading.totals.time_ns as f64 / 1e9);
-                let size = if event == ProviderEvent::Breaker { 0.0 } else { bytes };
+                if !event.is_sample() {
+                    families.add(&names::PROVIDER_SECONDS, &labels, reading.totals.time_ns as f64 / 1e9);
+                }
+                let size = if event.has_bytes() { bytes } else { 0.0 };
                 families.add(&names::PROVIDER_BYTES, &labels, size);
             }
         }
@@ -548,6 +549,8 @@ mod tests {
     use crate::aggregate::Finding;
     use crate::export::sample::{self, exposition};
     use allocscope_common::bucket::bucket_of_ns;
+    use allocscope_common::counter::Totals;
+    use allocscope_common::provider::ProviderEvent;
     use proptest::prelude::*;
     use protobuf::{CodedInputStream, Message, UnknownValueRef};
 
@@ -608,6 +611,26 @@ mod tests {
         }
         assert_eq!(families.len(), names::ALL.len());
         exposition::check_histograms(&families);
+    }
+
+    #[test]
+    fn samples_have_no_time() {
+        let mut snapshot = sample::snapshot();
+        for (event, count, bytes) in [(ProviderEvent::OtelAlloc, 3, 96), (ProviderEvent::OtelFree, 2, 0)] {
+            let totals = Totals { count, bytes, ..Totals::default() };
+            let reading = SeriesReading { totals, ..SeriesReading::default() };
+            snapshot.processes[0].series.insert(Series::Provider(event), reading);
+        }
+        let text = text(snapshot);
+        for line in [
+            r#"allocscope_provider_events_total{pid="4242",comm="server",probe="otel_alloc"} 3"#,
+            r#"allocscope_provider_event_bytes_total{pid="4242",comm="server",probe="otel_alloc"} 96"#,
+            r#"allocscope_provider_events_total{pid="4242",comm="server",probe="otel_free"} 2"#,
+            r#"allocscope_provider_event_bytes_total{pid="4242",comm="server",probe="otel_free"} 0"#,
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing:\n{text}");
+        }
+        assert!(!text.contains("allocscope_provider_event_seconds_total{"), "{text}");
     }
 
     #[test]
