@@ -100,7 +100,8 @@ pub enum LossReason {
     CallOverwritten = 0,
     /// A probe at an exit found no open call: it began before tracing did, or its slot was taken.
     ExitUnmatched = 1,
-    /// The result of a Go allocation could not be read: the call is counted, its range is not filed.
+    /// The result of an allocation, or the weight of a sample, could not be read: it is counted, its range is not filed
+    /// and its bytes are not told.
     ResultUnreadable = 2,
     /// The map of series is full.
     SeriesFull = 3,

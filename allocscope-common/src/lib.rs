@@ -29,6 +29,7 @@ pub mod go_runtime;
 pub mod key;
 pub mod native_id;
 pub mod object;
+pub mod operand;
 pub mod phases;
 pub mod provider;
 pub mod range;

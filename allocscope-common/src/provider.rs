@@ -2,9 +2,14 @@
 //!
 //! The provider `allocscope` (`pool/probe.rs`) tells what took time when it is over: bytes in the first argument
 //! register, nanoseconds in the second, an address in the third.
+//!
+//! The provider `otel_memory` is OpenTelemetry's contract for allocators (memory profiling of opentelemetry-ebpf-profiler):
+//! `alloc(pointer, size, weight)` for each allocation that the program samples, where the weight is the bytes of all
+//! allocations that the sample stands for, and `free(pointer)` for each of those that is freed.
 
 use crate::cookie::Field;
 use crate::key::named;
+use crate::operand::Operand;
 use crate::site_id::StepClass;
 use core::fmt;
 
@@ -26,11 +31,16 @@ pub enum ProviderEvent {
     RegionRelease = 5,
     /// A circuit breaker changed its state, which is in the size's place.
     Breaker = 6,
+    /// `otel_memory:alloc`: an allocation was sampled. Its size is what the sample stands for.
+    OtelAlloc = 7,
+    /// `otel_memory:free`: one that was sampled is freed.
+    OtelFree = 8,
 }
 
 named!(ProviderEvent {
     PoolMiss => "pool_miss", PoolSteal => "pool_steal", PoolEvict => "pool_evict", ArenaGrow => "arena_grow",
     RegionMap => "region_map", RegionRelease => "region_release", Breaker => "breaker",
+    OtelAlloc => "otel_alloc", OtelFree => "otel_free",
 });
 
 impl ProviderEvent {
@@ -39,6 +49,16 @@ impl ProviderEvent {
     #[inline(always)]
     pub const fn is_allocation(event: u8) -> bool {
         event == Self::ArenaGrow as u8 || event == Self::RegionMap as u8
+    }
+
+    /// Whether it is of the provider `otel_memory`: something that a program sampled, which takes no time.
+    pub const fn is_sample(self) -> bool {
+        matches!(self, Self::OtelAlloc | Self::OtelFree)
+    }
+
+    /// Whether it tells of bytes.
+    pub const fn has_bytes(self) -> bool {
+        !matches!(self, Self::Breaker | Self::OtelFree)
     }
 }
 
@@ -49,6 +69,8 @@ pub struct ProviderId {
     pub event: ProviderEvent,
     /// How the kernel runs the instruction.
     pub step: StepClass,
+    /// Where its bytes are, for [`ProviderEvent::OtelAlloc`]: what the sample stands for.
+    pub weight: Option<Operand>,
 }
 
 // Where a cookie has what.
@@ -58,7 +80,11 @@ const STEP: Field = Field::new(8, 8);
 impl ProviderId {
     /// The attach cookie.
     pub const fn to_cookie(self) -> u64 {
-        EVENT.put(self.event as u64) | STEP.put(self.step as u64)
+        let weight = match self.weight {
+            Some(operand) => operand.to_cookie(),
+            None => 0,
+        };
+        EVENT.put(self.event as u64) | STEP.put(self.step as u64) | weight
     }
 }
 
@@ -77,11 +103,17 @@ pub const fn step_of(cookie: u64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operand::{self, Register, Scalar, Width};
 
     #[test]
     fn a_cookie_carries_every_field() {
         for &event in ProviderEvent::ALL {
-            let cookie = ProviderId { event, step: StepClass::Called }.to_cookie();
+            let scalar = Scalar { width: Width::Word, signed: false };
+            let weight = Operand::Memory { base: Register::R15, displacement: -1, scalar };
+            let id = ProviderId { event, step: StepClass::Called, weight: Some(weight) };
+            let cookie = id.to_cookie();
+            assert_eq!(operand::displacement_of(cookie), u64::MAX);
+            assert_eq!(operand::kind_of(ProviderId { weight: None, ..id }.to_cookie()), operand::NONE);
             assert_eq!((event_of(cookie), step_of(cookie)), (event as u8, StepClass::Called as u8));
             assert_eq!(ProviderEvent::from_number(event_of(cookie)), Some(event));
         }

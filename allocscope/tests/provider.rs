@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+#[path = "provider/otel.rs"]
+mod otel;
 #[path = "native/programs.rs"]
 mod programs;
 mod support;
@@ -169,9 +171,9 @@ fn a_program_is_heard_from_its_first_instruction() {
 
 /// A file of its own: a tracer listens to a file in whatever process maps it, and one that goes while another process
 /// loads it can leave that one's semaphores as they were.
-fn own_library(dir: &TempDir) -> PathBuf {
-    let path = dir.join("libtold.so");
-    std::fs::copy(programs::told_library(), &path).unwrap();
+fn own_library(dir: &TempDir, library: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::copy(library, &path).unwrap();
     path
 }
 
@@ -179,7 +181,8 @@ fn own_library(dir: &TempDir) -> PathBuf {
 fn finish_host(mut target: Running, tracer: Running, library: &Path) -> (Truth, Report) {
     let pid = target.pid();
     target.tell("");
-    let is_loaded = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains("libtold.so");
+    let name = library.to_str().unwrap();
+    let is_loaded = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().contains(name);
     assert!(eventually(LIMIT, is_loaded));
     let is_heard = || Places::of(pid, library).listeners().iter().all(|&count| count > 0);
     if !eventually(LIMIT / 3, is_heard) {
@@ -198,7 +201,7 @@ fn finish_host(mut target: Running, tracer: Running, library: &Path) -> (Truth, 
 #[test]
 fn a_library_that_is_loaded_later_is_found() {
     let dir = TempDir::new();
-    let library = own_library(&dir);
+    let library = own_library(&dir, &programs::told_library(), "libtold.so");
     let target = waiting(Command::new(programs::host()).arg(&library));
     let tracer = attach(target.pid(), "");
     let (truth, report) = finish_host(target, tracer, &library);
@@ -209,7 +212,7 @@ fn a_library_that_is_loaded_later_is_found() {
 #[test]
 fn a_filter_of_system_calls_ends_nobody() {
     let dir = TempDir::new();
-    let library = own_library(&dir);
+    let library = own_library(&dir, &programs::told_library(), "libtold.so");
     let target = waiting(Command::new(programs::host()).arg(&library).arg("early"));
     let tracer = attach(target.pid(), "");
     let (truth, report) = finish_host(target, tracer, &library);
@@ -226,7 +229,7 @@ fn a_filter_of_system_calls_ends_nobody() {
 #[test]
 fn a_filter_that_comes_later_ends_nobody() {
     let dir = TempDir::new();
-    let library = own_library(&dir);
+    let library = own_library(&dir, &programs::told_library(), "libtold.so");
     let target = waiting(Command::new(programs::host()).arg(&library).arg("late"));
     let tracer = attach(target.pid(), "");
     let (truth, report) = finish_host(target, tracer, &library);
@@ -274,7 +277,7 @@ impl Places {
     fn of(pid: u32, path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let plan = examine(&bytes, &Request::default()).unwrap().plan;
-        assert_eq!(plan.provider.len(), 7, "{:?}", plan.misses);
+        assert!(!plan.provider.is_empty(), "{:?}", plan.misses);
         let semaphores =
             plan.provider.iter().map(|site| address(pid, path, site.semaphore_offset.unwrap(), 'w'));
         let offsets =
@@ -298,7 +301,8 @@ impl Places {
     }
 
     fn is_as_built(&self) -> bool {
-        self.listeners() == [0; 7] && self.code.iter().all(|&(address, byte)| self.byte(address) == byte)
+        self.listeners().iter().all(|&count| count == 0)
+            && self.code.iter().all(|&(address, byte)| self.byte(address) == byte)
     }
 }
 

@@ -7,6 +7,7 @@ mod go;
 mod go_mark;
 mod memory_call;
 mod native;
+mod otel;
 mod process;
 mod provider;
 mod seccomp;

@@ -1,5 +1,6 @@
 //! ELF bytes into the allocators and runtimes in use and the functions of their large-object paths.
 
+pub mod argument;
 pub mod detect;
 pub mod elf;
 pub mod frames;

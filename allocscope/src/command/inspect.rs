@@ -329,8 +329,10 @@ fn plan_cost(plan: &Plan, prices: &Prices) -> Option<CostView> {
     }
     if plan.is_told_only() {
         let makes_calls = prices.contains_key(&ProbeClass::UprobeCalled);
-        let (_, id) = plan.provider.first()?.placed(makes_calls);
-        let large_ns = *prices.get(&class_of(id.step))?;
+        // A sample is a price of its own, which few allocations pay.
+        let told = plan.provider.iter().find(|site| !site.id.event.is_sample());
+        let price = |site: &ProviderSite| prices.get(&class_of(site.placed(makes_calls).1.step)).copied();
+        let large_ns = told.map_or(Some(0.0), price)?;
         return Some(CostView { large_ns, small_ns: 0.0, small_uncached_ns: 0.0 });
     }
     let dearest = |role: Role| {

@@ -85,7 +85,7 @@ pub struct Process<'a> {
     /// What its Go runtime did; absent where that is not traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub go_runtime: Option<GoRuntime>,
-    /// What it told of its own pools, arenas and regions; empty where it tells nothing.
+    /// What it told of its own pools, arenas and regions, and what it sampled; empty where it tells nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub provider: Vec<Told>,
     /// The slowest allocations, the slowest first.

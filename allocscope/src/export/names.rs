@@ -138,11 +138,11 @@ families! {
     GO_POOL_WINDOW_SECONDS = COUNTER Seconds "allocscope_go_pool_window_seconds_total" []
         "Time of those windows: over the time traced their duty, in which each get takes as long as a probe costs more.";
     PROVIDER_EVENTS = COUNTER None "allocscope_provider_events_total" ["pid", "comm", "probe"]
-        "What a program told of its own pools, arenas and regions, by probe.";
+        "What a program told of its own pools, arenas and regions, by probe; otel_alloc and otel_free: samples of otel_memory.";
     PROVIDER_SECONDS = COUNTER Seconds "allocscope_provider_event_seconds_total" ["pid", "comm", "probe"]
-        "Time that these probes told of.";
+        "Time that these probes told of; otel_alloc and otel_free tell of none and have no such series.";
     PROVIDER_BYTES = COUNTER Bytes "allocscope_provider_event_bytes_total" ["pid", "comm", "probe"]
-        "Bytes that these probes told of; none by a breaker.";
+        "Bytes that these probes told of, by otel_alloc those that the samples stand for; none by breaker and otel_free.";
     BUILD_INFO = GAUGE None "allocscope_build_info" ["version"]
         "1, with the version of allocscope.";
     CPU_SECONDS = COUNTER Seconds "process_cpu_seconds_total" []

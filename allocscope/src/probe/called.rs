@@ -53,7 +53,7 @@ mod own {
         };
         let map = maps.iter().find(holds).context("the function is in no mapping")?;
         let file_offset = address as u64 - map.address.0 + map.offset;
-        let id = ProviderId { event: ProviderEvent::PoolSteal, step: StepClass::Emulated };
+        let id = ProviderId { event: ProviderEvent::PoolSteal, step: StepClass::Emulated, weight: None };
         let site = ProviderSite { id, file_offset, called_offset: Some(file_offset), semaphore_offset: None };
         Ok((address, site))
     }

@@ -23,8 +23,10 @@ use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// The program behind what programs tell of their own memory.
+/// The program behind what programs tell of their own memory by the provider `allocscope`.
 const PROVIDER: &str = "provider_site";
+/// That behind what they sample of it.
+const OTEL: &str = "otel_site";
 
 /// Programs loaded so far for each rung, and the rungs that were tried in vain.
 #[derive(Default)]
@@ -83,8 +85,8 @@ pub fn attach_sites(loaded: &mut Loaded, file: &File, sites: &[Site], scope: Sco
     })
 }
 
-/// Attaches to what programs tell of their own memory, all or none. `makes_calls`: where the kernel makes calls of
-/// instructions, those are taken.
+/// Attaches to what programs tell of their own memory by one provider, all or none. `makes_calls`: where the kernel
+/// makes calls of instructions, those are taken.
 ///
 /// # Errors
 /// Why the last rung refused.
@@ -96,6 +98,7 @@ pub fn attach_provider(
     makes_calls: bool,
 ) -> Result<Vec<HeldLink>> {
     let mut points = Points::default();
+    let name = if sites.iter().any(|site| site.id.event.is_sample()) { OTEL } else { PROVIDER };
     for site in sites {
         let (offset, id) = site.placed(makes_calls);
         points.push(offset, id.to_cookie());
@@ -103,10 +106,10 @@ pub fn attach_provider(
     }
     climb(loaded, |loaded, rung| match rung {
         AttachVia::Session | AttachVia::Multi => {
-            let program = loaded.ladder.program(PROVIDER, AttachType::Multi)?;
+            let program = loaded.ladder.program(name, AttachType::Multi)?;
             Ok(vec![multi(&mut loaded.holder, &program, AttachType::Multi, false, file, &points, scope)?])
         }
-        AttachVia::Perf => perf_counted(loaded, file, &points, scope),
+        AttachVia::Perf => perf_counted(loaded, name, file, &points, scope),
     })
 }
 
@@ -225,8 +228,14 @@ fn multi(
 }
 
 /// By perf events that raise counters, of which aya knows nothing.
-fn perf_counted(loaded: &mut Loaded, file: &File, points: &Points, scope: Scope) -> Result<Vec<HeldLink>> {
-    let program: &mut UProbe = program_of(&mut loaded.ebpf, PROVIDER)?;
+fn perf_counted(
+    loaded: &mut Loaded,
+    program: &'static str,
+    file: &File,
+    points: &Points,
+    scope: Scope,
+) -> Result<Vec<HeldLink>> {
+    let program: &mut UProbe = program_of(&mut loaded.ebpf, program)?;
     if program.fd().is_err() {
         program.load()?;
     }

@@ -47,13 +47,29 @@ impl AttachedSites {
             attached.keep(links, plan.sites.len(), &first.function);
         }
         attached.attach_calls(loaded, binary, plan, scope, returns);
-        if let [first, ..] = plan.provider.as_slice() {
-            // What a call is made of makes a system call: not in a process whose filter may not allow that.
-            let makes_calls = returns == Returns::ByProbe && makes_calls(loaded);
-            let links = attach_provider(loaded, binary, &plan.provider, scope, makes_calls);
-            attached.keep(links, plan.provider.len(), first.id.event.name());
-        }
+        attached.attach_told(loaded, binary, plan, scope, returns);
         attached
+    }
+
+    /// Each provider's apart: what the kernel refuses of a foreign one leaves our own.
+    fn attach_told(
+        &mut self,
+        loaded: &mut Loaded,
+        binary: &File,
+        plan: &Plan,
+        scope: Scope,
+        returns: Returns,
+    ) {
+        let (samples, own): (Vec<_>, Vec<_>) =
+            plan.provider.iter().copied().partition(|site| site.id.event.is_sample());
+        for sites in [own, samples] {
+            let [first, ..] = sites.as_slice() else { continue };
+            // What a call is made of makes a system call: not in a process whose filter may not allow that.
+            let can_call = returns == Returns::ByProbe && first.called_offset.is_some();
+            let makes_calls = can_call && makes_calls(loaded);
+            let links = attach_provider(loaded, binary, &sites, scope, makes_calls);
+            self.keep(links, sites.len(), first.id.event.name());
+        }
     }
 
     fn attach_calls(

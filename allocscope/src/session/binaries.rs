@@ -223,6 +223,7 @@ impl Binaries {
         };
         let examine = || self.examiner.library(&opened, kind);
         let plan = self.libraries.get_or_examine(&opened.file, &kind, examine).unwrap_or_else(Plan::missed);
+        wait_until_loaded(pid, mapped, &plan);
         self.probe(loaded, &opened, scope_pid, used, plan)
     }
 

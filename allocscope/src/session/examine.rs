@@ -158,7 +158,8 @@ fn told_by_libraries(pid: u32, known: &[ExaminedFile]) -> Result<Vec<ExaminedFil
             continue;
         };
         if !is_known {
-            let allocator = "pool".to_owned();
+            let is_sampled = plan.provider.iter().all(|site| site.id.event.is_sample());
+            let allocator = if is_sampled { "otel_memory" } else { "pool" }.to_owned();
             files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
         }
     }

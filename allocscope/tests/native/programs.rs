@@ -60,6 +60,17 @@ pub fn told_library() -> PathBuf {
     })
 }
 
+/// `sampled.c`.
+pub fn sampled() -> PathBuf {
+    once("sampled", |output| compile("cc", &C, "sampled.c", output))
+}
+
+/// The same as a library.
+pub fn sampled_library() -> PathBuf {
+    let flags = [&C[..], &["-shared", "-fPIC", "-DLIBRARY"]].concat();
+    once("libsampled.so", |output| compile("cc", &flags, "sampled.c", output))
+}
+
 /// A program that uses regions and a pool of this crate's.
 pub fn pooled() -> PathBuf {
     once("pooled", |output| crate_program("pooled", &[], output))

@@ -18,13 +18,14 @@ pub struct Passed {
 /// A check's name in `init.sh`, and what compares the lines that it printed.
 type Check = (&'static str, fn(&[Value]) -> Result<String>);
 
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     ("doctor", doctor),
     ("map", map),
     ("threads", threads),
     ("remap", remap),
     ("brk", brk),
     ("native", native),
+    ("sampled", sampled),
     ("go", go),
     ("attach", attach),
     ("reclaim", reclaim),
@@ -180,6 +181,23 @@ fn native(lines: &[Value]) -> Result<String> {
     traced.expect_lost(&[])?;
     traced.expect_attributed(number(truth, "pages_touched"))?;
     Ok(format!("{traced}, attached via {}", traced.attached_via()?))
+}
+
+/// Samples by `otel_memory`, whose weights are in every register and in memory.
+fn sampled(lines: &[Value]) -> Result<String> {
+    let traced = Traced::find(lines)?;
+    let process = traced.process(number(traced.truth, "pid"))?;
+    for probe in ["otel_alloc", "otel_free"] {
+        let truth = &traced.truth["told"][probe];
+        let row = elements(process, "provider").iter().find(|row| row["probe"] == probe);
+        let row = row.with_context(|| format!("{probe} is not told"))?;
+        let (told, heard) = (number(row, "count"), number(truth, "heard"));
+        ensure!(told == heard && heard == number(truth, "count"), "{probe}: {row} and not {truth}");
+        ensure!(number(row, "bytes") == number(truth, "bytes"), "{probe}: {row} and not {truth}");
+    }
+    traced.expect_lost(&[])?;
+    let alloc = &traced.truth["told"]["otel_alloc"];
+    Ok(format!("{} samples of {} bytes", number(alloc, "count"), number(alloc, "bytes")))
 }
 
 /// The size classes of objects like `{"65536":[COUNT,BYTES]}`.

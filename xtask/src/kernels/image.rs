@@ -11,8 +11,12 @@ use std::process::{Command, Stdio};
 /// The first process of a machine.
 const INIT: &str = include_str!("init.sh");
 const SCARCE: &str = include_str!("scarce.sh");
-/// Of a source file each.
-const C_PROGRAMS: [&str; 2] = ["native", "hog"];
+/// Each with its source file.
+const C_PROGRAMS: [(&str, &str); 3] = [
+    ("native", "xtask/src/kernels/native.c"),
+    ("hog", "xtask/src/kernels/hog.c"),
+    ("sampled", "allocscope/tests/native/sampled.c"),
+];
 const FOLDERS: [&str; 5] = ["bin", "dev", "proc", "sys", "tmp"];
 
 /// Fills `FOLDER/root`, and packs it into the file returned.
@@ -23,12 +27,12 @@ pub fn build(folder: &Path) -> Result<PathBuf> {
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
     copy(&kernel::busybox()?, &root.join("bin/busybox"))?;
-    for name in C_PROGRAMS {
-        build_c(name, &root.join("bin").join(name))?;
+    for (name, source) in C_PROGRAMS {
+        build_c(source, &root.join("bin").join(name))?;
     }
     build_go(&root.join("bin/large"), &folder.join("go"))?;
     strip_allocscope(&root.join("bin/allocscope"))?;
-    for program in C_PROGRAMS.into_iter().chain(["allocscope"]) {
+    for program in C_PROGRAMS.map(|(name, _)| name).into_iter().chain(["allocscope"]) {
         copy_libraries(&root.join("bin").join(program), &root)?;
     }
     write_script(INIT, &root.join("init"))?;
@@ -53,8 +57,8 @@ fn strip_allocscope(to: &Path) -> Result<()> {
     run::shown(Command::new("strip").arg("-o").arg(to).arg(built))
 }
 
-fn build_c(name: &str, to: &Path) -> Result<()> {
-    let source = run::root().join("xtask/src/kernels").join(name).with_extension("c");
+fn build_c(source: &str, to: &Path) -> Result<()> {
+    let source = run::root().join(source);
     run::shown(Command::new("cc").args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(to).arg(source))
 }
 

@@ -56,6 +56,7 @@ workload threads --threads 3 --count 10 --size 1MiB
 workload remap --rounds 2
 workload brk --step 4MiB --steps 5 --rounds 2
 trace native /bin/native 5
+trace sampled /bin/sampled 3 7
 trace go /bin/large 2
 check attach attach_go
 # The kernel finds nothing to give back, and ends the other one.

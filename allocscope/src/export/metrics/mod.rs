@@ -101,6 +101,7 @@ mod tests {
     use crate::aggregate::{Finding, FindingKind};
     use crate::export::sample::{self, exposition};
     use crate::intake::SeriesReading;
+    use allocscope_common::counter::Totals;
     use allocscope_common::go_runtime::RuntimeEvent;
     use allocscope_common::key::Series;
     use allocscope_common::provider::ProviderEvent;
@@ -142,6 +143,26 @@ mod tests {
         }
         assert_eq!(families.len(), names::ALL.len());
         exposition::check_histograms(&families);
+    }
+
+    #[test]
+    fn samples_have_no_time() {
+        let mut snapshot = sample::snapshot();
+        for (event, count, bytes) in [(ProviderEvent::OtelAlloc, 3, 96), (ProviderEvent::OtelFree, 2, 0)] {
+            let totals = Totals { count, bytes, ..Totals::default() };
+            let reading = SeriesReading { totals, ..SeriesReading::default() };
+            snapshot.processes[0].series.insert(Series::Provider(event), reading);
+        }
+        let text = text(snapshot);
+        for line in [
+            r#"allocscope_provider_events_total{pid="4242",comm="server",probe="otel_alloc"} 3"#,
+            r#"allocscope_provider_event_bytes_total{pid="4242",comm="server",probe="otel_alloc"} 96"#,
+            r#"allocscope_provider_events_total{pid="4242",comm="server",probe="otel_free"} 2"#,
+            r#"allocscope_provider_event_bytes_total{pid="4242",comm="server",probe="otel_free"} 0"#,
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line} is missing:\n{text}");
+        }
+        assert!(!text.contains("allocscope_provider_event_seconds_total{"), "{text}");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use crate::export::names::{self, size_label};
 use crate::intake::SeriesReading;
 use allocscope_common::go_runtime::RuntimeEvent;
 use allocscope_common::key::{Series, Stage};
-use allocscope_common::provider::ProviderEvent;
 
 impl Process<'_> {
     /// Tells one series.
@@ -45,8 +44,10 @@ impl Process<'_> {
             Series::Provider(event) => {
                 let labels = self.labels(&[event.name()]);
                 families.add(&names::PROVIDER_EVENTS, &labels, count);
-                families.add(&names::PROVIDER_SECONDS, &labels, reading.totals.time_ns as f64 / 1e9);
-                let size = if event == ProviderEvent::Breaker { 0.0 } else { bytes };
+                if !event.is_sample() {
+                    families.add(&names::PROVIDER_SECONDS, &labels, reading.totals.time_ns as f64 / 1e9);
+                }
+                let size = if event.has_bytes() { bytes } else { 0.0 };
                 families.add(&names::PROVIDER_BYTES, &labels, size);
             }
         }
