@@ -86,24 +86,33 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The same work traced, untraced, and untraced with what the first was told to set, again and again.
+/// The same work traced, untraced, and untraced with what the first was told to set: what was said, and what was saved.
+fn round(command: &[&str], arguments: &[&str]) -> (f64, f64) {
+    let findings = findings(&advise(&[], command));
+    let churn = find(&findings, "threshold_churn");
+    assert_eq!(churn["allocator"], "glibc");
+    let before = cpu_seconds(&[], arguments);
+    (saving_seconds(churn), before - cpu_seconds(&setting(churn), arguments))
+}
+
+/// The median over rounds of what was said by what was saved, within a round: others use the machine too, and for longer
+/// than that. Where it is not what it should be, as many rounds more tell whether that was theirs.
 fn assert_saves_what_it_says(size: u64, count: &str, kind: &str) {
     let size = size.to_string();
     let arguments = [kind, size.as_str(), count];
     let command: Vec<&str> = [work().to_str().unwrap()].into_iter().chain(arguments).collect();
-    let (mut said, mut before, mut after) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let findings = findings(&advise(&[], &command));
-        let churn = find(&findings, "threshold_churn");
-        assert_eq!(churn["allocator"], "glibc");
-        said.push(saving_seconds(churn));
-        before.push(cpu_seconds(&[], &arguments));
-        after.push(cpu_seconds(&setting(churn), &arguments));
+    let mut ratios = Vec::new();
+    for rounds in [ROUNDS, 2 * ROUNDS] {
+        while ratios.len() < rounds {
+            let (said, saved) = round(&command, &arguments);
+            eprintln!("{kind} {size}: said {said:.3} s, saved {saved:.3} s");
+            ratios.push(said / saved);
+        }
+        if (0.8..=1.2).contains(&median(ratios.clone())) {
+            return;
+        }
     }
-    eprintln!("said {said:.2?}, before {before:.2?}, after {after:.2?}");
-    let (said, saved) = (median(said), median(before) - median(after));
-    eprintln!("{kind} {size}: said {said:.3} s, saved {saved:.3} s, ratio {:.3}", said / saved);
-    assert!((0.8..=1.2).contains(&(said / saved)), "said {said}, saved {saved}");
+    panic!("said by saved: {ratios:.3?}");
 }
 
 #[test]

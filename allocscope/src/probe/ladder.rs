@@ -129,21 +129,10 @@ pub fn attach_calls_at_callers(
         entries.push(call.file_offset, cookie);
         call.exits.iter().for_each(|exit| exits.push(exit.file_offset, cookie));
     }
+    let ends = [End::plain("native_exit", &exits), End::plain("native_entry", &entries)];
     climb(loaded, |loaded, rung| match rung {
-        AttachVia::Session | AttachVia::Multi => {
-            let leave = loaded.ladder.program("native_exit", AttachType::Multi)?;
-            let enter = loaded.ladder.program("native_entry", AttachType::Multi)?;
-            let leave = multi(&mut loaded.holder, &leave, AttachType::Multi, false, file, &exits, scope)?;
-            Ok(vec![
-                leave,
-                multi(&mut loaded.holder, &enter, AttachType::Multi, false, file, &entries, scope)?,
-            ])
-        }
-        AttachVia::Perf => {
-            let mut links = perf(loaded, "native_exit", file, &exits, scope)?;
-            links.extend(perf(loaded, "native_entry", file, &entries, scope)?);
-            Ok(links)
-        }
+        AttachVia::Session | AttachVia::Multi => multi_ends(loaded, file, ends, scope),
+        AttachVia::Perf => perf_ends(loaded, file, ends, scope),
     })
 }
 
@@ -162,27 +151,51 @@ pub fn attach_calls(
         cookies: calls.iter().map(|call| call.id.to_cookie()).collect(),
         ..Points::default()
     };
+    let leave = End { program: "native_return", points: &points, is_return: true };
+    let ends = [leave, End::plain("native_entry", &points)];
     climb(loaded, |loaded, rung| match rung {
         AttachVia::Session => {
             let program = loaded.ladder.program("native_session", AttachType::Session)?;
             Ok(vec![multi(&mut loaded.holder, &program, AttachType::Session, false, file, &points, scope)?])
         }
-        AttachVia::Multi => {
-            let leave = loaded.ladder.program("native_return", AttachType::Multi)?;
-            let enter = loaded.ladder.program("native_entry", AttachType::Multi)?;
-            // Returns first: an entry without its return would stay open.
-            let leave = multi(&mut loaded.holder, &leave, AttachType::Multi, true, file, &points, scope)?;
-            Ok(vec![
-                leave,
-                multi(&mut loaded.holder, &enter, AttachType::Multi, false, file, &points, scope)?,
-            ])
-        }
-        AttachVia::Perf => {
-            let mut links = perf(loaded, "native_return", file, &points, scope)?;
-            links.extend(perf(loaded, "native_entry", file, &points, scope)?);
-            Ok(links)
-        }
+        AttachVia::Multi => multi_ends(loaded, file, ends, scope),
+        AttachVia::Perf => perf_ends(loaded, file, ends, scope),
     })
+}
+
+/// What is attached at one end of calls.
+#[derive(Clone, Copy)]
+struct End<'p> {
+    program: &'static str,
+    points: &'p Points,
+    is_return: bool,
+}
+
+impl<'p> End<'p> {
+    fn plain(program: &'static str, points: &'p Points) -> Self {
+        Self { program, points, is_return: false }
+    }
+}
+
+/// Attaches to both, in their order: the ends of calls come first, because an entry without its return would stay open.
+fn multi_ends(loaded: &mut Loaded, file: &File, ends: [End<'_>; 2], scope: Scope) -> Result<Vec<HeldLink>> {
+    let mut programs = Vec::with_capacity(ends.len());
+    for end in ends {
+        programs.push(loaded.ladder.program(end.program, AttachType::Multi)?);
+    }
+    let attached = programs.iter().zip(ends).map(|(program, end)| {
+        multi(&mut loaded.holder, program, AttachType::Multi, end.is_return, file, end.points, scope)
+    });
+    attached.collect()
+}
+
+/// The same by perf events.
+fn perf_ends(loaded: &mut Loaded, file: &File, ends: [End<'_>; 2], scope: Scope) -> Result<Vec<HeldLink>> {
+    let mut links = Vec::new();
+    for end in ends {
+        links.extend(perf(loaded, end.program, file, end.points, scope)?);
+    }
+    Ok(links)
 }
 
 /// Tries the rungs from the best one on. One that fails where a lower one works is not tried again.
