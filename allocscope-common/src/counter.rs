@@ -142,6 +142,9 @@ pub enum LossReason {
     AllocationRingFull = 20,
     /// A slow allocation came when a CPU had told as many as it may in a moment: it is counted, not listed.
     SlowUntold = 21,
+    /// The kernel did not run the program at an end of a system call, because the same one was interrupted on that CPU (a
+    /// fully preemptible kernel): the call is not counted.
+    ProgramSkipped = 22,
 }
 
 named!(LossReason {
@@ -157,10 +160,11 @@ named!(LossReason {
     ObjectDisplaced => "object_displaced",
     WindowTaken => "window_taken", PhasesTooDeep => "phases_too_deep", SplitUneven => "split_uneven",
     AllocationRingFull => "allocation_ring_full", SlowUntold => "slow_untold",
+    ProgramSkipped => "program_skipped",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 22;
+pub const LOSS_REASONS: usize = 23;
 
 /// A live large range: what a mapping's call returned and has not been released.
 #[repr(C)]

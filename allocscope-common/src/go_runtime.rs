@@ -55,8 +55,8 @@ pub struct GoAssist {
     pub stopped_ns: u64,
     /// For how long it waited for the world to stop.
     pub wait_ns: u64,
-    /// Whether its end is still to be recorded.
-    pub is_open: u64,
+    /// When it ended; 0 while it lasts, and where ends are not seen.
+    pub ended_ns: u64,
 }
 
 /// The stops of a process' world.

@@ -165,7 +165,8 @@ fn take_assist(call: &GoCall, cookie: u64) -> Option<GoAssist> {
     }
 }
 
-/// What a call's time went to before its own probes: an assist, and in it stops of the world, wherever they were.
+/// What a call's time went to before its own probes: an assist, and in it stops of the world, wherever they were. Where
+/// its end was seen, what the thread waited for the CPU behind it is none of it.
 #[inline(always)]
 fn name_assist(call: &GoCall, assist: &GoAssist, now_ns: u64) {
     let GoCall { thread, start_ns, stopped_ns, .. } = *call;
@@ -174,7 +175,8 @@ fn name_assist(call: &GoCall, assist: &GoAssist, now_ns: u64) {
     window::enter_call_cause(thread, start_ns, Cause::GcStop, start_ns);
     window::leave_call_cause(thread, start_ns, Cause::GcStop, start_ns + stop_ns);
     window::enter_call_cause(thread, start_ns, Cause::GcAssist, start_ns + stop_ns);
-    window::leave_call_cause(thread, start_ns, Cause::GcAssist, now_ns);
+    let ended_ns = if assist.ended_ns == 0 { now_ns } else { assist.ended_ns };
+    window::leave_call_cause(thread, start_ns, Cause::GcAssist, ended_ns);
 }
 
 /// The allocator whose function the cookie names.

@@ -131,7 +131,7 @@ fn begin_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> 
     let stopped_ns = stopped_ns(traced, now_ns);
     let assist = find_assist(tag)?;
     // SAFETY: a checked map value; who shares it costs the other a cause.
-    unsafe { *assist = GoAssist { tag, size, start_ns: now_ns, stopped_ns, wait_ns: 0, is_open: 1 } };
+    unsafe { *assist = GoAssist { tag, size, start_ns: now_ns, stopped_ns, wait_ns: 0, ended_ns: 0 } };
     None
 }
 
@@ -143,7 +143,7 @@ fn assist_of(traced: &Traced, g: u64) -> Option<*mut GoAssist> {
     // SAFETY: a checked map value; the goroutine is here and nowhere else.
     let is_its = unsafe { (*assist).tag.g == g && (*assist).tag.tgid_depth >> 32 == tgid };
     // SAFETY: as above.
-    (is_its && unsafe { (*assist).is_open != 0 }).then_some(assist)
+    (is_its && unsafe { (*assist).ended_ns == 0 }).then_some(assist)
 }
 
 /// An assist that finds all marked stops the world for the end of marking. One that has ended, unseen, takes no
@@ -165,7 +165,7 @@ fn end_assist(traced: &Traced, regs: &Registers, cookie: u64, now_ns: u64) -> Op
     let assist = assist_of(traced, regs.r14)?;
     // SAFETY: as above.
     let start_ns = unsafe {
-        (*assist).is_open = 0;
+        (*assist).ended_ns = now_ns;
         (*assist).start_ns
     };
     tell(traced, RuntimeEvent::Assist as u64, now_ns.saturating_sub(start_ns), 0)

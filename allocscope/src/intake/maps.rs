@@ -3,7 +3,7 @@
 use super::indexed::Indexed;
 use super::live::{Live, LiveMaps};
 use super::{Reading, SeriesReading, SlotReading};
-use crate::probe::data_of;
+use crate::probe::{data_of, fd_info};
 use allocscope_common::cell::{CountCell, TotalsCell};
 use allocscope_common::config::{Image, Target};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
@@ -19,6 +19,7 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
 use aya::{Ebpf, Pod};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 
 /// The maps of one tracing run.
 pub struct Maps {
@@ -336,11 +337,7 @@ fn max_entries(map: &Map) -> Option<u64> {
 }
 
 fn held_bytes(map: &Map) -> Option<u64> {
-    use std::os::fd::{AsFd, AsRawFd};
-    let data = data_of(map)?;
-    let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+    fd_info::number(data_of(map)?.fd().as_fd(), "memlock")
 }
 
 /// What was counted on one CPU may have been taken back on another one.

@@ -6,11 +6,11 @@
 
 use super::held::HeldLink;
 use super::perf_link::attach_tracepoint;
-use super::{Loaded, Tracefs};
+use super::{Loaded, Tracefs, fd_info};
 use anyhow::{Context, Result};
 use aya::programs::links::FdLink;
-use aya::programs::{FEntry, FExit, TracePoint};
-use std::os::fd::AsFd;
+use aya::programs::{FEntry, FExit, ProgramFd, TracePoint};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Calls that are timed: program `NAME_fentry` and `NAME_fexit`, or `NAME_enter` and `NAME_exit`.
 const TIMED: [&str; 5] = ["mmap", "munmap", "mremap", "madvise", "brk"];
@@ -38,22 +38,41 @@ impl CallRung {
     }
 }
 
-/// Attaches to them all, ends before beginnings, so that no call is begun whose end is not seen.
-pub(super) fn attach(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<(CallRung, Vec<HeldLink>)> {
-    match attach_functions(loaded) {
-        Ok(links) => return Ok((CallRung::Functions, links)),
-        Err(error) => log::info!("system calls are seen by tracepoints: {error:#}"),
+pub(super) struct CallLinks {
+    pub(super) rung: CallRung,
+    _links: Vec<HeldLink>,
+    /// Those that the kernel may skip.
+    programs: Vec<OwnedFd>,
+}
+
+impl CallLinks {
+    /// Attaches to them all, ends before beginnings, so that no call is begun whose end is not seen.
+    pub(super) fn attach(loaded: &mut Loaded, tracefs: &Tracefs) -> Result<Self> {
+        match attach_functions(loaded) {
+            Ok(links) => return Ok(links),
+            Err(error) => log::info!("system calls are seen by tracepoints: {error:#}"),
+        }
+        let links = attach_tracepoints(loaded, tracefs)?;
+        Ok(Self { rung: CallRung::Tracepoints, _links: links, programs: Vec::new() })
     }
-    Ok((CallRung::Tracepoints, attach_tracepoints(loaded, tracefs)?))
+
+    /// How often the kernel did not run a program, because the same one was interrupted on that CPU (`recursion_misses`,
+    /// kernel/bpf/trampoline.c). Behind a tracepoint nothing is interrupted.
+    pub(super) fn skipped(&self) -> u64 {
+        self.programs.iter().filter_map(|program| fd_info::number(program.as_fd(), "recursion_misses")).sum()
+    }
 }
 
 /// All are loaded before any is attached: it is all of them or none.
-fn attach_functions(loaded: &mut Loaded) -> Result<Vec<HeldLink>> {
+fn attach_functions(loaded: &mut Loaded) -> Result<CallLinks> {
+    let mut programs = Vec::new();
     for call in TIMED {
-        load_end(loaded, call)?;
-        load_beginning(loaded, call)?;
+        programs.push(load_end(loaded, call)?);
+        programs.push(load_beginning(loaded, call)?);
     }
-    BEGUN.iter().try_for_each(|call| load_beginning(loaded, call))?;
+    for call in BEGUN {
+        programs.push(load_beginning(loaded, call)?);
+    }
     let mut links = Vec::new();
     for call in TIMED {
         links.push(attach_end(loaded, call)?);
@@ -61,19 +80,25 @@ fn attach_functions(loaded: &mut Loaded) -> Result<Vec<HeldLink>> {
     for call in TIMED.iter().chain(&BEGUN) {
         links.push(attach_beginning(loaded, call)?);
     }
-    Ok(links)
+    Ok(CallLinks { rung: CallRung::Functions, _links: links, programs })
 }
 
-fn load_beginning(loaded: &mut Loaded, call: &str) -> Result<()> {
+fn load_beginning(loaded: &mut Loaded, call: &str) -> Result<OwnedFd> {
     let types = loaded.kernel_types()?;
     let program: &mut FEntry = loaded.program(&format!("{call}_fentry"))?;
-    program.load(&format!("{PREFIX}{call}"), &types).with_context(|| format!("fentry of {PREFIX}{call}"))
+    program.load(&format!("{PREFIX}{call}"), &types).with_context(|| format!("fentry of {PREFIX}{call}"))?;
+    own(program.fd()?)
 }
 
-fn load_end(loaded: &mut Loaded, call: &str) -> Result<()> {
+fn load_end(loaded: &mut Loaded, call: &str) -> Result<OwnedFd> {
     let types = loaded.kernel_types()?;
     let program: &mut FExit = loaded.program(&format!("{call}_fexit"))?;
-    program.load(&format!("{PREFIX}{call}"), &types).with_context(|| format!("fexit of {PREFIX}{call}"))
+    program.load(&format!("{PREFIX}{call}"), &types).with_context(|| format!("fexit of {PREFIX}{call}"))?;
+    own(program.fd()?)
+}
+
+fn own(program: &ProgramFd) -> Result<OwnedFd> {
+    Ok(program.as_fd().try_clone_to_owned()?)
 }
 
 fn attach_beginning(loaded: &mut Loaded, call: &str) -> Result<HeldLink> {

@@ -9,6 +9,7 @@ mod calls;
 mod causes;
 mod detached;
 mod faults;
+pub mod fd_info;
 mod held;
 mod kernel_types;
 mod ladder;

@@ -1,6 +1,6 @@
 //! The probes that every traced process shares: memory system calls, processes, page faults.
 
-use super::calls::{self, CallRung};
+use super::calls::{self, CallLinks, CallRung};
 use super::faults::{FaultLinks, FaultRung};
 use super::held::HeldLink;
 use super::{Loaded, Tracefs, causes};
@@ -16,8 +16,7 @@ const RAW_TRACEPOINTS: [(&str, &str); 2] =
 /// Links that are alive; dropped together.
 pub struct SystemProbes {
     _fork: HeldLink,
-    _calls: Vec<HeldLink>,
-    call_rung: CallRung,
+    calls: CallLinks,
     faults: FaultLinks,
     cause_misses: Vec<Miss>,
 }
@@ -32,18 +31,23 @@ impl SystemProbes {
             Tracefs::open().map_err(|e| Failure::error(Exit::Kernel, format!("{e:#}; run as root")))?;
         let fork = calls::attach_one(loaded, &tracefs, "process_fork", "task", "task_newtask");
         let fork = fork.map_err(refused)?;
-        let (call_rung, calls) = calls::attach(loaded, &tracefs).map_err(refused)?;
+        let calls = CallLinks::attach(loaded, &tracefs).map_err(refused)?;
         for (program, name) in RAW_TRACEPOINTS {
             attach_raw(loaded, program, name).map_err(refused)?;
         }
         let faults = FaultLinks::attach(loaded, &tracefs)?;
         let cause_misses = causes::attach(loaded);
-        Ok(Self { _fork: fork, _calls: calls, call_rung, faults, cause_misses })
+        Ok(Self { _fork: fork, calls, faults, cause_misses })
     }
 
     /// How memory system calls are seen.
     pub fn call_rung(&self) -> CallRung {
-        self.call_rung
+        self.calls.rung
+    }
+
+    /// How often the kernel did not run a program at a system call.
+    pub fn skipped_calls(&self) -> u64 {
+        self.calls.skipped()
     }
 
     /// How page faults are seen.

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 impl Session {
     /// Reads the maps and tells the state.
     pub fn snapshot(&mut self) -> Snapshot {
-        let reading = self.maps.read(&self.slots);
+        let mut reading = self.maps.read(&self.slots);
+        reading.lost[LossReason::ProgramSkipped as usize] += self.system.skipped_calls();
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
