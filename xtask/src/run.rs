@@ -59,15 +59,16 @@ pub fn can_be_root() -> bool {
 /// Runs a command with this terminal; its failure is an error.
 pub fn shown(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", name(command)))?;
-    if !status.success() {
-        bail!("{} failed: {status}", name(command));
-    }
-    Ok(())
+    succeeded(command, status)
 }
 
 /// The same, stopped with all that it started when it takes longer than a limit.
 pub fn shown_within(command: &mut Command, limit: Duration) -> Result<()> {
     let Some(status) = wait(command, limit)? else { bail!(too_long(command, limit)) };
+    succeeded(command, status)
+}
+
+fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
         bail!("{} failed: {status}", name(command));
     }

@@ -65,7 +65,8 @@ impl AttachedSites {
         for sites in [own, samples] {
             let [first, ..] = sites.as_slice() else { continue };
             // What a call is made of makes a system call: not in a process whose filter may not allow that.
-            let can_call = returns == Returns::ByProbe && first.called_offset.is_some();
+            let can_call =
+                returns == Returns::ByProbe && sites.iter().any(|site| site.called_offset.is_some());
             let makes_calls = can_call && makes_calls(loaded);
             let links = attach_provider(loaded, binary, &sites, scope, makes_calls);
             self.keep(links, sites.len(), first.id.event.name());
