@@ -83,6 +83,29 @@ pub struct AllocationRecord {
     pub causes: [u64; CAUSES],
 }
 
+/// Names an allocation: its process' slot, and when its memory was filed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AllocationKey {
+    /// The slot.
+    pub slot: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Nanoseconds since boot.
+    pub filed_ns: u64,
+}
+
+impl AllocationKey {
+    /// Of what was filed at `filed_ns` in the process in `slot`.
+    pub const fn new(slot: u32, filed_ns: u64) -> Self {
+        Self { slot, reserved: 0, filed_ns }
+    }
+}
+
+/// Allocations whose page faults are kept by cause: those with the latest fault that was anything but service. Of
+/// another one they are told as service.
+pub const TOUCH_CAUSES: u32 = 16_384;
+
 /// Where a thread stood, and how much of its stack follows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +145,7 @@ pub struct StackRecord {
 }
 
 const _: () = assert!(size_of::<AllocationRecord>() == 72 + 8 * CAUSES);
+const _: () = assert!(size_of::<AllocationKey>() == 16);
 const _: () = assert!(size_of::<StackHead>() == 32);
 const _: () = assert!(size_of::<FramesRecord>() == size_of::<AllocationRecord>() + 32 + 127 * 8);
 const _: () = assert!(size_of::<StackRecord>() == size_of::<AllocationRecord>() + 32 + MAX_STACK_BYTES);

@@ -1,5 +1,6 @@
 //! `aya::Pod` for every type that crosses the boundary.
 
+use crate::allocation::AllocationKey;
 use crate::cell::{CountCell, TotalsCell};
 use crate::config::{Image, Target};
 use crate::counter::{LiveRange, ProcessCounters};
@@ -20,6 +21,7 @@ macro_rules! pod {
 }
 
 pod!(
+    AllocationKey,
     BucketKey,
     CountCell,
     DepthCounts,

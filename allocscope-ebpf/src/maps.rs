@@ -8,7 +8,7 @@ use crate::record::Recent;
 use crate::slow::Sampling;
 use crate::thread::FaultSlot;
 use crate::window::{Parked, Window};
-use allocscope_common::allocation::MAX_FRAMES;
+use allocscope_common::allocation::{AllocationKey, MAX_FRAMES};
 use allocscope_common::cell::{CountCell, RECENT_SLOTS, TotalsCell};
 use allocscope_common::config::{DEFAULT_MIN_SIZE, INFLIGHT_SLOTS, Image, Target, WINDOW_SLOTS};
 use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProcessCounters};
@@ -17,11 +17,12 @@ use allocscope_common::go_call::{GO_CALL_SETS, GoCallSet, PARKED_SLOTS};
 use allocscope_common::go_runtime::{GoAssist, GoStop};
 use allocscope_common::key::{BucketKey, RangeKey, SeriesKey};
 use allocscope_common::object::{OBJECT_SLOTS, Object, PLACE_SETS, PlaceSet};
+use allocscope_common::phases::Split;
 use allocscope_common::range::Granule;
 use allocscope_common::touch::{TOUCH_SLOTS, Touch};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf};
 
 /// Smallest size in bytes that counts as large. Set at load time.
 #[unsafe(no_mangle)]
@@ -224,6 +225,11 @@ pub static SLOW_NS: Array<u64> = Array::with_max_entries(2, 0);
 /// How much a CPU has recorded lately.
 #[map]
 pub static SAMPLING: PerCpuArray<Sampling> = PerCpuArray::with_max_entries(1, 0);
+
+/// What page faults of single allocations spent on causes other than their service. An allocation that is over leaves
+/// its entry to be forgotten.
+#[map]
+pub static TOUCH_CAUSES: LruHashMap<AllocationKey, Split> = LruHashMap::with_max_entries(1, 0);
 
 /// Histograms of stack depths.
 #[map]

@@ -363,7 +363,7 @@ fn near(classes: u64, address: u64) -> Span {
 
 /// The live object that holds `address`.
 #[inline(always)]
-fn find(image: &Image, address: u64) -> Option<(u64, *mut Object)> {
+pub fn find(image: &Image, address: u64) -> Option<(u64, *mut Object)> {
     // SAFETY: a checked map value.
     let classes = unsafe { (*image.filed).object_classes };
     if classes == 0 {

@@ -346,15 +346,15 @@ unsafe fn frames(ctx: *mut c_void, to: *mut c_void) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_touched(slot_allocator: u64, size: u64, filed_ns: u64, ns: u64, faults: u64) -> u64 {
-    tell(AllocationEvent::Touch, slot_allocator, size, filed_ns, ns, faults);
+    tell(AllocationEvent::Touch, slot_allocator, size, filed_ns, (ns, faults), ClosedCall::NONE);
     0
 }
 
-/// The same for its release. Returns 0.
+/// The same for its release, in the closed call of `thread`; 0 where it has no window. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tell_released(slot_allocator: u64, size: u64, filed_ns: u64, ns: u64) -> u64 {
-    tell(AllocationEvent::Release, slot_allocator, size, filed_ns, ns, 0);
+pub extern "C" fn tell_released(slot_allocator: u64, size: u64, filed_ns: u64, ns: u64, thread: u64) -> u64 {
+    tell(AllocationEvent::Release, slot_allocator, size, filed_ns, (ns, 0), ClosedCall::of(thread));
     0
 }
 
@@ -371,11 +371,11 @@ pub fn touched(slot: u32, allocator: u64, size: u64, filed_ns: u64, (ns, faults)
     }
 }
 
-/// Tells the release of what was filed at `filed_ns`.
+/// Tells the release of what was filed at `filed_ns`, in a call that is closed.
 #[inline(always)]
-pub fn released(slot: u32, allocator: u64, size: u64, filed_ns: u64, ns: u64) {
+pub fn released(slot: u32, allocator: u64, size: u64, filed_ns: u64, ns: u64, closed: ClosedCall) {
     if is_on() {
-        tell_released(slot_allocator(slot, allocator), size, filed_ns, ns);
+        tell_released(slot_allocator(slot, allocator), size, filed_ns, ns, closed.thread());
     }
 }
 
@@ -383,12 +383,20 @@ pub fn released(slot: u32, allocator: u64, size: u64, filed_ns: u64, ns: u64) {
 #[inline(always)]
 pub fn moved(slot: u32, allocator: u64, size: u64, filed_ns: u64, before_ns: u64) {
     if is_on() && allocator & MARKED != 0 {
-        put(AllocationEvent::Move, slot_allocator(slot, allocator), size, (filed_ns, before_ns), 0, 0);
+        let slot_allocator = slot_allocator(slot, allocator);
+        put(AllocationEvent::Move, slot_allocator, size, (filed_ns, before_ns), (0, 0), ClosedCall::NONE);
     }
 }
 
 #[inline(always)]
-fn tell(event: AllocationEvent, slot_allocator: u64, size: u64, filed_ns: u64, ns: u64, faults: u64) {
+fn tell(
+    event: AllocationEvent,
+    slot_allocator: u64,
+    size: u64,
+    filed_ns: u64,
+    (ns, faults): (u64, u64),
+    closed: ClosedCall,
+) {
     let all = !tells_slow_only();
     let is_told = if all { slot_allocator & MARKED != 0 } else { is_slow(ns) };
     if !is_told || is_own() {
@@ -400,7 +408,7 @@ fn tell(event: AllocationEvent, slot_allocator: u64, size: u64, filed_ns: u64, n
         untold(ns);
         return;
     }
-    put(event, slot_allocator, size, (filed_ns, now_ns), ns, faults);
+    put(event, slot_allocator, size, (filed_ns, now_ns), (ns, faults), closed);
 }
 
 #[inline(always)]
@@ -419,8 +427,8 @@ fn put(
     slot_allocator: u64,
     size: u64,
     (filed_ns, at_ns): (u64, u64),
-    ns: u64,
-    faults: u64,
+    (ns, faults): (u64, u64),
+    closed: ClosedCall,
 ) {
     let (slot, allocator) = ((slot_allocator >> 32) as u32, slot_allocator as u8);
     let call = Call { slot, allocator, size, at_ns, ns, filed_ns, goid_at: 0 };
@@ -429,7 +437,7 @@ fn put(
         return;
     };
     // SAFETY: the reserved memory is as large as the record.
-    unsafe { fill(entry.as_mut_ptr(), event, &call, (1, faults), ClosedCall::NONE) };
+    unsafe { fill(entry.as_mut_ptr(), event, &call, (1, faults), closed) };
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 

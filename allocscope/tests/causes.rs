@@ -44,6 +44,7 @@ fn a_full_cgroup_makes_its_own_reclaim() {
     let report = provoke(&["memcg", &(128 * MIB).to_string(), "3", cgroup.procs().to_str().unwrap()]);
     let process = only(&report);
     assert_dominates(process, "memcg_reclaim");
+    assert_dominates_the_slowest(process, "memcg_reclaim");
     assert_eq!(nanoseconds(process, "reclaim"), 0, "{report}");
 }
 
@@ -53,6 +54,7 @@ fn pages_that_come_back_from_swap_are_swap_in() {
     let _swap = Swap::on(512 * MIB);
     let report = provoke(&["swap", &(32 * MIB).to_string(), "8"]);
     assert_dominates(only(&report), "swap_in");
+    assert_dominates_the_slowest(only(&report), "swap_in");
     assert!(only(&report).faults("major", "large") > 0, "{report}");
 }
 
@@ -97,6 +99,26 @@ fn assert_dominates(process: Process<'_>, cause: &str) {
     assert!(2 * own > rest, "{cause} is {own} of {rest} ns: {}", process.0["causes"]);
 }
 
+/// The same of the allocation that was the slowest, first touch included.
+fn assert_dominates_the_slowest(process: Process<'_>, cause: &str) {
+    let slowest = &process.0["slow_allocations"][0];
+    let causes = slowest["cause_seconds"].as_object().unwrap();
+    let of = |name: &str| causes.get(name).map_or(0, ns);
+    let rest = causes.values().map(ns).sum::<u64>() - of("runnable");
+    assert!(slowest["touch_seconds"].as_f64() > slowest["call_seconds"].as_f64(), "{slowest}");
+    assert!(2 * of(cause) > rest, "{slowest}");
+}
+
+/// Of each slow allocation the causes sum to its stages.
+fn assert_slow_ones_sum(process: Process<'_>) {
+    for slow in process.0["slow_allocations"].as_array().unwrap() {
+        let stages = ["call_seconds", "touch_seconds", "release_seconds"].map(|stage| &slow[stage]);
+        let told: u64 = stages.into_iter().filter(|time| !time.is_null()).map(ns).sum();
+        let causes: u64 = slow["cause_seconds"].as_object().unwrap().values().map(ns).sum();
+        assert_eq!(causes, told, "{slow}");
+    }
+}
+
 /// All causes, which sum to the windows.
 fn sum(process: Process<'_>) -> u64 {
     let sum = process.0["causes"].as_object().unwrap().values().map(ns).sum();
@@ -126,6 +148,7 @@ fn only(report: &Report) -> Process<'_> {
     let process = processes.next().unwrap();
     assert!(processes.next().is_none(), "{report}");
     assert_eq!(report.losses(), [], "{report}");
+    assert_slow_ones_sum(process);
     process
 }
 

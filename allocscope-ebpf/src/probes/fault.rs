@@ -216,8 +216,9 @@ fn end(thread: &Thread, kind: FaultKind, ns: u64, page_bytes: u64) {
     let address = thread.close(ns);
     let scope = attribute(thread, address, Faults { count: 1, ns, page_bytes });
     // Of a mapping of a file it would be the file that was read.
-    let is_swap = is_major && scope as u8 == FaultScope::Large as u8;
-    window::end_fault(thread.pid_tgid, thread.image.slot, start_ns, ns, is_swap);
+    let is_large = scope as u8 == FaultScope::Large as u8;
+    let touched = if is_large { address } else { 0 };
+    window::end_fault(thread.pid_tgid, thread.image.slot, start_ns, ns, is_major && is_large, touched);
     record(SeriesKey::fault(thread.image.slot, kind, scope), ns, 0);
 }
 

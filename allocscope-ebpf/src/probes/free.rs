@@ -11,7 +11,7 @@ use crate::probes::native::{TCMALLOC_PAGE_SHIFT, argument, read};
 use crate::record::{record, total};
 use crate::slow;
 use crate::thread::Thread;
-use crate::window::{self, Owner};
+use crate::window::{self, ClosedCall, Owner};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::native_id::{self, NativeResult};
 use aya_ebpf::bindings::pt_regs;
@@ -57,10 +57,10 @@ fn address(given: u64, cookie: u64) -> Option<u64> {
 
 /// Records the call.
 #[inline(always)]
-pub fn leave(image: &Image, call: &NativeCall, now_ns: u64, cookie: u64) -> Option<()> {
+pub fn leave(image: &Image, call: &NativeCall, now_ns: u64, cookie: u64, closed: ClosedCall) -> Option<()> {
     let ns = now_ns.saturating_sub(call.start_ns);
     record(key(image, cookie, call.size), ns, call.size);
-    slow::released(image.slot, call.first & !FREEING, call.size, call.freed_ns, ns);
+    slow::released(image.slot, call.first & !FREEING, call.size, call.freed_ns, ns, closed);
     None
 }
 

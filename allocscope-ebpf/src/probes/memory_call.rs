@@ -272,7 +272,7 @@ fn try_munmap_exit(done: &impl Outcome) -> Option<u32> {
         if allocator as u8 == Allocator::Pool as u8 {
             keep_last(LastCall { tag: traced.pid_tgid, filed_ns: RELEASED, ns });
         }
-        slow::released(traced.slot, allocator, size, filed_ns, ns);
+        slow::released(traced.slot, allocator, size, filed_ns, ns, ended.window);
     } else if outcome == CUT {
         let counters = counters(traced.slot)?;
         // SAFETY: a checked map value.

@@ -191,7 +191,7 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     hit(image.slot, ProbeClass::UprobeReturn);
     if native_id::releases(native_id::result_of(cookie)) {
         closed.count(image.slot);
-        return free::leave(&image, &call, now_ns, cookie);
+        return free::leave(&image, &call, now_ns, cookie, closed);
     }
     let memory = memory_of(result, cookie, &call)?;
     let class = size_class(call.size);

@@ -10,6 +10,7 @@ use crate::inflight::{RELEASED, take_last};
 use crate::record::{hit, record, record_touch, unrecord};
 use crate::slow;
 use crate::thread::Thread;
+use crate::window::ClosedCall;
 use crate::{objects, ranges};
 use allocscope_common::allocation::MARKED;
 use allocscope_common::counter::{LiveRange, ProbeClass};
@@ -153,7 +154,7 @@ impl Told {
         record(self.stage(Stage::Release), self.ns, self.size);
         let cost = (range.touch_ns, u64::from(range.faults));
         slow::touched(image.slot, range.allocator, range.size, range.filed_ns, cost);
-        slow::released(image.slot, range.allocator, range.size, range.filed_ns, self.ns);
+        slow::released(image.slot, range.allocator, range.size, range.filed_ns, self.ns, ClosedCall::NONE);
         Some(())
     }
 

@@ -1,31 +1,41 @@
 //! The end of a page fault into what its time went to, counted with the call that it lies in or by itself.
 
+use super::touch::keep_touch;
 use super::{Window, place};
 use crate::atomic::add;
 use crate::record::{counters, lost};
+use crate::slow;
 use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::counter::LossReason;
 use allocscope_common::phases::Phases;
 
-/// Ends a fault's window. `is_swap`: its page was read from swap. Nothing is written for a fault that was nothing else
-/// and lies in no call.
+/// Ends a fault's window. `is_swap`: its page was read from swap; `touched`: its address, where that is in a large
+/// allocation, else 0. Nothing is written for a fault that was nothing else and lies in no call.
 #[inline(always)]
-pub fn end_fault(pid_tgid: u64, slot: u32, start_ns: u64, ns: u64, is_swap: bool) {
+pub fn end_fault(pid_tgid: u64, slot: u32, start_ns: u64, ns: u64, is_swap: bool, touched: u64) {
     let Some(window) = place(pid_tgid as u32) else { return };
     // SAFETY: a checked map value.
     if is_swap || unsafe { (*window).tag == pid_tgid } {
-        end_fault_window(pid_tgid, slot.into(), start_ns, ns, is_swap.into());
+        let was = end_fault_window(pid_tgid, slot.into(), start_ns, ns, is_swap.into());
+        if slow::tells_slow_only() && touched != 0 && was != SERVICE {
+            keep_touch(pid_tgid, slot.into(), touched, if was == SWAP_IN { ns } else { 0 });
+        }
     }
 }
 
-/// The rest of it. Returns 0.
+/// What a fault was: nothing but its service, what its window says, or the reading of its page.
+const SERVICE: u64 = 0;
+const SPLIT: u64 = 1;
+const SWAP_IN: u64 = 2;
+
+/// The rest of it. Returns what the fault was.
 ///
 /// Like the other functions with global linkage: the verifier checks it once and not at each call, which
 /// takes old kernels seconds.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn end_fault_window(pid_tgid: u64, slot: u64, start_ns: u64, ns: u64, is_swap: u64) -> u64 {
-    let Some(window) = place(pid_tgid as u32) else { return 0 };
+    let Some(window) = place(pid_tgid as u32) else { return SERVICE };
     let (slot, is_swap) = (slot as u32, is_swap != 0);
     // SAFETY: a checked map value.
     let is_own = unsafe { (*window).tag == pid_tgid };
@@ -45,14 +55,16 @@ pub extern "C" fn end_fault_window(pid_tgid: u64, slot: u64, start_ns: u64, ns: 
                 (*window).tag = 0;
                 count_fault(slot, &(*window).fault, ns);
             }
-        } else if in_call {
+            return if (*window).fault.ns[Cause::PageFault as usize] == ns { SERVICE } else { SPLIT };
+        }
+        if in_call {
             let cause = if is_swap { Cause::SwapIn } else { Cause::PageFault };
             (*call).take_plain_fault(start_ns, end_ns, cause);
         } else if is_swap {
             count_swap_in(slot, ns);
         }
     }
-    0
+    if is_swap { SWAP_IN } else { SERVICE }
 }
 
 /// # Safety

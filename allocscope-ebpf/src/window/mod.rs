@@ -8,7 +8,7 @@
 //!   call) is part of that one.
 //! - A fault's window is open while `maps::FAULTS` holds the thread. Nothing is written for it when it begins: the
 //!   first rare event in it does, and most faults have none. What a fault's time went to is counted once, with the
-//!   call that it lies in or by itself. It is not kept for each range.
+//!   call that it lies in or by itself; what was more than its service is kept for its allocation as well.
 //! - A Go call's window follows its goroutine from thread to thread, as its probes see it. What it did out of sight is
 //!   `blocked`, or stays with its phase; so does the time that its thread waits. A page fault on the other thread
 //!   meanwhile is counted as a fault besides. Where its thread takes up another goroutine's call meanwhile, it is
@@ -18,6 +18,7 @@ mod call;
 mod fault;
 mod parked;
 mod rare;
+mod touch;
 
 use crate::maps::WINDOWS;
 use crate::record::lost;

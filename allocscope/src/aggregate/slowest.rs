@@ -3,8 +3,9 @@
 use crate::intake::{Name, Told};
 use crate::symbol::StackId;
 use allocscope_common::allocation::AllocationEvent;
-use allocscope_common::cause::CAUSES;
+use allocscope_common::cause::{CAUSES, Cause};
 use allocscope_common::key::Allocator;
+use allocscope_common::phases::Split;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Slow allocations that are kept.
@@ -41,8 +42,10 @@ pub struct SlowAllocation {
     pub faults: u64,
     /// Time of the release.
     pub release_ns: Option<u64>,
-    /// Where its time went, by [`allocscope_common::cause::Cause`]; all 0 where that is not known.
-    pub causes: [u64; CAUSES],
+    /// Where the time of its call and release went, by [`Cause`]; all 0 where that is not known.
+    pub call_causes: Split,
+    /// What its first touch spent on causes other than the service of page faults.
+    pub touch_causes: Split,
     /// The stack of the call; 0 where it was not taken.
     pub stack: StackId,
     /// The functions on the stack, the innermost first, where they were looked up.
@@ -62,7 +65,8 @@ impl SlowAllocation {
             touch_ns: None,
             faults: 0,
             release_ns: None,
-            causes: [0; CAUSES],
+            call_causes: [0; CAUSES],
+            touch_causes: [0; CAUSES],
             stack: 0,
             frames: Vec::new(),
         }
@@ -71,6 +75,20 @@ impl SlowAllocation {
     /// Time of the longest stage, in nanoseconds.
     pub fn worst_ns(&self) -> u64 {
         [self.call_ns, self.touch_ns, self.release_ns].into_iter().flatten().max().unwrap_or(0)
+    }
+
+    /// Where the time of its known stages went, by [`Cause`]: the sum is theirs. Of first touch what is nothing else is
+    /// `page_fault`; what was not told apart is `other`.
+    pub fn causes_ns(&self) -> Split {
+        let mut causes = self.call_causes;
+        let touch_ns = self.touch_ns.unwrap_or(0);
+        if let Some(service_ns) = touch_ns.checked_sub(self.touch_causes.iter().sum()) {
+            causes.iter_mut().zip(self.touch_causes).for_each(|(sum, ns)| *sum += ns);
+            causes[Cause::PageFault as usize] += service_ns;
+        }
+        let all_ns: u64 = [self.call_ns, self.touch_ns, self.release_ns].into_iter().flatten().sum();
+        causes[Cause::Other as usize] += all_ns.saturating_sub(causes.iter().sum());
+        causes
     }
 }
 
@@ -103,8 +121,9 @@ impl Slowest {
         self.asked_ns
     }
 
-    /// Takes in what was told, with the stack of a call.
-    pub fn take(&mut self, told: &Told, stack: StackId) {
+    /// Takes in what was told, with the stack of a call; `touch_causes`, asked about first touch, tells what it spent on
+    /// causes other than the service of page faults.
+    pub fn take(&mut self, told: &Told, stack: StackId, touch_causes: impl FnOnce() -> Option<Split>) {
         if told.event == AllocationEvent::Move {
             return;
         }
@@ -115,11 +134,14 @@ impl Slowest {
                 entry.call_ns = Some(told.ns);
                 (entry.stack, entry.tid, entry.goroutine) = (stack, told.tid, told.goroutine);
             }
-            AllocationEvent::Touch => (entry.touch_ns, entry.faults) = (Some(told.ns), told.faults),
+            AllocationEvent::Touch => {
+                (entry.touch_ns, entry.faults) = (Some(told.ns), told.faults);
+                entry.touch_causes = touch_causes().unwrap_or(entry.touch_causes);
+            }
             AllocationEvent::Release => entry.release_ns = Some(told.ns),
             AllocationEvent::Move => {}
         }
-        entry.causes.iter_mut().zip(told.causes).for_each(|(sum, ns)| *sum = sum.saturating_add(ns));
+        entry.call_causes.iter_mut().zip(told.causes).for_each(|(sum, ns)| *sum = sum.saturating_add(ns));
         let worst = entry.worst_ns();
         if told.ns >= self.threshold_ns && self.recent.len() < MAX_ENTRIES {
             self.recent.push(told.ns);
@@ -128,11 +150,19 @@ impl Slowest {
         self.forget_oldest();
     }
 
-    /// Takes in the first touch so far of an allocation that is live.
-    pub fn touched_so_far(&mut self, name: Name, ns: u64, faults: u64) {
+    /// Takes in the first touch so far of an allocation that is live; `causes`, asked where it is known, tells what it
+    /// spent on causes other than the service of page faults.
+    pub fn touched_so_far(
+        &mut self,
+        name: Name,
+        ns: u64,
+        faults: u64,
+        causes: impl FnOnce() -> Option<Split>,
+    ) {
         if let Some(entry) = self.entries.get_mut(&name) {
             let before = entry.worst_ns();
             (entry.touch_ns, entry.faults) = (Some(ns), faults);
+            entry.touch_causes = causes().unwrap_or(entry.touch_causes);
             let worst = entry.worst_ns();
             self.rank(name, before, worst);
         }
@@ -193,10 +223,10 @@ mod tests {
     #[test]
     fn the_stages_of_one_are_one() {
         let mut slowest = Slowest::new(10_000_000);
-        slowest.take(&told(AllocationEvent::Call, 10, 500), 4);
-        slowest.take(&told(AllocationEvent::Touch, 10, 30_000_000), 0);
-        slowest.take(&told(AllocationEvent::Release, 10, 2_000_000), 0);
-        slowest.take(&told(AllocationEvent::Release, 20, 40_000_000), 0);
+        slowest.take(&told(AllocationEvent::Call, 10, 500), 4, || None);
+        slowest.take(&told(AllocationEvent::Touch, 10, 30_000_000), 0, || None);
+        slowest.take(&told(AllocationEvent::Release, 10, 2_000_000), 0, || None);
+        slowest.take(&told(AllocationEvent::Release, 20, 40_000_000), 0, || None);
         assert_eq!(all(&slowest), [40_000_000, 30_000_000]);
         let one = slowest.slowest(10, |one| one.filed_ns == 10).remove(0);
         assert_eq!(
@@ -207,16 +237,39 @@ mod tests {
     }
 
     #[test]
+    fn causes_sum_to_the_stages() {
+        let mut call = told(AllocationEvent::Call, 10, 500);
+        call.causes[Cause::Runnable as usize] = 300;
+        call.causes[Cause::Alloc as usize] = 200;
+        let mut went_to = [0; CAUSES];
+        went_to[Cause::Runnable as usize] = 4_000;
+        let mut slowest = Slowest::new(1_000);
+        slowest.take(&call, 4, || None);
+        slowest.take(&told(AllocationEvent::Touch, 10, 9_000), 0, || Some(went_to));
+        slowest.take(&told(AllocationEvent::Release, 10, 70), 0, || None);
+        let one = slowest.slowest(10, |_| true).remove(0);
+        let split = |one: &SlowAllocation| {
+            [Cause::Alloc, Cause::Runnable, Cause::PageFault, Cause::Other]
+                .map(|cause| one.causes_ns()[cause as usize])
+        };
+        assert_eq!(split(&one), [200, 4_300, 5_000, 70]);
+        // More than the time there is: none of it is believed.
+        let odd = SlowAllocation { touch_ns: Some(3_999), ..one };
+        assert_eq!(split(&odd), [200, 300, 0, 4_069]);
+        assert_eq!(odd.causes_ns().iter().sum::<u64>(), 500 + 3_999 + 70);
+    }
+
+    #[test]
     fn the_threshold_follows_what_is_told() {
         let mut slowest = Slowest::new(10_000_000);
         assert_eq!(slowest.threshold_ns(), FIRST_NS);
         assert_eq!((slowest.adjust(), slowest.adjust()), (250_000, 62_500));
         for event in 0..20 {
-            slowest.take(&told(AllocationEvent::Call, event, 100_000 * (event + 1)), 0);
+            slowest.take(&told(AllocationEvent::Call, event, 100_000 * (event + 1)), 0, || None);
         }
         assert_eq!(slowest.adjust(), 1_600_000);
         for event in 0..20 {
-            slowest.take(&told(AllocationEvent::Call, event, 50_000_000), 0);
+            slowest.take(&told(AllocationEvent::Call, event, 50_000_000), 0, || None);
         }
         assert_eq!(slowest.adjust(), 10_000_000);
         (0..20).for_each(|_| assert!(slowest.adjust() >= LOWEST_NS));
@@ -230,6 +283,7 @@ mod tests {
             slowest.take(
                 &told(AllocationEvent::Call, event, if event == 5 { 1_000_000 } else { event % 1000 }),
                 0,
+                || None,
             );
         }
         assert!(slowest.entries.len() <= MAX_ENTRIES && slowest.top.len() == KEPT);

@@ -95,7 +95,8 @@ mod tests {
             touch_ns: Some(touch_ns),
             faults: 16_384,
             release_ns: None,
-            causes: [0; CAUSES],
+            call_causes: [0; CAUSES],
+            touch_causes: [0; CAUSES],
             stack: 0,
             frames: Vec::new(),
         }

@@ -146,7 +146,7 @@ pub struct SlowView {
     pub release_seconds: Option<f64>,
     /// Page faults so far.
     pub faults: u64,
-    /// Where its time went; absent where that is not known.
+    /// Where the time of these stages went: the sum is theirs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cause_seconds: BTreeMap<&'static str, f64>,
     /// The functions that asked for it, the innermost first; in the last report only.
@@ -373,7 +373,8 @@ impl<'a> FindingView<'a> {
 impl SlowView {
     fn new(slow: &SlowAllocation) -> Self {
         let time = |ns: Option<u64>| ns.map(|ns| seconds(ns as f64));
-        let causes = Cause::ALL.iter().map(|&cause| (cause.name(), slow.causes[cause as usize]));
+        let causes_ns = slow.causes_ns();
+        let causes = Cause::ALL.iter().map(|&cause| (cause.name(), causes_ns[cause as usize]));
         Self {
             allocator: slow.allocator.name(),
             size_bytes: slow.size,

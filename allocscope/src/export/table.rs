@@ -194,8 +194,11 @@ fn slowest(process: &ProcessSnapshot, snapshot: &Snapshot) -> String {
 }
 
 fn slow_causes(slow: &SlowAllocation) -> String {
-    let told = Cause::ALL.iter().map(|&cause| (cause, slow.causes[cause as usize])).filter(|&(_, ns)| ns > 0);
-    let parts: Vec<_> = told.map(|(cause, ns)| format!("{cause} {}", duration(ns as f64))).collect();
+    let causes_ns = slow.causes_ns();
+    let told = Cause::ALL.iter().map(|&cause| (cause, causes_ns[cause as usize]));
+    let mut told: Vec<_> = told.filter(|&(_, ns)| ns > 0).collect();
+    told.sort_by_key(|&(_, ns)| Reverse(ns));
+    let parts: Vec<_> = told.iter().map(|&(cause, ns)| format!("{cause} {}", duration(ns as f64))).collect();
     if parts.is_empty() { String::new() } else { format!("    where it went: {}\n", parts.join(", ")) }
 }
 

@@ -1,14 +1,36 @@
 //! Ring records about single allocations into values that are checked.
 
 use allocscope_common::allocation::{
-    AllocationEvent, AllocationRecord, FramesRecord, MAX_FRAMES, MAX_STACK_BYTES, StackRecord,
+    AllocationEvent, AllocationKey, AllocationRecord, FramesRecord, MAX_FRAMES, MAX_STACK_BYTES, StackRecord,
 };
 use allocscope_common::cause::CAUSES;
 use allocscope_common::key::Allocator;
-use aya::maps::{MapData, RingBuf};
+use allocscope_common::phases::Split;
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, RingBuf};
 
 /// The ring of single allocations.
 pub type Allocations = RingBuf<MapData>;
+
+/// What page faults of single allocations spent on causes other than their service.
+pub struct TouchCauses(HashMap<MapData, AllocationKey, Split>);
+
+impl TouchCauses {
+    /// Takes the map out of the loaded object.
+    ///
+    /// # Errors
+    /// Where the object lacks it.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let map = ebpf.take_map("TOUCH_CAUSES").context("the object has no map TOUCH_CAUSES")?;
+        Ok(Self(HashMap::try_from(map)?))
+    }
+
+    /// Those of one allocation, in nanoseconds by [`allocscope_common::cause::Cause`]; `None` where there are none.
+    pub fn of(&self, name: Name) -> Option<Split> {
+        self.0.get(&AllocationKey::new(name.slot, name.filed_ns), 0).ok()
+    }
+}
 
 /// Something about an allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::ladder::Ladder;
 use super::raw::RawObject;
 use crate::config::{AttachVia, PageFaults};
 use crate::failure::{Exit, Failure};
-use allocscope_common::allocation::Recording;
+use allocscope_common::allocation::{Recording, TOUCH_CAUSES};
 use allocscope_common::config::MAX_SLOTS;
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
@@ -124,6 +124,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .map_max_entries("RANGES", ranges)
         .map_max_entries("GRANULES", ranges * 2)
         .map_max_entries("ALLOCATIONS", ring_bytes(options.recording))
+        .map_max_entries("TOUCH_CAUSES", touch_causes(options.recording))
         .map_max_entries(
             "DEPTHS",
             if options.stack_depth { processes.saturating_mul(4).min(16_384) } else { 1 },
@@ -174,6 +175,11 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         makes_calls: None,
         max_processes: processes,
     })
+}
+
+/// Allocations whose first touch is kept by cause.
+fn touch_causes(recording: Recording) -> u32 {
+    if recording == Recording::Slow { TOUCH_CAUSES } else { 1 }
 }
 
 /// Bytes of the ring of single allocations, a power of two. It is read every 50 ms; a record has 16 KiB at most.

@@ -3,7 +3,7 @@
 use super::examine::Examiner;
 use super::spaces::Spaces;
 use crate::aggregate::{Profile, SlowAllocation, Slowest};
-use crate::intake::{Allocations, Live, Told, decode_told};
+use crate::intake::{Allocations, Live, Told, TouchCauses, decode_told};
 use crate::symbol::{Place, PlaceNames, Stacks, callers};
 use anyhow::{Context as _, Result, anyhow};
 use aya::Ebpf;
@@ -42,6 +42,7 @@ enum Made {
 pub struct Recorder {
     ring: Allocations,
     slow_ns: Array<MapData, u64>,
+    touch_causes: TouchCauses,
     spaces: Spaces,
     stacks: Stacks,
     made: Made,
@@ -71,6 +72,7 @@ impl Recorder {
     /// # Errors
     /// Where the object lacks a map, or the kernel refuses a descriptor.
     pub fn take(ebpf: &mut Ebpf, sink: &Sink, looks_early: bool) -> Result<Self> {
+        let touch_causes = TouchCauses::take(ebpf)?;
         let mut map = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"));
         let made = match sink {
             Sink::Slowest(asked) => {
@@ -83,6 +85,7 @@ impl Recorder {
         let mut recorder = Self {
             ring: Allocations::try_from(map("ALLOCATIONS")?)?,
             slow_ns: Array::try_from(map("SLOW_NS")?)?,
+            touch_causes,
             spaces: Spaces::default(),
             stacks: Stacks::default(),
             made,
@@ -139,7 +142,7 @@ impl Recorder {
             None => 0,
         };
         match &mut self.made {
-            Made::Slowest(slowest) => slowest.take(told, stack),
+            Made::Slowest(slowest) => slowest.take(told, stack, || self.touch_causes.of(told.name)),
             Made::Profile(profile) => profile.take(told, stack),
         }
     }
@@ -169,7 +172,7 @@ impl Recorder {
     pub fn named_slowest(&mut self, live: &[Live], pids: &[u32], examiner: &Examiner) -> Vec<SlowAllocation> {
         let Made::Slowest(slowest) = &mut self.made else { return Vec::new() };
         for one in live {
-            slowest.touched_so_far(one.name, one.touch_ns, one.faults);
+            slowest.touched_so_far(one.name, one.touch_ns, one.faults, || self.touch_causes.of(one.name));
         }
         let mut found: Vec<_> =
             pids.iter().flat_map(|&pid| slowest.slowest(LISTED, |one| one.pid == pid)).collect();
