@@ -1,5 +1,6 @@
 //! What each stage of an allocation cost by allocscope, against the program's own clock: counts and bytes exactly,
-//! call and release within 5 %, first touch within 15 % at 4 KiB pages and 5 % at 2 MiB pages.
+//! call and release within 5 % (a call that moves pages 15 %), first touch within 15 % at 4 KiB pages and 10 % at 2 MiB
+//! pages.
 //!
 //! The program's clock sees more than the tracer's of what it traces: a fault's exception, a trap, what the programs
 //! do after they have read the clock. Of a fault this does not depend on what the fault does, so each run measures

@@ -31,6 +31,16 @@ uretprobe:LIB:malloc /@start[tid]/ {
 }
 ";
 
+/// The same and what allocscope sees besides: when these blocks are freed, and page faults, though not whose they are.
+const TIME_COUNT_ALL: &str = "\
+uprobe:LIB:malloc /arg0 >= 32768 && pid == PID/ { @start[tid] = nsecs; }
+uretprobe:LIB:malloc /@start[tid]/ {
+  @time = hist(nsecs - @start[tid]); @mallocs = count(); delete(@start[tid]); @live[retval] = 1;
+}
+uprobe:LIB:free /@live[arg0] && pid == PID/ { @frees = count(); delete(@live[arg0]); }
+software:page-faults:1 /pid == PID/ { @faults = count(); }
+";
+
 /// An allocator, the library that has it, and the modes it is run in.
 struct Allocator {
     name: &'static str,
@@ -62,6 +72,9 @@ pub fn cases(options: &Options) -> Result<Vec<Case>> {
         for mode in allocator.modes {
             cases.push(case(&program, allocator, preload.clone(), mode, options));
         }
+        if allocator.library == GLIBC {
+            cases.push(all_probed(case(&program, allocator, preload, "small", options)));
+        }
     }
     cases.extend(go::cases(options.quick)?);
     Ok(cases)
@@ -87,20 +100,25 @@ fn case(
         stays: true,
         elsewhere: false,
         crowd: 0,
-        variants: variants(options.has_bcc),
+        variants: variants(mode, options.has_bcc),
         note: "small: 64 B, 64 live; random: 64 B, any of 4096 live; burst: 1000 malloc of 64 B, then 1000 free; \
                mixed: 1 in 100 of 64 KiB to 4 MiB; large: 64 KiB to 4 MiB, a byte of each page written; in CPU time",
     }
 }
 
-fn variants(has_bcc: bool) -> Vec<Variant> {
-    let seen: Check =
-        |truth, report| Some(Counts::new(report["@mallocs"].as_u64().unwrap_or(0), large(truth)?));
-    let mut variants = vec![
-        untraced(),
-        allocscope(native_counts),
-        bpftrace("bpftrace, timing malloc of 32 KiB or more", TIME_LARGE_MALLOCS, Some(seen)),
-    ];
+/// The same case where allocscope has probes on `malloc` and `free` themselves.
+fn all_probed(case: Case) -> Case {
+    let name = format!("{}, --allow-small-cost", case.name);
+    let options = vec!["--allow-small-cost".to_owned()];
+    let own = Variant { tracer: Tracer::Allocscope(options), ..allocscope(native_counts) };
+    Case { name, variants: vec![untraced(), own, times_mallocs(), times_and_counts_all()], ..case }
+}
+
+fn variants(mode: &str, has_bcc: bool) -> Vec<Variant> {
+    let mut variants = vec![untraced(), allocscope(native_counts), times_mallocs()];
+    if mode == "large" {
+        variants.push(times_and_counts_all());
+    }
     if has_bcc {
         let all: Check =
             |truth, report| Some(Counts::new(report["count"].as_u64()?, truth["mallocs"].as_u64()?));
@@ -108,6 +126,18 @@ fn variants(has_bcc: bool) -> Vec<Variant> {
         variants.push(bcc("bcc memleak, 32 KiB or more", Program::Memleak, None));
     }
     variants
+}
+
+fn times_mallocs() -> Variant {
+    bpftrace("bpftrace, timing malloc of 32 KiB or more", TIME_LARGE_MALLOCS, Some(large_mallocs))
+}
+
+fn times_and_counts_all() -> Variant {
+    bpftrace("bpftrace, and counting their frees and page faults", TIME_COUNT_ALL, Some(large_mallocs))
+}
+
+fn large_mallocs(truth: &Value, report: &Value) -> Option<Counts> {
+    Some(Counts::new(report["@mallocs"].as_u64().unwrap_or(0), large(truth)?))
 }
 
 fn bcc(name: &str, program: Program, check: Option<Check>) -> Variant {
