@@ -43,7 +43,8 @@
 //!    `allocator` plan large paths only; `tests/go.rs` counts sizes around the threshold; `xtask bench overhead`)
 //! 4. No probe can hurt its target: never a return probe in a Go program, in a function that can throw or in a
 //!    process with a seccomp filter, never off an instruction boundary, never on a 5-byte nop of foreign code; on that of
-//!    our own provider ([`allocator::provider`]) only where the kernel was seen to make a call of one.
+//!    our own provider ([`allocator::provider`]) only where the kernel was seen to make a call of one that a child made
+//!    by `fork` survives.
 //!    (`site::decode` refuses a stream that does not end with its function; the kernel side's map `RETURN_SAFE`;
 //!    `tests/go.rs` and `tests/native.rs` run real programs under stack growth, collection, exceptions, filters)
 //! 5. Kernel work per event is bounded, and small events insert and delete nothing; frequent ones look nothing up in

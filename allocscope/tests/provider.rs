@@ -152,6 +152,18 @@ fn counts_are_the_programs_own_on_every_rung() {
     }
 }
 
+/// What the kernel has made of a probed instruction, a child made by `fork` has in its code too, but not always what that
+/// leads to.
+#[test]
+fn children_of_a_traced_program_live_on() {
+    for flags in ["", "--attach-via session", "--attach-via multi", "--attach-via perf"] {
+        let target = waiting(command(&programs::told()).args(["1", "3"]));
+        let tracer = attach(target.pid(), flags);
+        let (truth, report) = finish(target, tracer);
+        truth.assert_is_reported(&report);
+    }
+}
+
 /// The notes are no symbols.
 #[test]
 fn a_stripped_program_tells_the_same() {

@@ -10,8 +10,9 @@
 //!
 //! On x86-64 the probe is two instructions, a `nop` of one byte and one of five, and the note names the first: every
 //! kernel emulates it. The second is dearer up to Linux 6.17, which single-steps it, and a quarter cheaper since,
-//! where the kernel makes a call of it: a tracer that knows its kernel takes that one instead, as libbpf and
-//! allocscope do. The call writes below the stack pointer. So each probe has a function of its own, whose assembly
+//! where the kernel makes a call of it: a tracer that knows its kernel takes that one instead, as libbpf does, and
+//! allocscope where it has seen a child made by `fork` survive that (on Linux 6.18.44 it does not: what is called is not
+//! copied with the code). The call writes below the stack pointer. So each probe has a function of its own, whose assembly
 //! is not `nostack`: the compiler keeps nothing there.
 
 /// When it is, in nanoseconds of the monotonic clock; never 0, which says that nobody listens.

@@ -1,7 +1,10 @@
-//! Whether this kernel makes a call of a probed 5-byte `nop` (Linux 6.18), found by probing one of our own.
+//! Whether this kernel makes a call of a probed 5-byte `nop` (Linux 6.18) that does no harm, found by probing one of our
+//! own.
 //!
-//! Where it does not, it single-steps that instruction, some twenty times dearer in a virtual machine than emulating
-//! the `nop` in front of it, or knows another one by now.
+//! Where it makes none, it single-steps that instruction, some twenty times dearer in a virtual machine than emulating
+//! the `nop` in front of it, or knows another one by now. Where it makes one, a child made by `fork` has the call in its
+//! code, and must have what is called as well: Linux 6.18.44 does not copy that mapping (`[uprobes-trampoline]` is
+//! `VM_DONTCOPY`), and the child's next pass ends it by SIGSEGV. So a child of ours is made to pass there.
 
 use super::{Loaded, Scope};
 use crate::site::ProviderSite;
@@ -32,6 +35,8 @@ mod own {
     use allocscope_common::provider::{ProviderEvent, ProviderId};
     use allocscope_common::site_id::StepClass;
     use anyhow::{Context, Result};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
     use std::fs::File;
 
     /// The first byte of `call rel32`.
@@ -68,7 +73,29 @@ mod own {
             unsafe { subject() };
         }
         // SAFETY: the first byte of the function, which is code that can be read.
-        Ok(unsafe { (address as *const u8).read_volatile() } == CALL)
+        let is_call = unsafe { (address as *const u8).read_volatile() } == CALL;
+        Ok(is_call && child_lives_on()?)
+    }
+
+    /// Whether a child made by `fork` gets through the function.
+    fn child_lives_on() -> Result<bool> {
+        // SAFETY: the child of a process with threads may only do what is safe in a signal handler: it does.
+        match unsafe { fork() }.context("a child cannot be made")? {
+            ForkResult::Child => {
+                // A crash is what is looked for here, not news: it leaves no memory image, nor a handler's words.
+                // SAFETY: system calls, the function, which does nothing, and the end of the process.
+                unsafe {
+                    libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+                    libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+                    subject();
+                    libc::_exit(0)
+                }
+            }
+            ForkResult::Parent { child } => {
+                let status = waitpid(child, None).context("the child's end is not told")?;
+                Ok(matches!(status, WaitStatus::Exited(_, 0)))
+            }
+        }
     }
 }
 

@@ -126,6 +126,24 @@ pub extern "C" fn told(threads: u32, rounds: u32) {
     println!("{}", json(&truth, threads * rounds));
 }
 
+/// The same on one thread of a child made by `fork`, which must come to its end; prints nothing.
+pub fn tell_in_child(rounds: u32) {
+    // SAFETY: this process has one thread by now.
+    match unsafe { libc::fork() } {
+        0 => {
+            thread(rounds);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            let mut status = -1;
+            // SAFETY: waits for the process that was just made.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert_eq!(status, 0, "the child's status");
+        }
+    }
+}
+
 fn json(truth: &Truth, rounds: u32) -> String {
     let mut text = format!(
         "{{\"pid\":{},\"rounds\":{rounds},\"checksum\":{},\"told\":{{",
