@@ -3,6 +3,11 @@
 //! Owner and visitor of a slot each store a word and then load the other's: at least one of the two must see the
 //! other. Where the kernel has `membarrier` the owner keeps only the compiler from reordering, and the visitor makes
 //! every processor that runs a thread of this process execute a full fence. Where it has not, both execute one.
+//!
+//! Where a sandbox that refuses it is closed around a process that uses `membarrier` already, slots are visited no more:
+//! what a thread keeps of its own, items and under `max_idle` the rights to hold them, stays until that thread comes by.
+//! Nothing is lost, but of a few rights all may be where nobody gets. Whoever builds a pool after closing the sandbox, or
+//! lets it allow `membarrier`, avoids that.
 
 use crate::pool::sync::{self, Ordering};
 use std::sync::OnceLock;

@@ -11,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 mod owned;
+#[cfg(not(miri))]
+mod refused;
 
 /// Slots of a ledger's pool.
 const SLOTS: usize = 4;
