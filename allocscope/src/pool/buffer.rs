@@ -13,6 +13,7 @@ use super::object::{Limits, Pool, PoolError};
 use super::pressure::Release;
 use class::{Class, OfSize, allocate, no_memory};
 use guard::{Borrowed, Home, Shared};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -235,6 +236,14 @@ impl BufferPool {
             oversized: self.oversized.load(Ordering::Relaxed),
             classes,
         }
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    /// Limits and counters; no buffer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("BufferPool");
+        out.field("limits", &self.limits).field("counters", &self.counters()).finish_non_exhaustive()
     }
 }
 

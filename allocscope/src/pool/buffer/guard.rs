@@ -111,6 +111,13 @@ impl<H: Home> DerefMut for BufferGuard<H> {
     }
 }
 
+/// For what takes bytes of any owner, such as `std::io::Cursor` and `bytes::Bytes::from_owner`.
+impl<H: Home> AsRef<[u8]> for BufferGuard<H> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl<H: Home> fmt::Debug for BufferGuard<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} bytes", self.len(), self.capacity())

@@ -1,6 +1,7 @@
 //! Buffers by class: sizes, capacities, what is dropped and what is counted.
 
 use super::*;
+use std::io::BufRead;
 
 #[test]
 fn classes_cover_each_length_and_waste_less_than_a_fifth() {
@@ -126,7 +127,10 @@ fn owned_buffers_go_back_to_their_class_from_anywhere() {
     assert_eq!((counters.classes[2].asked_bytes, Arc::strong_count(&pool)), (5000, 1));
     let taken = pool.get_owned(5000).take();
     assert_eq!((taken.capacity(), pool.idle_bytes(), Arc::strong_count(&pool)), (5120, 1024, 1));
-    let last = pool.get_owned(100);
+    let mut last = pool.get_owned(100);
     drop(pool);
+    last.push(7);
+    assert_eq!(std::io::Cursor::new(&last).fill_buf().unwrap(), [7]);
+    last.clear();
     assert_eq!(format!("{last:?}"), "0 of 1024 bytes");
 }

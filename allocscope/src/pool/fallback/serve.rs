@@ -198,6 +198,11 @@ mod tests {
         let fallback = Fallback::new(Arc::clone(&pool), |()| Ok::<_, ()>(Box::new(2u64)), still());
         let served = [fallback.get(()).unwrap(), fallback.get(()).unwrap()];
         assert_eq!(fallback.counters().faults, 1);
+        let text = format!("{fallback:?}");
+        assert!(
+            text.starts_with("Fallback { serve: Pool { limits:") && text.contains("state: Closed"),
+            "{text}"
+        );
         drop(fallback);
         let sum = std::thread::spawn(move || served.iter().map(|item| ***item).sum::<u64>());
         assert_eq!((sum.join().unwrap(), pool.counters().in_use), (3, 0));

@@ -42,6 +42,7 @@ use super::counters::PoolCounters;
 use super::probe;
 use limit::Total;
 use slot::Slot;
+use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -472,6 +473,14 @@ impl<T, R: Recipe<T>> Pool<T, R> {
             None => self.tally.add(Event::Taken, 1),
         }
         self.leaves();
+    }
+}
+
+impl<T, R: Recipe<T>> fmt::Debug for Pool<T, R> {
+    /// Limits and counters; no item.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Pool");
+        out.field("limits", &self.limits).field("counters", &self.counters()).finish_non_exhaustive()
     }
 }
 

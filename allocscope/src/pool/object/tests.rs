@@ -116,6 +116,15 @@ fn an_item_is_made_lazily_and_used_again() {
 }
 
 #[test]
+fn a_pool_of_defaults_shows_what_it_holds() {
+    let pool = Pool::<Vec<u8>>::default();
+    drop([pool.get(), pool.get()]);
+    let text = format!("{pool:?}");
+    assert!(text.starts_with("Pool { limits: Limits { max_idle: None,"), "{text}");
+    assert!(text.contains("idle: 2, idle_bytes: 48 }"), "{text}");
+}
+
+#[test]
 fn what_does_not_fit_a_slot_goes_to_shelves_and_comes_from_there() {
     with_slot(|| {
         let ledger = Ledger::default();
