@@ -62,10 +62,8 @@ fn asked() -> Result<(), Option<i32>> {
 
 /// Two threads get, two others put what they are sent, and this one ticks and releases: each item is with one at a
 /// time, and all are counted. Says how many were stolen.
-fn pass_around(limits: Limits) -> u64 {
+fn pass_around((ledger, pool): (Ledger, Pool<Item>)) -> u64 {
     const ROUNDS: usize = 20_000;
-    let ledger = Ledger::default();
-    let pool = ledger.pool().limits(limits).build();
     let held: Vec<AtomicBool> = (0..2 * ROUNDS).map(|_| AtomicBool::new(false)).collect();
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -95,18 +93,22 @@ fn pass_around(limits: Limits) -> u64 {
     let counters = pool.counters();
     assert_eq!((counters.gets, counters.returns, counters.ticks), (40_000, 40_000, 1000));
     check(&pool, &ledger, 0);
-    assert!(limits.max_idle.is_none_or(|most| counters.idle <= most as u64));
+    assert!(pool.limits.max_idle.is_none_or(|most| counters.idle <= most as u64));
     drop(pool);
     assert_eq!(ledger.made(), ledger.dropped());
     counters.hits.stolen
 }
 
-fn limits() -> Limits {
-    Limits { threads: SLOTS, ..Limits::default() }
+fn wide() -> (Ledger, Pool<Item>) {
+    let ledger = Ledger::default();
+    let pool = ledger.pool().build();
+    (ledger, pool)
 }
 
-fn narrow_limits() -> Limits {
-    Limits { max_idle: Some(9), max_total: Some(12), max_wait: Duration::from_millis(1), ..limits() }
+fn narrow() -> (Ledger, Pool<Item>) {
+    let ledger = Ledger::default();
+    let pool = ledger.pool().max_idle(9).max_total(12).max_wait(Duration::from_millis(1)).build();
+    (ledger, pool)
 }
 
 /// The first pool of the process finds `membarrier` refused with this error. Nobody asks for it again, or the process
@@ -116,7 +118,7 @@ fn lives_with_full_fences(errno: i32) {
     assert_eq!(asked(), Err(Some(errno)));
     let ledger = Ledger::default();
     let pool = ledger.pool().threads(MANY_SLOTS).build();
-    assert_eq!(Fences::of_process(), Fences::Full);
+    assert_eq!(Fences::now(), Fences::Full);
     drop(pool.get());
     let slot = pool.slot().expect("this thread has one by now");
     assert!(slot.enter().is_none(), "the way without a fence is closed");
@@ -127,8 +129,8 @@ fn lives_with_full_fences(errno: i32) {
         assert_eq!((pool.counters().idle, ledger.dropped()), (0, 4), "a sleeping thread is visited");
     });
     drop(pool);
-    assert!(pass_around(limits()) > 0);
-    assert!(pass_around(narrow_limits()) > 0);
+    assert!(pass_around(wide()) > 0);
+    assert!(pass_around(narrow()) > 0);
     at_the_limit_an_item_that_another_thread_keeps_is_had();
     who_waits_gets_what_comes_back_or_runs_out_of_time();
 }
@@ -143,11 +145,13 @@ fn where_it_is_unknown_both_sides_execute_a_fence() {
     exactly("where_it_is_unknown_both_sides_execute_a_fence", || lives_with_full_fences(libc::ENOSYS));
 }
 
-/// Slots without fences are there when the sandbox closes: nobody visits them any more, and nothing is lost.
+/// Slots without fences are there when the sandbox closes: nobody visits them any more, and nothing is lost. Pools that
+/// are built from now on have fences.
 #[test]
 fn where_it_is_forbidden_later_nobody_is_visited() {
     exactly("where_it_is_forbidden_later_nobody_is_visited", || {
-        assert_eq!(Fences::of_process(), Fences::Asymmetric);
+        assert_eq!(Fences::now(), Fences::Asymmetric);
+        let (earlier, narrow_and_earlier) = (wide(), narrow());
         let ledger = Ledger::default();
         let pool = ledger.pool().threads(MANY_SLOTS).build();
         while_another_keeps(&pool, 3, || {
@@ -160,8 +164,10 @@ fn where_it_is_forbidden_later_nobody_is_visited() {
         check(&pool, &ledger, 0);
         drop(pool);
         assert_eq!(ledger.dropped(), 3);
-        assert!(pass_around(limits()) > 0);
+        assert!(pass_around(earlier) > 0);
         // Those who put may keep all rights to hold an item: then there is nothing to steal.
-        pass_around(narrow_limits());
+        pass_around(narrow_and_earlier);
+        assert_eq!(Fences::now(), Fences::Full);
+        assert!(pass_around(narrow()) > 0);
     });
 }
