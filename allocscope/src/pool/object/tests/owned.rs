@@ -13,6 +13,12 @@ fn owned_guards_go_anywhere() {
     goes_anywhere::<Fallback<Arc<Pool<Item>>, fn(()) -> Result<Item, ()>>>();
 }
 
+/// What owned guards write to is on no line that each get reads.
+#[test]
+fn the_count_of_guards_is_apart_from_the_pool() {
+    assert_eq!((align_of::<Pool<Item>>(), align_of::<BufferPool>()), (128, 128));
+}
+
 #[test]
 fn a_guard_keeps_its_pool() {
     let ledger = Ledger::default();
