@@ -133,9 +133,10 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item that goes where it likes: its guard shares the pool instead of borrowing it. Else as [`get`](Self::get).
     ///
-    /// Each costs two locked instructions on the pool's count of references, which threads that do so at once take from
-    /// each other: where a borrow will do, [`get`](Self::get) is several times faster. A get that waits (`max_wait`)
-    /// blocks its thread; asynchronous code leaves `max_wait` at zero and uses [`try_get_owned`](Self::try_get_owned).
+    /// Each costs two locked instructions on the pool's count of references (1.3 ns more than the 2.65 of
+    /// [`get`](Self::get), by `xtask bench pool`), which processors that do so at once take from each other. A get that
+    /// waits (`max_wait`) blocks its thread; asynchronous code leaves `max_wait` at zero and uses
+    /// [`try_get_owned`](Self::try_get_owned).
     ///
     /// ```
     /// use allocscope::pool::{OwnedPooled, Pool};
@@ -224,7 +225,17 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     #[inline(always)]
     fn own_item(&self, asked: usize) -> Option<T> {
         let slot = self.slot()?;
-        let section = slot.enter()?;
+        self.pop_own(slot, slot.enter()?, asked)
+    }
+
+    /// The same where its owner must execute a fence.
+    fn own_item_fenced(&self, asked: usize) -> Option<T> {
+        let slot = self.slot()?;
+        self.pop_own(slot, slot.enter_fenced()?, asked)
+    }
+
+    #[inline(always)]
+    fn pop_own(&self, slot: &Slot<T>, section: slot::Section<'_, T>, asked: usize) -> Option<T> {
         let item = section.with(slot::Own::pop)?;
         slot.tally().add(Event::Private, 1);
         if asked > 0 {
@@ -238,6 +249,9 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     #[cold]
     #[inline(never)]
     fn fetch(&self, asked: usize) -> T {
+        if let Some(item) = self.own_item_fenced(asked) {
+            return item;
+        }
         self.count(Event::Asked, asked as u64);
         self.find().unwrap_or_else(|| match self.admit() {
             Ok(Some(item)) => item,
@@ -252,6 +266,9 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     #[cold]
     #[inline(never)]
     fn try_fetch(&self, asked: usize) -> Result<T, PoolError> {
+        if let Some(item) = self.own_item_fenced(asked) {
+            return Ok(item);
+        }
         let item = self.try_find_or_make()?;
         self.count(Event::Asked, asked as u64);
         Ok(item)
@@ -300,7 +317,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// So many more of what a thread counts by itself where it can: what all count takes a cache line from the others.
     fn count(&self, event: Event, count: u64) {
-        let own = self.slot().and_then(|slot| Some((slot, slot.enter()?)));
+        let own = self.slot().and_then(|slot| Some((slot, slot.enter().or_else(|| slot.enter_fenced())?)));
         match own {
             _ if count == 0 => {}
             Some((slot, _section)) => slot.tally().add(event, count),
@@ -381,7 +398,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     /// Keeps an item in this thread's own part, or gives it back.
     fn keep_own(&self, item: T, event: Event) -> Option<T> {
         let Some(slot) = self.slot() else { return Some(item) };
-        let Some(section) = slot.enter() else { return Some(item) };
+        let Some(section) = slot.enter().or_else(|| slot.enter_fenced()) else { return Some(item) };
         let back = section.with(|own| own.push(item));
         if back.is_none() {
             slot.tally().add(event, 1);
