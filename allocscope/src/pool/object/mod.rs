@@ -229,8 +229,9 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     }
 
     /// The same where its owner must execute a fence.
+    #[inline(always)]
     fn own_item_fenced(&self, asked: usize) -> Option<T> {
-        let slot = self.slot()?;
+        let slot = if self.store.is_fenced() { self.slot()? } else { return None };
         self.pop_own(slot, slot.enter_fenced()?, asked)
     }
 

@@ -73,6 +73,12 @@ impl<T> Store<T> {
         &self.slots
     }
 
+    /// Whether the owner of a slot must execute a fence.
+    #[inline(always)]
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fences == Fences::Full
+    }
+
     /// This thread's shelf.
     fn home(&self) -> usize {
         thread::enrol() % self.slots.len()
