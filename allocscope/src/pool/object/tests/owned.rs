@@ -9,6 +9,7 @@ fn goes_anywhere<T: Send + Sync + 'static>() {}
 #[test]
 fn owned_guards_go_anywhere() {
     goes_anywhere::<OwnedPooled<Item>>();
+    goes_anywhere::<Pooled<'static, Item>>();
     goes_anywhere::<OwnedPooledBuffer>();
     goes_anywhere::<Fallback<Arc<Pool<Item>>, fn(()) -> Result<Item, ()>>>();
 }
