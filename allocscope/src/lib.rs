@@ -65,6 +65,9 @@
 //!     counted. (`probe::load` sets every size)
 //! 12. Every number in the README comes from a command in the repository. (`cargo xtask bench`, `demo`)
 
+// The page above is the tracer's.
+#![cfg_attr(not(feature = "tracer"), allow(rustdoc::broken_intra_doc_links))]
+
 #[cfg(feature = "tracer")]
 pub mod advice;
 #[cfg(feature = "tracer")]

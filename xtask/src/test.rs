@@ -125,6 +125,7 @@ fn pool_alone(features: &[&str]) -> Result<()> {
     };
     run::shown(cargo("clippy").args(["--", "-D", "warnings"]))?;
     run::shown(cargo("clippy").args(["--profile", "test", "--", "-D", "warnings"]))?;
+    run::shown(cargo("doc").arg("--no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;
     run::shown_within(cargo("test").arg("pool"), LIMIT)
 }
 

@@ -311,6 +311,13 @@ impl<C: Clock> Breaker<C> {
     }
 }
 
+impl<C: Clock> fmt::Debug for Breaker<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Breaker");
+        out.field("options", &self.options).field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
 /// That a call was let through. Dropped without a verdict, as by a panic, it counts for nothing.
 #[must_use = "how the call ended must be told"]
 pub struct Permit<'a, C: Clock = Monotonic> {

@@ -3,16 +3,19 @@
 //! A class is a pool of its own, made when it is first asked for. There are four classes to a power of two, so that
 //! less than a fifth of a buffer is more than was asked for.
 
+mod class;
+mod guard;
+
+pub use guard::{BufferGuard, OwnedPooledBuffer, PooledBuffer};
+
 use super::counters::{BufferCounters, ClassCounters};
-use super::object::{Limits, Pool, PoolError, Recipe};
+use super::object::{Limits, Pool, PoolError};
 use super::pressure::Release;
-use std::alloc::Layout;
+use class::{Class, OfSize, allocate, no_memory};
+use guard::{Borrowed, Home, Shared};
 use std::fmt;
-use std::mem::ManuallyDrop;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Classes to a power of two, as a power of two.
 const STEPS_LOG2: u32 = 2;
@@ -21,91 +24,14 @@ const LEAST_LOG2: u32 = 4;
 /// Largest class that there can be.
 const MOST_LOG2: u32 = 40;
 
-/// A pool of `Vec<u8>`.
+/// A pool of `Vec<u8>`. On cache lines of its own, as an object pool is: the count of an `Arc` around it is not on them.
+#[repr(align(128))]
 pub struct BufferPool {
     classes: Box<[OnceLock<Class>]>,
     /// Number of the smallest class.
     first: usize,
     limits: Limits,
     oversized: AtomicU64,
-}
-
-/// Buffers of one size.
-type Class = Pool<Block, OfSize>;
-
-/// Memory of a buffer that is idle: a `Vec` without its length, which two registers hold.
-struct Block {
-    bytes: NonNull<u8>,
-    capacity: usize,
-}
-
-// SAFETY: it owns its memory, as a `Vec` does.
-unsafe impl Send for Block {}
-
-impl Block {
-    #[inline(always)]
-    fn new(buffer: Vec<u8>) -> Self {
-        let mut buffer = ManuallyDrop::new(buffer);
-        // SAFETY: the pointer of a `Vec` is never null.
-        Self { bytes: unsafe { NonNull::new_unchecked(buffer.as_mut_ptr()) }, capacity: buffer.capacity() }
-    }
-
-    /// An empty buffer.
-    #[inline(always)]
-    fn into_buffer(self) -> Vec<u8> {
-        let block = ManuallyDrop::new(self);
-        // SAFETY: pointer and capacity are those of a `Vec` that was forgotten.
-        unsafe { Vec::from_raw_parts(block.bytes.as_ptr(), 0, block.capacity) }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: as above; the block is not used again.
-        drop(unsafe { Vec::from_raw_parts(self.bytes.as_ptr(), 0, self.capacity) });
-    }
-}
-
-/// How buffers of one size are made.
-struct OfSize {
-    bytes: usize,
-    /// Bytes that buffers of this class do not have any more.
-    next: usize,
-}
-
-impl Recipe<Block> for OfSize {
-    fn make(&self) -> Block {
-        self.try_make().unwrap_or_else(|_| no_memory(self.bytes))
-    }
-
-    fn try_make(&self) -> Result<Block, PoolError> {
-        allocate(self.bytes).map(Block::new)
-    }
-
-    #[inline(always)]
-    fn reset(&self, block: &mut Block) -> bool {
-        // One comparison: what is less than `bytes` wraps.
-        block.capacity.wrapping_sub(self.bytes) < self.next - self.bytes
-    }
-
-    #[inline(always)]
-    fn usual_bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-fn allocate(bytes: usize) -> Result<Vec<u8>, PoolError> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(bytes).map_err(|_| PoolError::Memory(bytes))?;
-    Ok(buffer)
-}
-
-/// What a plain `Vec` does where there is no memory.
-fn no_memory(bytes: usize) -> ! {
-    match Layout::array::<u8>(bytes) {
-        Ok(layout) => std::alloc::handle_alloc_error(layout),
-        Err(_) => panic!("no buffer has {bytes} bytes"),
-    }
 }
 
 /// Builds a [`BufferPool`].
@@ -168,16 +94,6 @@ fn bytes_of(class: usize) -> usize {
     ((1 << STEPS_LOG2) + step) << (log2 - STEPS_LOG2 as usize)
 }
 
-/// A buffer with room for what was asked and length 0; goes back when dropped.
-///
-/// It is used again only with the capacity that it had: one that its user has made larger is dropped.
-#[must_use = "a buffer that is not used goes straight back"]
-pub struct PooledBuffer<'p> {
-    /// `None` for a plain buffer.
-    class: Option<&'p Class>,
-    buffer: ManuallyDrop<Vec<u8>>,
-}
-
 impl Default for BufferPool {
     fn default() -> Self {
         Self::builder().build()
@@ -194,7 +110,7 @@ impl BufferPool {
     #[inline]
     pub fn get(&self, len: usize) -> PooledBuffer<'_> {
         let Some(class) = self.class(len) else { return self.oversized(len) };
-        PooledBuffer::new(Some(class), class.get_bare(len).into_buffer())
+        BufferGuard::new(Borrowed(Some(class)), class.get_bare(len).into_buffer())
     }
 
     /// The same, or why there is none.
@@ -205,13 +121,65 @@ impl BufferPool {
     #[inline]
     pub fn try_get(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
         let Some(class) = self.class(len) else { return self.try_oversized(len) };
-        Ok(PooledBuffer::new(Some(class), class.try_get_bare(len)?.into_buffer()))
+        Ok(BufferGuard::new(Borrowed(Some(class)), class.try_get_bare(len)?.into_buffer()))
+    }
+
+    /// A buffer that goes where it likes: its guard shares the pool instead of borrowing it. Else as
+    /// [`get`](Self::get); what it costs more is told by [`Pool::get_owned`].
+    ///
+    /// ```
+    /// use allocscope::pool::BufferPool;
+    /// use std::sync::{Arc, mpsc};
+    /// use std::thread;
+    ///
+    /// let pool = Arc::new(BufferPool::default());
+    /// let (sender, receiver) = mpsc::channel();
+    /// let writes = thread::spawn(move || receiver.iter().map(|buffer: OwnedPooledBuffer| buffer.len()).sum::<usize>());
+    /// # use allocscope::pool::OwnedPooledBuffer;
+    /// for line in ["one", "two", "three"] {
+    ///     let mut buffer = pool.get_owned(4096);
+    ///     buffer.extend_from_slice(line.as_bytes());
+    ///     sender.send(buffer)?;
+    /// }
+    /// drop(sender);
+    /// assert_eq!(writes.join().unwrap(), 11);
+    /// assert_eq!(pool.counters().classes[0].pool.in_use, 0);
+    /// # Ok::<(), mpsc::SendError<OwnedPooledBuffer>>(())
+    /// ```
+    #[inline]
+    pub fn get_owned(self: &Arc<Self>, len: usize) -> OwnedPooledBuffer {
+        let Some(class) = self.class(len) else { return self.oversized(len) };
+        let buffer = class.get_bare(len).into_buffer();
+        BufferGuard::new(self.shared_home(len), buffer)
+    }
+
+    /// The same, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Memory`] where there is no memory; [`PoolError::Exhausted`] at a limit.
+    #[inline]
+    pub fn try_get_owned(self: &Arc<Self>, len: usize) -> Result<OwnedPooledBuffer, PoolError> {
+        let Some(class) = self.class(len) else { return self.try_oversized(len) };
+        let buffer = class.try_get_bare(len)?.into_buffer();
+        Ok(BufferGuard::new(self.shared_home(len), buffer))
+    }
+
+    #[inline(always)]
+    fn shared_home(self: &Arc<Self>, len: usize) -> Shared {
+        Shared(Some((Arc::clone(self), self.number(len))))
+    }
+
+    /// The number of the class that has buffers of so many bytes, if there is one.
+    #[inline(always)]
+    fn number(&self, len: usize) -> usize {
+        class_of(len.max(1)).saturating_sub(self.first)
     }
 
     /// The class that has buffers of so many bytes.
     #[inline(always)]
     fn class(&self, len: usize) -> Option<&Class> {
-        let number = class_of(len.max(1)).saturating_sub(self.first);
+        let number = self.number(len);
         let class = self.classes.get(number)?;
         Some(class.get().unwrap_or_else(|| self.new_class(number)))
     }
@@ -226,14 +194,14 @@ impl BufferPool {
     }
 
     #[cold]
-    fn oversized(&self, len: usize) -> PooledBuffer<'_> {
+    fn oversized<H: Home>(&self, len: usize) -> BufferGuard<H> {
         self.try_oversized(len).unwrap_or_else(|_| no_memory(len))
     }
 
     #[cold]
-    fn try_oversized(&self, len: usize) -> Result<PooledBuffer<'_>, PoolError> {
+    fn try_oversized<H: Home>(&self, len: usize) -> Result<BufferGuard<H>, PoolError> {
         self.oversized.fetch_add(1, Ordering::Relaxed);
-        Ok(PooledBuffer::new(None, allocate(len)?))
+        Ok(BufferGuard::new(H::default(), allocate(len)?))
     }
 
     fn used(&self) -> impl Iterator<Item = &Class> {
@@ -272,6 +240,14 @@ impl BufferPool {
     }
 }
 
+impl fmt::Debug for BufferPool {
+    /// Limits and counters; no buffer.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("BufferPool");
+        out.field("limits", &self.limits).field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
 impl Release for BufferPool {
     fn idle_bytes(&self) -> usize {
         self.used().map(Release::idle_bytes).sum()
@@ -282,61 +258,6 @@ impl Release for BufferPool {
         let used: Vec<_> = self.used().collect();
         let release = |freed: usize, class: &&Class| freed + class.release(bytes.saturating_sub(freed));
         used.iter().rev().fold(0, release)
-    }
-}
-
-impl<'p> PooledBuffer<'p> {
-    #[inline(always)]
-    fn new(class: Option<&'p Class>, buffer: Vec<u8>) -> Self {
-        Self { class, buffer: ManuallyDrop::new(buffer) }
-    }
-
-    /// Takes the buffer out for good.
-    pub fn take(self) -> Vec<u8> {
-        let mut guard = ManuallyDrop::new(self);
-        guard.class.iter().for_each(|class| class.took());
-        // SAFETY: the guard is never dropped nor used again.
-        unsafe { ManuallyDrop::take(&mut guard.buffer) }
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn drop_plain(buffer: Vec<u8>) {
-    drop(buffer);
-}
-
-impl Drop for PooledBuffer<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        // SAFETY: the guard is being dropped, and its buffer is not used again.
-        let buffer = unsafe { ManuallyDrop::take(&mut self.buffer) };
-        let Some(class) = self.class else { return drop_plain(buffer) };
-        let mut block = ManuallyDrop::new(Block::new(buffer));
-        // SAFETY: the block is not used again, nor dropped.
-        unsafe { class.give_back(&mut block) };
-    }
-}
-
-impl Deref for PooledBuffer<'_> {
-    type Target = Vec<u8>;
-
-    #[inline(always)]
-    fn deref(&self) -> &Vec<u8> {
-        &self.buffer
-    }
-}
-
-impl DerefMut for PooledBuffer<'_> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.buffer
-    }
-}
-
-impl fmt::Debug for PooledBuffer<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} bytes", self.len(), self.capacity())
     }
 }
 

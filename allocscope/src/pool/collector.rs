@@ -76,8 +76,23 @@ struct Sources {
     policies: Named<Arc<PressureCounters>>,
 }
 
+impl fmt::Debug for Sources {
+    /// Their names.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Sources");
+        out.field("pools", &names(&self.pools)).field("buffers", &names(&self.buffers));
+        out.field("arenas", &names(&self.arenas)).field("breakers", &names(&self.breakers));
+        out.field("fallbacks", &names(&self.fallbacks)).field("policies", &names(&self.policies)).finish()
+    }
+}
+
+fn names<T>(named: &Named<T>) -> Vec<&str> {
+    named.iter().map(|(name, _)| name.as_str()).collect()
+}
+
 /// A [`PoolCollector`] being made. Each source is a name, which becomes a label, and how its counters are read.
-#[derive(Default)]
+#[must_use = "it tells of nothing until it is built and registered"]
+#[derive(Debug, Default)]
 pub struct PoolCollectorBuilder(Sources);
 
 macro_rules! sources {
@@ -150,6 +165,7 @@ fn check<T>(named: &Named<T>) -> Result<(), CollectorError> {
 }
 
 /// A source of metrics for a Prometheus registry. Register one with all there is: two would tell the same families.
+#[derive(Debug)]
 pub struct PoolCollector {
     sources: Sources,
     descs: Vec<Desc>,

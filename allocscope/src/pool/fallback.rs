@@ -129,6 +129,29 @@ impl<E: fmt::Display, F: fmt::Display> fmt::Display for Unserved<E, F> {
 
 impl<E: fmt::Debug + fmt::Display, F: fmt::Debug + fmt::Display> std::error::Error for Unserved<E, F> {}
 
+impl<S, P, C> Fallback<S, P, C> {
+    /// The breaker: its state and counters.
+    pub fn breaker(&self) -> &Breaker<C> {
+        &self.breaker
+    }
+
+    /// How often the pool did not serve.
+    pub fn counters(&self) -> FallbackCounters {
+        let Counts { faults, refused, open, unserved } = &self.counts;
+        let [faults, refused, open, unserved] =
+            [faults, refused, open, unserved].map(|count| count.load(Relaxed));
+        FallbackCounters { faults, refused, open, unserved }
+    }
+}
+
+impl<S: fmt::Debug, P, C: Clock> fmt::Debug for Fallback<S, P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Fallback");
+        out.field("serve", &self.serve).field("breaker", &self.breaker);
+        out.field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
 impl<S, P, C, T, F> Fallback<S, P, C>
 where
     S: Serve,
@@ -157,19 +180,6 @@ where
             }
             Err(error) => self.first_failure(ask, error),
         }
-    }
-
-    /// The breaker: its state and counters.
-    pub fn breaker(&self) -> &Breaker<C> {
-        &self.breaker
-    }
-
-    /// How often the pool did not serve.
-    pub fn counters(&self) -> FallbackCounters {
-        let Counts { faults, refused, open, unserved } = &self.counts;
-        let [faults, refused, open, unserved] =
-            [faults, refused, open, unserved].map(|count| count.load(Relaxed));
-        FallbackCounters { faults, refused, open, unserved }
     }
 
     /// Asks through the breaker. Errors that are no faults are no failures of the call.

@@ -18,9 +18,9 @@ pub mod tier;
 
 pub use arena::{AllocError, Arena, DropArena};
 pub use breaker::Breaker;
-pub use buffer::{BufferPool, BufferPoolBuilder, PooledBuffer};
+pub use buffer::{BufferPool, BufferPoolBuilder, OwnedPooledBuffer, PooledBuffer};
 pub use counters::{BufferCounters, ClassCounters, PoolCounters};
 pub use fallback::Fallback;
-pub use object::{Limits, Pool, PoolBuilder, PoolError, Pooled, Recipe};
+pub use object::{Limits, OwnedPooled, Pool, PoolBuilder, PoolError, Pooled, Recipe};
 pub use pressure::Pressure;
 pub use region::{Region, RegionError};

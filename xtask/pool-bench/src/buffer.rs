@@ -7,6 +7,7 @@ use allocscope::pool::BufferPool;
 use anyhow::Result;
 use std::hint::black_box;
 use std::ptr;
+use std::sync::Arc;
 
 /// Of a buffer.
 pub const BYTES: usize = 65536;
@@ -17,6 +18,7 @@ pub fn subjects() -> Vec<Subject> {
     let subject = |name, run| Subject { case: "buffer-65536", name, threads: &[1, 2], run };
     vec![
         subject("allocscope", own),
+        subject("allocscope, owned guard", owned),
         subject("floor: thread-local stack by hand", floor),
         subject("thread_local RefCell<Vec<Vec<u8>>>", ref_cell),
         subject("opool Pool", opool),
@@ -51,6 +53,11 @@ pub fn fill(buffer: &mut Vec<u8>) {
 fn own(settings: &Settings) -> Result<Sample> {
     let pool = BufferPool::builder().build();
     measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| fill(&mut pool.get(black_box(BYTES)))))
+}
+
+fn owned(settings: &Settings) -> Result<Sample> {
+    let pool = Arc::new(BufferPool::builder().build());
+    measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| fill(&mut pool.get_owned(black_box(BYTES)))))
 }
 
 fn ref_cell(settings: &Settings) -> Result<Sample> {

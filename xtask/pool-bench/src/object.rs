@@ -10,6 +10,7 @@ use lockfree_object_pool::LinearObjectPool;
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::ptr;
+use std::sync::Arc;
 
 /// Operations between two looks at the clock.
 const CHUNK: u64 = 4096;
@@ -24,6 +25,7 @@ fn of<const N: usize>(case: &'static str) -> Vec<Subject> {
     vec![
         subject("allocscope", own::<N>),
         subject("allocscope, of closures", closures::<N>),
+        subject("allocscope, owned guard", owned::<N>),
         subject("floor: thread-local stack by hand", floor::<N>),
         subject("thread_local RefCell<Vec<Box>>", ref_cell::<N>),
         subject("opool LocalPool", opool_local::<N>),
@@ -53,6 +55,11 @@ fn own<const N: usize>(settings: &Settings) -> Result<Sample> {
 fn closures<const N: usize>(settings: &Settings) -> Result<Sample> {
     let pool = Pool::builder(fresh::<N>).build();
     measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| write_first(&mut **pool.get())))
+}
+
+fn owned<const N: usize>(settings: &Settings) -> Result<Sample> {
+    let pool = Arc::new(Pool::<Object<N>, Boxes>::with_recipe(Boxes, Limits::default()));
+    measure(settings, CHUNK, || |ops| (0..ops).for_each(|_| write_first(&mut **pool.get_owned())))
 }
 
 fn floor<const N: usize>(settings: &Settings) -> Result<Sample> {

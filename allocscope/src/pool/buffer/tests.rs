@@ -1,6 +1,7 @@
 //! Buffers by class: sizes, capacities, what is dropped and what is counted.
 
 use super::*;
+use std::io::BufRead;
 
 #[test]
 fn classes_cover_each_length_and_waste_less_than_a_fifth() {
@@ -106,4 +107,30 @@ fn two_ticks_leave_nothing_idle() {
     assert_eq!(pool.idle_bytes(), 2048);
     pool.tick();
     assert_eq!((pool.idle_bytes(), kept.capacity()), (0, 1 << 16));
+}
+
+#[test]
+fn owned_buffers_go_back_to_their_class_from_anywhere() {
+    let pool = Arc::new(BufferPool::builder().largest(1 << 16).build());
+    let held = [100, 5000, 70_000].map(|len| pool.try_get_owned(len).unwrap());
+    assert_eq!(held.each_ref().map(|buffer| buffer.capacity()), [1024, 5120, 70_000]);
+    assert_eq!(Arc::strong_count(&pool), 3, "a plain buffer goes nowhere");
+    let mut grown = pool.get_owned(2000);
+    std::thread::spawn(move || {
+        grown.reserve(1 << 20);
+        drop((held, grown));
+    })
+    .join()
+    .unwrap();
+    let counters = pool.counters();
+    assert_eq!((counters.oversized, counters.regrown, counters.idle_bytes()), (1, 1, 1024 + 5120));
+    assert_eq!((counters.classes[2].asked_bytes, Arc::strong_count(&pool)), (5000, 1));
+    let taken = pool.get_owned(5000).take();
+    assert_eq!((taken.capacity(), pool.idle_bytes(), Arc::strong_count(&pool)), (5120, 1024, 1));
+    let mut last = pool.get_owned(100);
+    drop(pool);
+    last.push(7);
+    assert_eq!(std::io::Cursor::new(&last).fill_buf().unwrap(), [7]);
+    last.clear();
+    assert_eq!(format!("{last:?}"), "0 of 1024 bytes");
 }

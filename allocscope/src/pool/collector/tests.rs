@@ -242,3 +242,10 @@ fn a_real_buffer_pool_is_told() {
         ],
     );
 }
+
+#[test]
+fn a_collector_shows_the_names_of_its_sources() {
+    let builder = PoolCollector::builder().pool("requests", PoolCounters::default);
+    let text = format!("{:?}", builder.build().unwrap());
+    assert!(text.contains(r#"pools: ["requests"], buffers: []"#), "{text}");
+}

@@ -2,10 +2,11 @@
 
 use super::Serve;
 use crate::pool::arena::{AllocError, Arena};
-use crate::pool::buffer::{BufferPool, PooledBuffer};
-use crate::pool::object::{Pool, PoolError, Pooled, Recipe};
+use crate::pool::buffer::{BufferPool, OwnedPooledBuffer, PooledBuffer};
+use crate::pool::object::{OwnedPooled, Pool, PoolError, Pooled, Recipe};
 use crate::pool::region::{Region, RegionError, RegionOptions, Step};
 use std::alloc::Layout;
+use std::sync::Arc;
 
 /// Items; all errors may pass.
 impl<'p, T, R: Recipe<T>> Serve for &'p Pool<T, R> {
@@ -28,6 +29,30 @@ impl<'p> Serve for &'p BufferPool {
     #[inline]
     fn serve(&self, bytes: usize) -> Result<Self::Item, PoolError> {
         self.try_get(bytes)
+    }
+}
+
+/// Items whose guards share the pool; all errors may pass.
+impl<T, R: Recipe<T>> Serve for Arc<Pool<T, R>> {
+    type Ask = ();
+    type Item = OwnedPooled<T, R>;
+    type Error = PoolError;
+
+    #[inline]
+    fn serve(&self, (): ()) -> Result<Self::Item, PoolError> {
+        self.try_get_owned()
+    }
+}
+
+/// The same whose guards share the pool.
+impl Serve for Arc<BufferPool> {
+    type Ask = usize;
+    type Item = OwnedPooledBuffer;
+    type Error = PoolError;
+
+    #[inline]
+    fn serve(&self, bytes: usize) -> Result<Self::Item, PoolError> {
+        self.try_get_owned(bytes)
     }
 }
 
@@ -164,6 +189,28 @@ mod tests {
         buffer.extend_from_slice(b"abc");
         assert!(!buffer.is_plain() && buffer.capacity() >= 5000);
         assert_eq!(buffer.as_slice(), b"abc");
+    }
+
+    /// What is served may outlive who asked: nothing is borrowed.
+    #[test]
+    fn a_shared_pool_serves_guards_of_its_own() {
+        let pool = Arc::new(Pool::builder(|| Box::new(1u64)).max_total(1).build());
+        let fallback = Fallback::new(Arc::clone(&pool), |()| Ok::<_, ()>(Box::new(2u64)), still());
+        let served = [fallback.get(()).unwrap(), fallback.get(()).unwrap()];
+        assert_eq!(fallback.counters().faults, 1);
+        let text = format!("{fallback:?}");
+        assert!(
+            text.starts_with("Fallback { serve: Pool { limits:") && text.contains("state: Closed"),
+            "{text}"
+        );
+        drop(fallback);
+        let sum = std::thread::spawn(move || served.iter().map(|item| ***item).sum::<u64>());
+        assert_eq!((sum.join().unwrap(), pool.counters().in_use), (3, 0));
+
+        let buffers = Arc::new(BufferPool::default());
+        let plain = |bytes| Ok::<_, usize>(Vec::<u8>::with_capacity(bytes));
+        let buffer = Fallback::new(Arc::clone(&buffers), plain, still()).get(5000).unwrap();
+        assert_eq!((buffer.is_plain(), Arc::strong_count(&buffers)), (false, 2));
     }
 
     /// A kernel that refuses mappings for a while.

@@ -2,6 +2,7 @@
 
 use super::Pool;
 use super::recipe::{Hooks, PoolError};
+use std::fmt;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -160,5 +161,18 @@ impl<T: Send> PoolBuilder<T> {
     /// The pool. Makes no item.
     pub fn build(self) -> Pool<T> {
         Pool::with_recipe(self.hooks, self.limits)
+    }
+}
+
+impl<T: Default + Send + 'static> Default for Pool<T> {
+    /// A pool of items that are made by their `default`, without limits.
+    fn default() -> Self {
+        Self::builder(T::default).build()
+    }
+}
+
+impl<T> fmt::Debug for PoolBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBuilder").field("limits", &self.limits).finish_non_exhaustive()
     }
 }

@@ -33,17 +33,31 @@ fn empty(slot: &Slot<Box<u32>>) -> Vec<u32> {
 }
 
 fn put(slot: &Slot<Box<u32>>, item: u32) -> bool {
-    slot.enter().is_some_and(|section| section.with(|own| own.push(Box::new(item))).is_none())
+    slot.enter()
+        .or_else(|| slot.enter_fenced())
+        .is_some_and(|section| section.with(|own| own.push(Box::new(item))).is_none())
 }
 
 fn get(slot: &Slot<Box<u32>>) -> Option<u32> {
-    slot.enter().and_then(|section| section.with(|own| own.pop())).map(|item| *item)
+    slot.enter()
+        .or_else(|| slot.enter_fenced())
+        .and_then(|section| section.with(|own| own.pop()))
+        .map(|item| *item)
 }
 
 #[test]
 fn an_item_of_a_slot_goes_to_its_owner_or_to_a_visitor() {
-    explore(|| {
-        let slot = Arc::new(Slot::new(Fences::Asymmetric, true));
+    goes_to_owner_or_visitor(Fences::Asymmetric);
+}
+
+#[test]
+fn an_item_of_a_fenced_slot_goes_to_its_owner_or_to_a_visitor() {
+    goes_to_owner_or_visitor(Fences::Full);
+}
+
+fn goes_to_owner_or_visitor(fences: Fences) {
+    explore(move || {
+        let slot = Arc::new(Slot::new(fences, true));
         let visited = Arc::clone(&slot);
         let visitor = thread::spawn(move || empty(&visited));
         let kept: Vec<u32> = (0..2).filter(|item| put(&slot, *item)).collect();

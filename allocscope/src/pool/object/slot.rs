@@ -100,6 +100,11 @@ impl<T> Slot<T> {
         (self.gate.load(Ordering::Acquire) & !FULL_FENCE == 0).then_some(section)
     }
 
+    /// Begins the owner's section where a full fence is all that [`enter`](Self::enter) lacks.
+    pub(super) fn enter_fenced(&self) -> Option<Section<'_, T>> {
+        if self.gate.load(Ordering::Relaxed) == FULL_FENCE { self.enter_slowly() } else { None }
+    }
+
     /// Counts of its owner.
     #[inline(always)]
     pub(super) fn tally(&self) -> &tally::Own {

@@ -50,7 +50,7 @@ pub(super) enum Turn<T> {
 impl<T> Store<T> {
     /// A store of so many slots that holds at most `max_idle` items.
     pub(super) fn new(slots: usize, max_idle: Option<usize>, min_idle: usize) -> Self {
-        let fences = Fences::of_process();
+        let fences = Fences::now();
         let wanted = max_idle.unwrap_or(slots * WIDTH * BIN).max(min_idle);
         let width = wanted.div_ceil(slots * BIN).clamp(1, WIDEST);
         Self {
@@ -71,6 +71,12 @@ impl<T> Store<T> {
 
     pub(super) fn slots(&self) -> &[Slot<T>] {
         &self.slots
+    }
+
+    /// Whether the owner of a slot must execute a fence.
+    #[inline(always)]
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fences == Fences::Full
     }
 
     /// This thread's shelf.

@@ -10,6 +10,10 @@ use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+mod owned;
+#[cfg(not(miri))]
+mod refused;
+
 /// Slots of a ledger's pool.
 const SLOTS: usize = 4;
 
@@ -109,6 +113,15 @@ fn an_item_is_made_lazily_and_used_again() {
         drop(pool);
         assert_eq!((ledger.made(), ledger.dropped()), (1, 1));
     });
+}
+
+#[test]
+fn a_pool_of_defaults_shows_what_it_holds() {
+    let pool = Pool::<Vec<u8>>::default();
+    drop([pool.get(), pool.get()]);
+    let text = format!("{pool:?}");
+    assert!(text.starts_with("Pool { limits: Limits { max_idle: None,"), "{text}");
+    assert!(text.contains("idle: 2, idle_bytes: 48 }"), "{text}");
 }
 
 #[test]
@@ -423,6 +436,7 @@ fn who_waits_gets_what_comes_back_or_runs_out_of_time() {
 enum Step {
     Get,
     TryGet,
+    GetOwned,
     Drop(usize),
     Take(usize),
     Put,
@@ -435,6 +449,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => Just(Step::Get),
         1 => Just(Step::TryGet),
+        3 => Just(Step::GetOwned),
         6 => any::<usize>().prop_map(Step::Drop),
         1 => any::<usize>().prop_map(Step::Take),
         1 => Just(Step::Put),
@@ -444,11 +459,33 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// An item that is out, by either guard.
+enum Out<'p> {
+    Borrowed(Pooled<'p, Item>),
+    Owned(OwnedPooled<Item>),
+}
+
+impl Out<'_> {
+    fn number(&self) -> usize {
+        match self {
+            Self::Borrowed(item) => item.number,
+            Self::Owned(item) => item.number,
+        }
+    }
+
+    fn take(self) -> Item {
+        match self {
+            Self::Borrowed(item) => item.take(),
+            Self::Owned(item) => item.take(),
+        }
+    }
+}
+
 /// The simple model of a pool: which items are out, and in which generation the others were put, if they still are.
 struct Model<'p> {
-    pool: &'p Pool<Item>,
+    pool: &'p Arc<Pool<Item>>,
     ledger: Ledger,
-    out: Vec<Pooled<'p, Item>>,
+    out: Vec<Out<'p>>,
     /// By an item's number: ticks when it came back; `None` while it is out.
     put: std::collections::HashMap<usize, Option<u64>>,
     ticks: u64,
@@ -457,8 +494,8 @@ struct Model<'p> {
 }
 
 impl<'p> Model<'p> {
-    fn got(&mut self, item: Pooled<'p, Item>) {
-        if let Some(put) = self.put.insert(item.number, None) {
+    fn got(&mut self, item: Out<'p>) {
+        if let Some(put) = self.put.insert(item.number(), None) {
             let put = put.expect("an item is out once only");
             assert!(self.ticks - put < 2 || self.keeps, "it was idle for two generations");
         }
@@ -467,12 +504,13 @@ impl<'p> Model<'p> {
 
     fn step(&mut self, step: &Step, max_total: Option<usize>) {
         match *step {
-            Step::Get => self.got(self.pool.get()),
+            Step::Get => self.got(Out::Borrowed(self.pool.get())),
+            Step::GetOwned => self.got(Out::Owned(self.pool.get_owned())),
             Step::TryGet => {
                 let live = self.ledger.made() - self.ledger.dropped();
                 let idle = live - self.out.len();
                 match self.pool.try_get() {
-                    Ok(item) => self.got(item),
+                    Ok(item) => self.got(Out::Borrowed(item)),
                     Err(error) => {
                         assert_eq!(error, PoolError::Exhausted);
                         assert!(idle == 0 && max_total.is_some_and(|most| live >= most));
@@ -481,7 +519,7 @@ impl<'p> Model<'p> {
             }
             Step::Drop(at) if !self.out.is_empty() => {
                 let item = self.out.swap_remove(at % self.out.len());
-                self.put.insert(item.number, Some(self.ticks));
+                self.put.insert(item.number(), Some(self.ticks));
             }
             Step::Take(at) if !self.out.is_empty() => {
                 drop(self.out.swap_remove(at % self.out.len()).take());
@@ -534,7 +572,7 @@ proptest! {
         builder.limits.max_idle = max_idle;
         builder.limits.max_total = max_total;
         let builder = if weighs { builder.size_of(|item| item.bytes) } else { builder };
-        let pool = builder.build();
+        let pool = Arc::new(builder.build());
         let (ledger_of_model, keeps) = (ledger.clone(), min_idle > 0);
         let mut model =
             Model { pool: &pool, ledger: ledger_of_model, out: vec![], put: Default::default(), ticks: 0, keeps };
@@ -543,6 +581,8 @@ proptest! {
             check(&pool, &ledger, model.out.len());
             let counters = pool.counters();
             prop_assert!(max_idle.is_none_or(|most| counters.idle <= most as u64));
+            let owned = model.out.iter().filter(|out| matches!(out, Out::Owned(_))).count();
+            prop_assert_eq!(Arc::strong_count(&pool), 1 + owned);
             if weighs {
                 prop_assert_eq!(counters.idle_bytes, counters.idle * 10);
             }

@@ -1,6 +1,7 @@
 //! What signals let stay into what is asked back, from whom and when.
 
 use super::{Advice, Asked, Keep, Release, Signal};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -20,7 +21,18 @@ pub struct Pressure {
     counters: Arc<PressureCounters>,
 }
 
+impl fmt::Debug for Pressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let signals: Vec<_> = self.signals.iter().map(|signal| signal.name()).collect();
+        let mut out = f.debug_struct("Pressure");
+        out.field("signals", &signals).field("least_bytes", &self.least_bytes).field("every", &self.every);
+        out.field("advice", &self.advice).field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
 /// A [`Pressure`] being made.
+#[must_use = "it does nothing until it is built"]
+#[derive(Debug)]
 pub struct PressureBuilder(Pressure);
 
 impl PressureBuilder {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use super::Step;
 
 /// A thread that looks and steps at intervals until this is dropped.
+#[must_use = "its thread ends when it is dropped"]
+#[derive(Debug)]
 pub struct Ticker {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -83,6 +85,8 @@ mod tests {
         let held = Arc::new(Held(AtomicUsize::new(1024)));
         let pressure = Pressure::builder().signal(Half).least_bytes(1).every(Duration::ZERO).build();
         let counters = pressure.counters();
+        let text = format!("{pressure:?}");
+        assert!(text.starts_with(r#"Pressure { signals: ["half"], least_bytes: 1,"#), "{text}");
         let holders: Vec<Arc<dyn Release + Send + Sync>> = vec![Arc::clone(&held) as _];
         let ticker = Ticker::start(pressure, holders, Duration::from_millis(1)).unwrap();
         while held.idle_bytes() > 0 || ticker.last().is_none() {
