@@ -33,6 +33,8 @@ pub struct SlowAllocation {
     pub size: u64,
     /// When its memory was filed, in nanoseconds since boot.
     pub filed_ns: u64,
+    /// When the last of what was told of it was over, in nanoseconds since boot.
+    pub last_ns: u64,
     /// Time of the call.
     pub call_ns: Option<u64>,
     /// Time of first touch so far.
@@ -58,6 +60,7 @@ impl SlowAllocation {
             allocator: told.allocator,
             size: told.size,
             filed_ns: told.name.filed_ns,
+            last_ns: told.at_ns,
             call_ns: None,
             touch_ns: None,
             faults: 0,
@@ -110,6 +113,7 @@ impl Slowest {
         }
         let entry = self.entries.entry(told.name).or_insert_with(|| SlowAllocation::of(told));
         let before = entry.worst_ns();
+        entry.last_ns = entry.last_ns.max(told.at_ns);
         match told.event {
             AllocationEvent::Call => {
                 entry.call_ns = Some(told.ns);

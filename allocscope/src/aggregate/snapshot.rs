@@ -116,6 +116,8 @@ pub struct ToolSnapshot {
     pub pool_windows: u64,
     /// Their time, in seconds.
     pub pool_window_seconds: f64,
+    /// The Unix time at which the clock of [`SlowAllocation::filed_ns`] stood at 0.
+    pub monotonic_began: Duration,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

@@ -1,7 +1,8 @@
 //! For tests: a snapshot with something of everything, and a reader of the text format.
 
 use crate::aggregate::{
-    Coverage, Figure, Finding, FindingKind, ProcessSnapshot, Setting, Snapshot, Tier, ToolSnapshot,
+    Coverage, Figure, Finding, FindingKind, ProcessSnapshot, Setting, SlowAllocation, Snapshot, Tier,
+    ToolSnapshot,
 };
 use crate::intake::{LiveTotals, SeriesReading};
 use crate::site::Miss;
@@ -36,6 +37,7 @@ pub fn snapshot() -> Snapshot {
             system_calls_via: "tracepoint",
             pool_windows: 0,
             pool_window_seconds: 0.0,
+            monotonic_began: Duration::ZERO,
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,
@@ -54,6 +56,26 @@ pub fn series(durations_ns: &[u64], bytes: u64) -> SeriesReading {
         *series.buckets.entry(bucket_of_ns(ns)).or_default() += 1;
     }
     series
+}
+
+/// The server's first touch that took 24 ms, told 100 s after boot.
+pub fn slow() -> SlowAllocation {
+    SlowAllocation {
+        pid: 4242,
+        tid: 4243,
+        goroutine: 17,
+        allocator: Allocator::Go,
+        size: 64 << 20,
+        filed_ns: 99_000_000_000,
+        last_ns: 100_000_000_003,
+        call_ns: Some(16_000),
+        touch_ns: Some(24_000_000),
+        faults: 16_384,
+        release_ns: None,
+        causes: [0; CAUSES],
+        stack: 0,
+        frames: Vec::new(),
+    }
 }
 
 /// A finding with a figure of each unit.

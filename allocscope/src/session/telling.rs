@@ -13,6 +13,7 @@ impl Session {
         let mut reading = self.maps.read(&self.slots);
         reading.lost[LossReason::ProgramSkipped as usize] += self.system.skipped_calls();
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
+        self.monotonic_began = selfmon::monotonic_began(self.monotonic_began);
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
             huge_touch_ratio: self.huge_touch_ratio,
@@ -24,6 +25,7 @@ impl Session {
             map_bytes: self.maps.held_bytes,
             pool_windows: self.pool_windows.count,
             pool_window_seconds: self.pool_windows.time.as_secs_f64(),
+            monotonic_began: self.monotonic_began,
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });

@@ -3,8 +3,7 @@
 use super::Format;
 use super::classic::classic_histogram;
 use super::native::add_native_fields;
-use crate::aggregate::SlowAllocation;
-use crate::export::exemplars::add_exemplars;
+use crate::export::exemplars::{Exemplar, add_exemplars};
 use crate::export::names::{self, Family};
 use crate::intake::SeriesReading;
 use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
@@ -62,13 +61,13 @@ impl Families {
         family: &'static Family,
         labels: &[&str],
         reading: &SeriesReading,
-        slow: &[(SlowAllocation, u64)],
+        slow: &[Exemplar],
     ) {
         let mut histogram = classic_histogram(reading);
         if self.format == Format::Protobuf {
             add_native_fields(&mut histogram, &reading.buckets);
-            add_exemplars(&mut histogram, slow);
         }
+        add_exemplars(&mut histogram, slow);
         let mut metric = labelled(family, labels);
         metric.set_histogram(histogram);
         self.push(family, metric);
