@@ -150,6 +150,13 @@ impl Slowest {
         }
     }
 
+    /// Lets go of those of which nothing was told since then, in nanoseconds since boot: who looks again and again wants
+    /// to see new ones, and not for ever the slowest there ever were.
+    pub fn forget_before(&mut self, since_ns: u64) {
+        let entries = &self.entries;
+        self.top.retain(|(_, name)| entries.get(name).is_some_and(|entry| entry.last_ns >= since_ns));
+    }
+
     /// Those that turned out slow stay.
     fn forget_oldest(&mut self) {
         if self.entries.len() <= MAX_ENTRIES {
@@ -225,6 +232,23 @@ mod tests {
         assert_eq!(slowest.adjust(), 10_000_000);
         (0..20).for_each(|_| assert!(slowest.adjust() >= LOWEST_NS));
         assert_eq!(slowest.threshold_ns(), LOWEST_NS);
+    }
+
+    #[test]
+    fn what_was_told_long_ago_makes_room() {
+        let mut slowest = Slowest::new(1);
+        for filed_ns in 1..=2 * KEPT as u64 {
+            slowest.take(&told(AllocationEvent::Call, filed_ns, 1_000_000), 0);
+        }
+        let new = Told { at_ns: 500, ..told(AllocationEvent::Touch, 501, 30_000) };
+        slowest.take(&new, 0);
+        assert!(!all(&slowest).contains(&30_000), "those before were slower");
+        slowest.take(&Told { at_ns: 500, ..told(AllocationEvent::Release, 100, 70_000) }, 0);
+        slowest.forget_before(500);
+        slowest.take(&new, 0);
+        let kept = slowest.slowest(10, |_| true);
+        let kept: Vec<_> = kept.iter().map(|one| (one.filed_ns, one.worst_ns())).collect();
+        assert_eq!(kept, [(100, 1_000_000), (501, 30_000)]);
     }
 
     #[test]

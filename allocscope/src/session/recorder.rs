@@ -157,6 +157,13 @@ impl Recorder {
         }
     }
 
+    /// Lets go of slow allocations of which nothing was told for so long; `now` is by the kernel side's clock.
+    pub fn forget_slow(&mut self, now: Duration, age: Duration) {
+        if let Made::Slowest(slowest) = &mut self.made {
+            slowest.forget_before(now.saturating_sub(age).as_nanos() as u64);
+        }
+    }
+
     /// The slowest allocations, without the names of functions.
     pub fn slowest(&self) -> Vec<SlowAllocation> {
         match &self.made {

@@ -7,12 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How far the clocks may come apart, by the kernel's adjustments of one and by the time between the looks at them.
 const CLOCK_WAS_SET: Duration = Duration::from_secs(1);
 
-/// The Unix time at which `CLOCK_MONOTONIC`, the clock of the kernel side, stood at 0. As long as the clock is not set
+/// Time by `CLOCK_MONOTONIC`, the clock of the kernel side.
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The Unix time at which that clock stood at 0. As long as the clock is not set
 /// that stays what it was `known` to be: an event has the same time whenever it is told.
 pub fn monotonic_began(known: Duration) -> Duration {
-    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let began = unix.saturating_sub(monotonic);
+    let began = unix.saturating_sub(monotonic());
     if began.abs_diff(known) < CLOCK_WAS_SET { known } else { began }
 }
 

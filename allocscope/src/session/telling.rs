@@ -6,6 +6,10 @@ use crate::aggregate::{Snapshot, Tier, ToolSnapshot};
 use crate::config::AttachVia;
 use allocscope_common::counter::{LossReason, ProbeClass};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long a slow allocation is an exemplar: as long as an ended process waits for a scrape.
+const EXEMPLAR_AGE: Duration = Duration::from_mins(5);
 
 impl Session {
     /// Reads the maps and tells the state.
@@ -55,6 +59,9 @@ impl Session {
     /// Tells that a scrape that showed snapshot `sequence` was answered.
     pub fn scraped(&mut self, sequence: u64) {
         self.aggregator.scraped(sequence);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.forget_slow(selfmon::monotonic(), EXEMPLAR_AGE);
+        }
     }
 
     /// What a small allocation costs a process more where all of them pass a probe, in nanoseconds; `None` where
