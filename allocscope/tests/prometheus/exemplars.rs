@@ -1,15 +1,17 @@
-//! A Prometheus without native histograms, so one that asks for OpenMetrics: which exemplars it has of a slow
-//! allocation, against the workload's threads, times and clock.
+//! Exemplars of slow allocations that a real Prometheus has, against the workload's threads, times and clock: by
+//! OpenMetrics, and by protobuf where it wants native histograms.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::io;
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
 use crate::allocscope::{Daemon, Workload};
 use crate::child::within;
+use crate::dashboard::{all, panels, queries};
 use crate::http::{encode, free_address};
 use crate::server::Prometheus;
 
@@ -20,34 +22,66 @@ const WORK: &str = "map --sizes 256MiB --count 1 --threads 2";
 const CLOCK_SECONDS: f64 = 0.002;
 
 #[test]
-fn exemplars_name_the_threads_of_slow_allocations() {
-    let daemon = Daemon::start("--comm ^allocscope$ --slow 1us", free_address());
-    let prometheus = Prometheus::start(daemon.address, &["--enable-feature=exemplar-storage"]);
+fn openmetrics_brings_exemplars_of_the_threads_that_allocated() {
     let mut work = Workload::start(WORK);
     let pid = work.running.pid();
-    daemon.wait_for_process(pid);
+    let daemon = Daemon::start(&format!("--pid {pid} --slow 1ns"), free_address());
+    let prometheus = Prometheus::start(daemon.address, &["--enable-feature=exemplar-storage"]);
     prometheus.wait_for(&format!(r#"allocscope_process_up{{pid="{pid}"}}"#), |up| up == 1.0);
 
     let begun = unix_seconds();
     work.begin();
     let threads = threads_of(&mut work, 3);
     let truth = work.truth();
-    let ended = unix_seconds();
-    let own = &truth["sizes"][0];
-    for stage in ["touch", "release"] {
-        let (most, least) = bounds(own, stage);
-        let found = wait_for_exemplars(&prometheus, pid, stage);
-        for exemplar in &found {
-            let tid = exemplar["labels"]["tid"].as_str().unwrap().parse().unwrap();
+    let run = begun - CLOCK_SECONDS..=unix_seconds() + CLOCK_SECONDS;
+    for stage in ["call", "touch", "release"] {
+        let selector =
+            format!(r#"{METRIC}_bucket{{pid="{pid}",allocator="mmap",size="256MiB",stage="{stage}"}}"#);
+        let times = times(&truth["sizes"][0], stage);
+        for exemplar in wait_for_exemplars(&prometheus, &selector) {
+            let tid = tid_of(&exemplar);
             assert!(tid != pid && threads.contains(&tid), "{stage}: {exemplar}, not of {threads:?}");
             let seconds: f64 = exemplar["value"].as_str().unwrap().parse().unwrap();
-            assert!(least <= seconds && seconds <= most, "{stage}: {exemplar}, not in {least} to {most} s");
+            assert!(times.contains(&seconds), "{stage}: {exemplar}, not in {times:?}");
             let at = exemplar["timestamp"].as_f64().unwrap();
-            let run = begun - CLOCK_SECONDS..ended + CLOCK_SECONDS;
             assert!(run.contains(&at), "{stage}: {exemplar}, not in {run:?}");
         }
     }
     is_well(&prometheus);
+    panels_have_exemplars(&prometheus);
+}
+
+#[test]
+fn protobuf_brings_exemplars_of_native_histograms() {
+    let mut churn = Workload::start("churn --threads 2");
+    let pid = churn.running.pid();
+    let daemon = Daemon::start(&format!("--pid {pid} --slow 1ns"), free_address());
+    let prometheus =
+        Prometheus::start(daemon.address, &["--enable-feature=exemplar-storage,native-histograms"]);
+    churn.begin();
+    let threads = threads_of(&mut churn, 3);
+    let selector = format!(r#"{METRIC}{{pid="{pid}",allocator="glibc",size="64MiB",stage="touch"}}"#);
+    for exemplar in wait_for_exemplars(&prometheus, &selector) {
+        let tid = tid_of(&exemplar);
+        assert!(tid != pid && threads.contains(&tid), "{exemplar}, not of {threads:?}");
+    }
+}
+
+fn tid_of(exemplar: &Value) -> u32 {
+    exemplar["labels"]["tid"].as_str().unwrap().parse().unwrap()
+}
+
+/// What the dashboard marks as queries with exemplars has some.
+fn panels_have_exemplars(prometheus: &Prometheus) {
+    let mut marked = 0;
+    for dashboard in all() {
+        let is_marked = |panel: &&Value| panel["targets"][0]["exemplar"] == true;
+        for query in panels(&dashboard).into_iter().filter(is_marked).flat_map(queries) {
+            assert!(!exemplars(prometheus, &query.expr).is_empty(), "{}: {}", query.place, query.expr);
+            marked += 1;
+        }
+    }
+    assert!(marked > 0);
 }
 
 /// The target answers, and in OpenMetrics; nothing was wrong with an exemplar.
@@ -80,25 +114,26 @@ fn threads_of(work: &mut Workload, count: usize) -> BTreeSet<u32> {
     }
 }
 
-/// What one of two mappings may have taken, in seconds: never more than both; and if the other one's exemplar is in a
-/// bucket of its own or the same, not less than a quarter of both, of which faults are half at least.
-fn bounds(own: &Value, stage: &str) -> (f64, f64) {
+/// What one of two mappings may have taken, in seconds: not more than both. The threads do the same at the same time,
+/// so neither has less than a quarter of both, of which faults are half at least.
+fn times(own: &Value, stage: &str) -> RangeInclusive<f64> {
     let seconds = |name: &str| own[name].as_f64().unwrap() / 1e9;
-    let least = if stage == "touch" { seconds("touch_cpu_ns") / 8.0 } else { 1e-6 };
-    (seconds(&format!("{stage}_ns")), least)
+    let least = if stage == "touch" { seconds("touch_cpu_ns") / 8.0 } else { 1e-7 };
+    least..=seconds(&format!("{stage}_ns"))
 }
 
-fn wait_for_exemplars(prometheus: &Prometheus, pid: u32, stage: &str) -> Vec<Value> {
-    let query = format!(r#"{METRIC}_bucket{{pid="{pid}",allocator="mmap",size="256MiB",stage="{stage}"}}"#);
+fn wait_for_exemplars(prometheus: &Prometheus, selector: &str) -> Vec<Value> {
+    within(selector, || Some(exemplars(prometheus, selector)).filter(|found| !found.is_empty()))
+}
+
+/// Exemplars of the series that an expression selects, from some minutes ago to some from now.
+fn exemplars(prometheus: &Prometheus, expr: &str) -> Vec<Value> {
     let now = unix_seconds();
     let (start, end) = (now - 600.0, now + 600.0);
-    let path = format!("/api/v1/query_exemplars?query={}&start={start:.0}&end={end:.0}", encode(&query));
-    within(stage, || {
-        let data = prometheus.ask(&path);
-        let of = |series: &Value| series["exemplars"].as_array().unwrap().clone();
-        let found: Vec<Value> = data.as_array().unwrap().iter().flat_map(of).collect();
-        (!found.is_empty()).then_some(found)
-    })
+    let path = format!("/api/v1/query_exemplars?query={}&start={start:.0}&end={end:.0}", encode(expr));
+    let data = prometheus.ask(&path);
+    let of = |series: &Value| series["exemplars"].as_array().unwrap().clone();
+    data.as_array().unwrap().iter().flat_map(of).collect()
 }
 
 fn unix_seconds() -> f64 {
