@@ -1,5 +1,6 @@
-//! What is told of single allocations into the slowest ones, and into the threshold above which they are told.
+//! What is told of single allocations into the slowest ones and examples, and into the threshold above which they are told.
 
+use super::{Example, Examples};
 use crate::intake::{Name, Told};
 use crate::symbol::StackId;
 use allocscope_common::allocation::AllocationEvent;
@@ -33,8 +34,6 @@ pub struct SlowAllocation {
     pub size: u64,
     /// When its memory was filed, in nanoseconds since boot.
     pub filed_ns: u64,
-    /// When the last of what was told of it was over, in nanoseconds since boot.
-    pub last_ns: u64,
     /// Time of the call.
     pub call_ns: Option<u64>,
     /// Time of first touch so far.
@@ -60,7 +59,6 @@ impl SlowAllocation {
             allocator: told.allocator,
             size: told.size,
             filed_ns: told.name.filed_ns,
-            last_ns: told.at_ns,
             call_ns: None,
             touch_ns: None,
             faults: 0,
@@ -83,6 +81,7 @@ pub struct Slowest {
     entries: BTreeMap<Name, SlowAllocation>,
     /// The slowest of them, by time.
     top: BTreeSet<(u64, Name)>,
+    examples: Examples,
     asked_ns: u64,
     threshold_ns: u64,
     /// Times at or above the threshold since it was adjusted.
@@ -93,7 +92,14 @@ impl Slowest {
     /// Allocations that take `asked_ns` are always told, others as long as there are few.
     pub fn new(asked_ns: u64) -> Self {
         let threshold_ns = asked_ns.min(FIRST_NS);
-        Self { entries: BTreeMap::new(), top: BTreeSet::new(), asked_ns, threshold_ns, recent: Vec::new() }
+        Self {
+            entries: BTreeMap::new(),
+            top: BTreeSet::new(),
+            examples: Examples::default(),
+            asked_ns,
+            threshold_ns,
+            recent: Vec::new(),
+        }
     }
 
     /// What takes as long is to be told, in nanoseconds.
@@ -113,7 +119,6 @@ impl Slowest {
         }
         let entry = self.entries.entry(told.name).or_insert_with(|| SlowAllocation::of(told));
         let before = entry.worst_ns();
-        entry.last_ns = entry.last_ns.max(told.at_ns);
         match told.event {
             AllocationEvent::Call => {
                 entry.call_ns = Some(told.ns);
@@ -124,6 +129,7 @@ impl Slowest {
             AllocationEvent::Move => {}
         }
         entry.causes.iter_mut().zip(told.causes).for_each(|(sum, ns)| *sum = sum.saturating_add(ns));
+        self.examples.take(told, (entry.tid, entry.goroutine));
         let worst = entry.worst_ns();
         if told.ns >= self.threshold_ns && self.recent.len() < MAX_ENTRIES {
             self.recent.push(told.ns);
@@ -150,11 +156,14 @@ impl Slowest {
         }
     }
 
-    /// Lets go of those of which nothing was told since then, in nanoseconds since boot: who looks again and again wants
-    /// to see new ones, and not for ever the slowest there ever were.
-    pub fn forget_before(&mut self, since_ns: u64) {
-        let entries = &self.entries;
-        self.top.retain(|(_, name)| entries.get(name).is_some_and(|entry| entry.last_ns >= since_ns));
+    /// The last example of each series and order of time.
+    pub fn examples(&self) -> Vec<Example> {
+        self.examples.all()
+    }
+
+    /// Lets go of examples of before then, in nanoseconds since boot.
+    pub fn forget_examples(&mut self, since_ns: u64) {
+        self.examples.forget_before(since_ns);
     }
 
     /// Those that turned out slow stay.
@@ -232,23 +241,6 @@ mod tests {
         assert_eq!(slowest.adjust(), 10_000_000);
         (0..20).for_each(|_| assert!(slowest.adjust() >= LOWEST_NS));
         assert_eq!(slowest.threshold_ns(), LOWEST_NS);
-    }
-
-    #[test]
-    fn what_was_told_long_ago_makes_room() {
-        let mut slowest = Slowest::new(1);
-        for filed_ns in 1..=2 * KEPT as u64 {
-            slowest.take(&told(AllocationEvent::Call, filed_ns, 1_000_000), 0);
-        }
-        let new = Told { at_ns: 500, ..told(AllocationEvent::Touch, 501, 30_000) };
-        slowest.take(&new, 0);
-        assert!(!all(&slowest).contains(&30_000), "those before were slower");
-        slowest.take(&Told { at_ns: 500, ..told(AllocationEvent::Release, 100, 70_000) }, 0);
-        slowest.forget_before(500);
-        slowest.take(&new, 0);
-        let kept = slowest.slowest(10, |_| true);
-        let kept: Vec<_> = kept.iter().map(|one| (one.filed_ns, one.worst_ns())).collect();
-        assert_eq!(kept, [(100, 1_000_000), (501, 30_000)]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! The slowest allocations into exemplars of the buckets of their histograms: which thread and, in Go, which goroutine
+//! Examples of slow allocations into exemplars of the buckets of their histograms: which thread and, in Go, which goroutine
 //! it was, and when.
 //!
 //! The crate's `Bucket` does not know the field, so an exemplar is kept in it as one that is unknown: protobuf then
 //! carries it as it is, and OpenMetrics text takes it from there.
 
-use crate::aggregate::{ProcessSnapshot, SlowAllocation, Snapshot};
-use allocscope_common::key::{Series, Stage, size_class};
+use crate::aggregate::{Example, ProcessSnapshot, Snapshot};
+use allocscope_common::key::Series;
 use prometheus::proto::{Bucket, Histogram};
 use prost::Message;
 use protobuf::{UnknownValue, UnknownValueRef};
@@ -66,54 +66,41 @@ impl Exemplar {
         bucket.special_fields.mut_unknown_fields().add_value(BUCKET_EXEMPLAR, value);
     }
 
-    /// A stage that took `ns` and was over at that Unix time.
-    fn new(slow: &SlowAllocation, ns: u64, at: Duration) -> Self {
+    /// With the Unix time at which the example's clock stood at 0.
+    fn new(example: &Example, clock_began: Duration) -> Self {
         let label = |name: &str, value: String| Label { name: name.to_owned(), value };
-        let mut labels = vec![label("tid", slow.tid.to_string())];
-        if slow.goroutine != 0 {
-            labels.push(label("goroutine", slow.goroutine.to_string()));
+        let mut labels = vec![label("tid", example.tid.to_string())];
+        if example.goroutine != 0 {
+            labels.push(label("goroutine", example.goroutine.to_string()));
         }
+        let at = clock_began.saturating_add(Duration::from_nanos(example.at_ns));
         let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
         let timestamp = Some(Timestamp { seconds, nanos: at.subsec_nanos() as i32 });
-        Self { labels, value: ns as f64 / 1e9, timestamp }
+        Self { labels, value: example.ns as f64 / 1e9, timestamp }
     }
 }
 
-/// Slow allocations of a series as exemplars, the last one last.
-pub fn slow_in(process: &ProcessSnapshot, series: &Series, snapshot: &Snapshot) -> Vec<Exemplar> {
-    let Series::Stage { allocator, stage, size_class: class } = *series else { return Vec::new() };
-    let of_series = |slow: &&SlowAllocation| {
-        slow.pid == process.info.id.pid && slow.allocator == allocator && size_class(slow.size) == class
-    };
-    // First touch is told when the memory is released.
-    let of_stage = |slow: &SlowAllocation| match stage {
-        Stage::Call => Some((slow.filed_ns, slow.call_ns?)),
-        Stage::Touch => Some((slow.last_ns, slow.touch_ns?)),
-        Stage::Release => Some((slow.last_ns, slow.release_ns?)),
-    };
-    let exemplar = |slow: &SlowAllocation| {
-        let (at_ns, ns) = of_stage(slow)?;
-        let at = snapshot.tool.monotonic_began.saturating_add(Duration::from_nanos(at_ns));
-        Some((at, Exemplar::new(slow, ns, at)))
-    };
-    let mut found: Vec<_> = snapshot.slowest.iter().filter(of_series).filter_map(exemplar).collect();
-    found.sort_by_key(|&(at, _)| at);
-    found.into_iter().map(|(_, exemplar)| exemplar).collect()
+/// The exemplars of a series, the last one last.
+pub fn exemplars_of(process: &ProcessSnapshot, series: &Series, snapshot: &Snapshot) -> Vec<Exemplar> {
+    let is_of_series = |example: &&Example| example.pid == process.info.id.pid && example.series == *series;
+    let mut found: Vec<_> = snapshot.examples.iter().filter(is_of_series).collect();
+    found.sort_by_key(|example| example.at_ns);
+    found.into_iter().map(|example| Exemplar::new(example, snapshot.tool.monotonic_began)).collect()
 }
 
 /// Adds to each bucket of a histogram the last of the exemplars that falls into it. Buckets are in order; the one
 /// without a bound, which encoders write from the count, is added where it has an exemplar.
-pub fn add_exemplars(histogram: &mut Histogram, slow: &[Exemplar]) {
+pub fn add_exemplars(histogram: &mut Histogram, exemplars: &[Exemplar]) {
     let mut below = f64::NEG_INFINITY;
     for bucket in &mut histogram.bucket {
         let bound = bucket.upper_bound();
         let is_in = |exemplar: &&Exemplar| below < exemplar.value && exemplar.value <= bound;
-        if let Some(exemplar) = slow.iter().rfind(is_in) {
+        if let Some(exemplar) = exemplars.iter().rfind(is_in) {
             exemplar.add_to(bucket);
         }
         below = bound;
     }
-    if let Some(exemplar) = slow.iter().rfind(|exemplar| exemplar.value > below) {
+    if let Some(exemplar) = exemplars.iter().rfind(|exemplar| exemplar.value > below) {
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(f64::INFINITY);
         bucket.set_cumulative_count(histogram.get_sample_count());
@@ -126,22 +113,23 @@ pub fn add_exemplars(histogram: &mut Histogram, slow: &[Exemplar]) {
 mod tests {
     use super::*;
     use crate::export::sample;
-    use allocscope_common::key::Allocator;
 
-    fn slow(last_ns: u64, touch_ns: u64) -> SlowAllocation {
-        SlowAllocation { filed_ns: 1, last_ns, touch_ns: Some(touch_ns), ..sample::slow() }
+    fn example(at_ns: u64, ns: u64) -> Example {
+        Example { at_ns, ns, ..sample::example() }
     }
 
-    fn found(stage: Stage, slowest: Vec<SlowAllocation>) -> Vec<Exemplar> {
+    fn found(examples: Vec<Example>) -> Vec<Exemplar> {
         let mut snapshot = sample::snapshot();
         snapshot.tool.monotonic_began = Duration::new(1_700_000_000, 999_999_998);
-        snapshot.slowest = slowest;
-        let series = Series::Stage { allocator: Allocator::Go, stage, size_class: 26 };
-        assert!(slow_in(&snapshot.processes[1], &series, &snapshot).is_empty(), "of another process");
-        slow_in(&snapshot.processes[0], &series, &snapshot)
+        snapshot.examples = examples;
+        let series = sample::example().series;
+        assert!(exemplars_of(&snapshot.processes[1], &series, &snapshot).is_empty(), "of another process");
+        let other = snapshot.processes[0].series.keys().find(|other| **other != series).unwrap();
+        assert!(exemplars_of(&snapshot.processes[0], other, &snapshot).is_empty(), "{other:?}");
+        exemplars_of(&snapshot.processes[0], &series, &snapshot)
     }
 
-    fn with_exemplars(slow: &[Exemplar]) -> Histogram {
+    fn with_exemplars(exemplars: &[Exemplar]) -> Histogram {
         let mut histogram = Histogram::default();
         histogram.set_sample_count(7);
         for bound in [0.016, 0.032, 0.064] {
@@ -149,7 +137,7 @@ mod tests {
             bucket.set_upper_bound(bound);
             histogram.bucket.push(bucket);
         }
-        add_exemplars(&mut histogram, slow);
+        add_exemplars(&mut histogram, exemplars);
         histogram
     }
 
@@ -161,26 +149,23 @@ mod tests {
             value: 0.024,
             timestamp: Some(Timestamp { seconds: 1_700_000_001, nanos: 1 }),
         };
-        assert_eq!(found(Stage::Touch, vec![slow(3, 24_000_000)]), [expected]);
-        let call = &found(Stage::Call, vec![slow(3, 24_000_000)])[0];
-        assert_eq!((call.value, call.timestamp.unwrap().nanos), (16e-6, 999_999_999), "when it was filed");
-        assert!(found(Stage::Release, vec![slow(3, 24_000_000)]).is_empty());
-        let native = SlowAllocation { goroutine: 0, ..slow(3, 24_000_000) };
-        assert_eq!(found(Stage::Touch, vec![native])[0].labels, [label("tid", "4243")]);
+        assert_eq!(found(vec![example(3, 24_000_000)]), [expected]);
+        let native = Example { goroutine: 0, ..example(3, 24_000_000) };
+        assert_eq!(found(vec![native])[0].labels, [label("tid", "4243")]);
     }
 
     #[test]
-    fn the_last_slow_allocation_of_a_bucket_is_its_exemplar() {
-        let slow = found(Stage::Touch, vec![slow(2, 24_000_000), slow(1, 25_000_000)]);
-        let histogram = with_exemplars(&slow);
+    fn the_last_example_of_a_bucket_is_its_exemplar() {
+        let found = found(vec![example(2, 24_000_000), example(1, 25_000_000)]);
+        let histogram = with_exemplars(&found);
         let exemplars: Vec<_> = histogram.bucket.iter().map(Exemplar::of).collect();
-        assert_eq!(exemplars, [None, Some(slow[1].clone()), None]);
-        assert_eq!(slow[1].value, 0.024);
+        assert_eq!(exemplars, [None, Some(found[1].clone()), None]);
+        assert_eq!(found[1].value, 0.024);
     }
 
     #[test]
     fn what_is_above_all_bounds_has_a_bucket() {
-        let histogram = with_exemplars(&found(Stage::Touch, vec![slow(1, 64_000_000), slow(2, 64_000_001)]));
+        let histogram = with_exemplars(&found(vec![example(1, 64_000_000), example(2, 64_000_001)]));
         let last = histogram.bucket.last().unwrap();
         assert_eq!((last.upper_bound(), last.cumulative_count()), (f64::INFINITY, 7));
         assert_eq!(Exemplar::of(last).unwrap().value, 0.064_000_001);

@@ -1,8 +1,7 @@
 //! For tests: a snapshot with something of everything, and a reader of the text format.
 
 use crate::aggregate::{
-    Coverage, Figure, Finding, FindingKind, ProcessSnapshot, Setting, SlowAllocation, Snapshot, Tier,
-    ToolSnapshot,
+    Coverage, Example, Figure, Finding, FindingKind, ProcessSnapshot, Setting, Snapshot, Tier, ToolSnapshot,
 };
 use crate::intake::{LiveTotals, SeriesReading};
 use crate::site::Miss;
@@ -22,6 +21,7 @@ pub fn snapshot() -> Snapshot {
         elapsed: Duration::from_secs(10),
         processes: vec![server(), batch()],
         slowest: Vec::new(),
+        examples: Vec::new(),
         lost: LossReason::ALL.iter().map(|&reason| (reason, 0)).collect(),
         retired_unscraped: 0,
         tool: ToolSnapshot {
@@ -58,23 +58,15 @@ pub fn series(durations_ns: &[u64], bytes: u64) -> SeriesReading {
     series
 }
 
-/// The server's first touch that took 24 ms, told 100 s after boot.
-pub fn slow() -> SlowAllocation {
-    SlowAllocation {
+/// The server's first touch that took 24 ms and was told 100 s after boot.
+pub fn example() -> Example {
+    Example {
         pid: 4242,
+        series: Series::Stage { allocator: Allocator::Go, stage: Stage::Touch, size_class: 26 },
         tid: 4243,
         goroutine: 17,
-        allocator: Allocator::Go,
-        size: 64 << 20,
-        filed_ns: 99_000_000_000,
-        last_ns: 100_000_000_003,
-        call_ns: Some(16_000),
-        touch_ns: Some(24_000_000),
-        faults: 16_384,
-        release_ns: None,
-        causes: [0; CAUSES],
-        stack: 0,
-        frames: Vec::new(),
+        ns: 24_000_000,
+        at_ns: 100_000_000_003,
     }
 }
 

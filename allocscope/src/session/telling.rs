@@ -8,8 +8,8 @@ use allocscope_common::counter::{LossReason, ProbeClass};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How long a slow allocation is an exemplar: as long as an ended process waits for a scrape.
-const EXEMPLAR_AGE: Duration = Duration::from_mins(5);
+/// How long an example is told: as long as an ended process waits for a scrape.
+const EXAMPLE_AGE: Duration = Duration::from_mins(5);
 
 impl Session {
     /// Reads the maps and tells the state.
@@ -36,6 +36,7 @@ impl Session {
         let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
         self.advisor.advise(&mut snapshot);
         snapshot.slowest = self.recorder.as_ref().map(Recorder::slowest).unwrap_or_default();
+        snapshot.examples = self.recorder.as_ref().map(Recorder::examples).unwrap_or_default();
         self.free_retired();
         snapshot
     }
@@ -60,7 +61,7 @@ impl Session {
     pub fn scraped(&mut self, sequence: u64) {
         self.aggregator.scraped(sequence);
         if let Some(recorder) = &mut self.recorder {
-            recorder.forget_slow(selfmon::monotonic(), EXEMPLAR_AGE);
+            recorder.forget_examples(selfmon::monotonic(), EXAMPLE_AGE);
         }
     }
 
