@@ -184,6 +184,7 @@ impl Aggregator {
             elapsed: now,
             processes,
             slowest: Vec::new(),
+            examples: Vec::new(),
             lost,
             retired_unscraped: self.retired_unscraped,
             tool: self.tool.clone(),

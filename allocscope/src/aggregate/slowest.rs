@@ -1,5 +1,6 @@
-//! What is told of single allocations into the slowest ones, and into the threshold above which they are told.
+//! What is told of single allocations into the slowest ones and examples, and into the threshold above which they are told.
 
+use super::{Example, Examples};
 use crate::intake::{Name, Told};
 use crate::symbol::StackId;
 use allocscope_common::allocation::AllocationEvent;
@@ -98,6 +99,7 @@ pub struct Slowest {
     entries: BTreeMap<Name, SlowAllocation>,
     /// The slowest of them, by time.
     top: BTreeSet<(u64, Name)>,
+    examples: Examples,
     asked_ns: u64,
     threshold_ns: u64,
     /// Times at or above the threshold since it was adjusted.
@@ -108,7 +110,14 @@ impl Slowest {
     /// Allocations that take `asked_ns` are always told, others as long as there are few.
     pub fn new(asked_ns: u64) -> Self {
         let threshold_ns = asked_ns.min(FIRST_NS);
-        Self { entries: BTreeMap::new(), top: BTreeSet::new(), asked_ns, threshold_ns, recent: Vec::new() }
+        Self {
+            entries: BTreeMap::new(),
+            top: BTreeSet::new(),
+            examples: Examples::default(),
+            asked_ns,
+            threshold_ns,
+            recent: Vec::new(),
+        }
     }
 
     /// What takes as long is to be told, in nanoseconds.
@@ -142,6 +151,7 @@ impl Slowest {
             AllocationEvent::Move => {}
         }
         entry.call_causes.iter_mut().zip(told.causes).for_each(|(sum, ns)| *sum = sum.saturating_add(ns));
+        self.examples.take(told, (entry.tid, entry.goroutine));
         let worst = entry.worst_ns();
         if told.ns >= self.threshold_ns && self.recent.len() < MAX_ENTRIES {
             self.recent.push(told.ns);
@@ -174,6 +184,16 @@ impl Slowest {
         while self.top.len() > KEPT {
             self.top.pop_first();
         }
+    }
+
+    /// The last example of each series and order of time.
+    pub fn examples(&self) -> Vec<Example> {
+        self.examples.all()
+    }
+
+    /// Lets go of examples of before then, in nanoseconds since boot.
+    pub fn forget_examples(&mut self, since_ns: u64) {
+        self.examples.forget_before(since_ns);
     }
 
     /// Those that turned out slow stay.

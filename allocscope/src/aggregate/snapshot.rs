@@ -1,6 +1,6 @@
 //! What every exporter gets.
 
-use super::{Finding, SlowAllocation};
+use super::{Example, Finding, SlowAllocation};
 use crate::intake::{LiveReading, SeriesReading};
 use crate::site::Miss;
 use crate::target::ProcessInfo;
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub processes: Vec<ProcessSnapshot>,
     /// The slowest allocations, the slowest first; of the last snapshot of a run, those of each process.
     pub slowest: Vec<SlowAllocation>,
+    /// Examples of what the series of processes count.
+    pub examples: Vec<Example>,
     /// What the kernel side lost; every reason is present.
     pub lost: BTreeMap<LossReason, u64>,
     /// Ended processes whose final counts were given up before a scrape showed them.
@@ -116,6 +118,8 @@ pub struct ToolSnapshot {
     pub pool_windows: u64,
     /// Their time, in seconds.
     pub pool_window_seconds: f64,
+    /// The Unix time at which the clock of [`Example::at_ns`] stood at 0.
+    pub monotonic_began: Duration,
     /// CPU time that allocscope has used, in seconds.
     pub cpu_seconds: f64,
     /// Its resident memory, in bytes.

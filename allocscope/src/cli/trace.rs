@@ -43,7 +43,7 @@ pub struct TraceArgs {
 #[derive(Debug, Args)]
 pub struct SlowArgs {
     /// List each allocation whose call, first touch or release takes at least as long, with its stack; and, as long
-    /// as there are few of these, the slowest ones
+    /// as there are few of these, the slowest ones. Metrics have them as exemplars
     #[arg(long, value_name = "TIME", value_parser = positive_time)]
     pub slow: Option<Duration>,
 

@@ -461,6 +461,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn openmetrics_is_given_to_who_prefers_it() {
+        let fixture = Fixture::start(Duration::ZERO).await;
+        for version in ["1.0.0", "0.0.1"] {
+            let accept = format!(
+                "Accept: application/openmetrics-text;version={version},text/plain;q=0.5,*/*;q=0.1\r\n"
+            );
+            let answer = request(fixture.address, "GET", "/metrics", &accept).await;
+            let expected =
+                format!("content-type: application/openmetrics-text; version={version}; charset=utf-8\r\n");
+            assert!(answer.status == 200 && answer.head.contains(&expected), "{}", answer.head);
+            assert!(answer.head.contains("vary: accept"), "{}", answer.head);
+            assert!(answer.text().contains("# TYPE allocscope_allocated_bytes counter\n"));
+            assert!(answer.text().ends_with("\n# EOF\n"));
+        }
+        assert_eq!(fixture.stop().await, [1, 2]);
+    }
+
+    #[tokio::test]
     async fn fifty_scrapes_at_once_wait_for_each_other() {
         let fixture = Fixture::start(Duration::from_millis(5)).await;
         let mut scrapes = JoinSet::new();

@@ -196,6 +196,22 @@ mod tests {
         }
     }
 
+    /// OpenMetrics: no sample of one family may be taken for one of another.
+    #[test]
+    fn no_suffix_makes_two_families_one() {
+        let base = |family: &Family| {
+            let suffix = ["_total", "_info"].into_iter().find_map(|suffix| family.name.strip_suffix(suffix));
+            suffix.unwrap_or(family.name)
+        };
+        let bases: BTreeSet<_> = ALL.iter().map(|family| base(family)).collect();
+        assert_eq!(bases.len(), ALL.len());
+        for suffix in ["_total", "_created", "_info", "_bucket", "_count", "_sum", "_gcount", "_gsum"] {
+            for name in &bases {
+                assert!(!name.ends_with(suffix), "{name}");
+            }
+        }
+    }
+
     #[test]
     fn sizes_read_as_people_write_them() {
         let labels: Vec<_> = [0, 9, 10, 16, 20, 26, 30, 63].map(size_label).into();

@@ -1,7 +1,7 @@
 //! For tests: a snapshot with something of everything, and a reader of the text format.
 
 use crate::aggregate::{
-    Coverage, Figure, Finding, FindingKind, ProcessSnapshot, Setting, Snapshot, Tier, ToolSnapshot,
+    Coverage, Example, Figure, Finding, FindingKind, ProcessSnapshot, Setting, Snapshot, Tier, ToolSnapshot,
 };
 use crate::intake::{LiveTotals, SeriesReading};
 use crate::site::Miss;
@@ -21,6 +21,7 @@ pub fn snapshot() -> Snapshot {
         elapsed: Duration::from_secs(10),
         processes: vec![server(), batch()],
         slowest: Vec::new(),
+        examples: Vec::new(),
         lost: LossReason::ALL.iter().map(|&reason| (reason, 0)).collect(),
         retired_unscraped: 0,
         tool: ToolSnapshot {
@@ -36,6 +37,7 @@ pub fn snapshot() -> Snapshot {
             system_calls_via: "tracepoint",
             pool_windows: 0,
             pool_window_seconds: 0.0,
+            monotonic_began: Duration::ZERO,
             cpu_seconds: 0.25,
             resident_bytes: 12 << 20,
             map_bytes: 8 << 20,
@@ -54,6 +56,18 @@ pub fn series(durations_ns: &[u64], bytes: u64) -> SeriesReading {
         *series.buckets.entry(bucket_of_ns(ns)).or_default() += 1;
     }
     series
+}
+
+/// The server's first touch that took 24 ms and was told 100 s after boot.
+pub fn example() -> Example {
+    Example {
+        pid: 4242,
+        series: Series::Stage { allocator: Allocator::Go, stage: Stage::Touch, size_class: 26 },
+        tid: 4243,
+        goroutine: 17,
+        ns: 24_000_000,
+        at_ns: 100_000_000_003,
+    }
 }
 
 /// A finding with a figure of each unit.

@@ -68,6 +68,7 @@ pub struct Session {
     overhead: Option<Overhead>,
     over_limit: u64,
     pool_windows: PoolWindows,
+    monotonic_began: Duration,
 }
 
 struct Tracked {
@@ -128,6 +129,7 @@ impl Session {
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
             pool_windows: PoolWindows::new(options.examiner.go_runtime),
+            monotonic_began: Duration::ZERO,
             options,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::examine::Examiner;
 use super::spaces::Spaces;
-use crate::aggregate::{Profile, SlowAllocation, Slowest};
+use crate::aggregate::{Example, Profile, SlowAllocation, Slowest};
 use crate::intake::{Allocations, Live, Told, TouchCauses, decode_told};
 use crate::symbol::{Place, PlaceNames, Stacks, callers};
 use anyhow::{Context as _, Result, anyhow};
@@ -157,6 +157,21 @@ impl Recorder {
             if let Err(error) = self.set_threshold() {
                 log::debug!("{error:#}");
             }
+        }
+    }
+
+    /// Examples of slow allocations.
+    pub fn examples(&self) -> Vec<Example> {
+        match &self.made {
+            Made::Slowest(slowest) => slowest.examples(),
+            Made::Profile(_) => Vec::new(),
+        }
+    }
+
+    /// Lets go of examples that are so old; `now` is by the kernel side's clock.
+    pub fn forget_examples(&mut self, now: Duration, age: Duration) {
+        if let Made::Slowest(slowest) = &mut self.made {
+            slowest.forget_examples(now.saturating_sub(age).as_nanos() as u64);
         }
     }
 

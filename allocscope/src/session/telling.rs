@@ -6,6 +6,10 @@ use crate::aggregate::{Snapshot, Tier, ToolSnapshot};
 use crate::config::AttachVia;
 use allocscope_common::counter::{LossReason, ProbeClass};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long an example is told: as long as an ended process waits for a scrape.
+const EXAMPLE_AGE: Duration = Duration::from_mins(5);
 
 impl Session {
     /// Reads the maps and tells the state.
@@ -13,6 +17,7 @@ impl Session {
         let mut reading = self.maps.read(&self.slots);
         reading.lost[LossReason::ProgramSkipped as usize] += self.system.skipped_calls();
         let kernel_over_limit = reading.lost[LossReason::SlotsExhausted as usize];
+        self.monotonic_began = selfmon::monotonic_began(self.monotonic_began);
         self.aggregator.describe_tool(ToolSnapshot {
             probe_price_ns: self.prices.by_class(),
             huge_touch_ratio: self.huge_touch_ratio,
@@ -24,12 +29,14 @@ impl Session {
             map_bytes: self.maps.held_bytes,
             pool_windows: self.pool_windows.count,
             pool_window_seconds: self.pool_windows.time.as_secs_f64(),
+            monotonic_began: self.monotonic_began,
             cpu_seconds: selfmon::cpu_seconds(),
             resident_bytes: selfmon::resident_bytes(),
         });
         let mut snapshot = self.aggregator.observe(&reading, self.started.elapsed());
         self.advisor.advise(&mut snapshot);
         snapshot.slowest = self.recorder.as_ref().map(Recorder::slowest).unwrap_or_default();
+        snapshot.examples = self.recorder.as_ref().map(Recorder::examples).unwrap_or_default();
         self.free_retired();
         snapshot
     }
@@ -53,6 +60,9 @@ impl Session {
     /// Tells that a scrape that showed snapshot `sequence` was answered.
     pub fn scraped(&mut self, sequence: u64) {
         self.aggregator.scraped(sequence);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.forget_examples(selfmon::monotonic(), EXAMPLE_AGE);
+        }
     }
 
     /// What a small allocation costs a process more where all of them pass a probe, in nanoseconds; `None` where

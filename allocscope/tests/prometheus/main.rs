@@ -5,6 +5,7 @@
 mod allocscope;
 mod child;
 mod dashboard;
+mod exemplars;
 mod files;
 mod http;
 mod scrape;

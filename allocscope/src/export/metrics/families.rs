@@ -3,8 +3,7 @@
 use super::Format;
 use super::classic::classic_histogram;
 use super::native::add_native_fields;
-use crate::aggregate::SlowAllocation;
-use crate::export::exemplars::add_exemplars;
+use crate::export::exemplars::{Exemplar, add_exemplars};
 use crate::export::names::{self, Family};
 use crate::intake::SeriesReading;
 use allocscope_common::depth::{DEPTH_BOUNDS, DepthCounts};
@@ -56,19 +55,19 @@ impl Families {
         self.push(&names::STACK_FRAMES, metric);
     }
 
-    /// Adds a histogram of durations, with the calls that are its examples.
+    /// Adds a histogram of durations, with its exemplars, the last one last.
     pub(super) fn add_histogram(
         &mut self,
         family: &'static Family,
         labels: &[&str],
         reading: &SeriesReading,
-        slow: &[(SlowAllocation, u64)],
+        exemplars: &[Exemplar],
     ) {
         let mut histogram = classic_histogram(reading);
         if self.format == Format::Protobuf {
             add_native_fields(&mut histogram, &reading.buckets);
-            add_exemplars(&mut histogram, slow);
         }
+        add_exemplars(&mut histogram, exemplars);
         let mut metric = labelled(family, labels);
         metric.set_histogram(histogram);
         self.push(family, metric);

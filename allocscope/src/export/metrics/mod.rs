@@ -1,16 +1,18 @@
-//! A [`Snapshot`] into what Prometheus scrapes: text, or protobuf with native histograms beside classic ones.
+//! A [`Snapshot`] into what Prometheus scrapes: text, OpenMetrics text with exemplars, or protobuf with exemplars and
+//! native histograms beside classic ones.
 
 mod accept;
 mod classic;
 mod families;
 mod native;
+mod openmetrics;
 mod process;
 mod series;
 mod tool;
 
 use super::names::{self, Family};
 use crate::aggregate::{ProcessSnapshot, Snapshot};
-use accept::prefers_protobuf;
+use accept::preferred;
 use families::Families;
 use process::Process;
 use prometheus::core::{Collector, Desc};
@@ -22,7 +24,7 @@ use tool::tell_tool;
 
 /// Encodes a snapshot in the format that an `Accept` header prefers: the content type and the body.
 pub fn encode(snapshot: &Arc<Snapshot>, accept: Option<&str>) -> (&'static str, Vec<u8>) {
-    let format = if prefers_protobuf(accept.unwrap_or_default()) { Format::Protobuf } else { Format::Text };
+    let format = preferred(accept.unwrap_or_default());
     let registry = Registry::new();
     let collector = SnapshotCollector::new(Arc::clone(snapshot), format);
     if let Err(error) = registry.register(Box::new(collector)) {
@@ -30,14 +32,18 @@ pub fn encode(snapshot: &Arc<Snapshot>, accept: Option<&str>) -> (&'static str, 
     }
     let families = registry.gather();
     let mut body = Vec::new();
-    let (content_type, result) = match format {
-        Format::Text => (TEXT_FORMAT, TextEncoder::new().encode(&families, &mut body)),
-        Format::Protobuf => (PROTOBUF_FORMAT, ProtobufEncoder::new().encode(&families, &mut body)),
+    let result = match format {
+        Format::Text => TextEncoder::new().encode(&families, &mut body),
+        Format::Protobuf => ProtobufEncoder::new().encode(&families, &mut body),
+        Format::OpenMetrics | Format::OpenMetricsDraft => {
+            body = openmetrics::encode(&families).into_bytes();
+            Ok(())
+        }
     };
     if let Err(error) = result {
         log::error!("metrics: {error}");
     }
-    (content_type, body)
+    (format.content_type(), body)
 }
 
 /// How families are going to be written.
@@ -45,8 +51,26 @@ pub fn encode(snapshot: &Arc<Snapshot>, accept: Option<&str>) -> (&'static str, 
 enum Format {
     /// Text 0.0.4: classic histograms.
     Text,
-    /// Length-delimited protobuf: classic and native histograms.
+    /// OpenMetrics 1.0.0: classic histograms with exemplars.
+    OpenMetrics,
+    /// The same to those who only know its draft, 0.0.1: what is told here is in both.
+    OpenMetricsDraft,
+    /// Length-delimited protobuf: classic and native histograms with exemplars.
     Protobuf,
+}
+
+impl Format {
+    /// Each, those that people read best first.
+    const ALL: [Self; 4] = [Self::Text, Self::OpenMetrics, Self::OpenMetricsDraft, Self::Protobuf];
+
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => TEXT_FORMAT,
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::OpenMetricsDraft => "application/openmetrics-text; version=0.0.1; charset=utf-8",
+            Self::Protobuf => PROTOBUF_FORMAT,
+        }
+    }
 }
 
 /// A snapshot as a source of metric families.
@@ -108,6 +132,44 @@ mod tests {
     use protobuf::CodedInputStream;
 
     pub(super) const PROMETHEUS_ACCEPTS: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+
+    /// Series with their values, whatever the bounds of buckets look like and without exemplars.
+    fn samples(text: &str) -> BTreeMap<String, f64> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let line = line.split_once(" # ").map_or(line, |(sample, _)| sample);
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let series = match series.split_once("le=\"") {
+                Some((start, bound)) => {
+                    let bound: f64 = bound.trim_end_matches("\"}").parse().unwrap();
+                    format!("{start}le=\"{bound}\"}}")
+                }
+                None => series.to_owned(),
+            };
+            (series, value.parse().unwrap())
+        };
+        let samples: Vec<_> = lines.map(sample).collect();
+        let count = samples.len();
+        let by_series = BTreeMap::from_iter(samples);
+        assert_eq!(by_series.len(), count, "a series twice");
+        by_series
+    }
+
+    #[test]
+    fn openmetrics_tells_the_same_as_text_and_exemplars() {
+        let mut snapshot = sample::snapshot();
+        snapshot.examples = vec![sample::example()];
+        let accept = Some("application/openmetrics-text;version=1.0.0");
+        let (content_type, body) = encode(&Arc::new(snapshot.clone()), accept);
+        assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        let body = String::from_utf8(body).unwrap();
+        assert_eq!(samples(&body), samples(&text(snapshot)));
+        assert_eq!(body.matches("# EOF\n").count(), 1);
+        assert!(body.ends_with("\n# EOF\n"));
+        let of_touch = r#"allocscope_allocation_duration_seconds_bucket{pid="4242",comm="server",allocator="go",stage="touch",size="64MiB",le="0.03125"} 1 # {tid="4243",goroutine="17"} 0.024 100.000000003"#;
+        let exemplars: Vec<_> = body.lines().filter(|line| line.contains(" # ")).collect();
+        assert_eq!(exemplars, [of_touch]);
+    }
 
     fn text(snapshot: Snapshot) -> String {
         let (content_type, body) = encode(&Arc::new(snapshot), None);

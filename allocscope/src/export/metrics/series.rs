@@ -3,7 +3,7 @@
 use super::families::Families;
 use super::process::Process;
 use crate::aggregate::Snapshot;
-use crate::export::exemplars::slow_in;
+use crate::export::exemplars::exemplars_of;
 use crate::export::go_runtime::STOPS;
 use crate::export::names::{self, size_label};
 use crate::intake::SeriesReading;
@@ -19,13 +19,13 @@ impl Process<'_> {
         snapshot: &Snapshot,
         families: &mut Families,
     ) {
-        let slow = slow_in(self.process, series, snapshot);
+        let exemplars = exemplars_of(self.process, series, snapshot);
         let (count, bytes) = (reading.totals.count as f64, reading.totals.bytes as f64);
         match *series {
             Series::Stage { allocator, stage, size_class } => {
                 let size = size_label(size_class);
                 let labels = self.labels(&[allocator.name(), stage.name(), &size]);
-                families.add_histogram(&names::ALLOCATION_DURATION, &labels, reading, &slow);
+                families.add_histogram(&names::ALLOCATION_DURATION, &labels, reading, &exemplars);
                 let labels = self.labels(&[allocator.name(), &size]);
                 match stage {
                     Stage::Call => {
@@ -38,7 +38,7 @@ impl Process<'_> {
             }
             Series::Fault { kind, scope } => {
                 let labels = self.labels(&[kind.name(), scope.name()]);
-                families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading, &slow);
+                families.add_histogram(&names::PAGE_FAULT_DURATION, &labels, reading, &exemplars);
             }
             Series::Runtime(event) => self.tell_runtime_durations(event, reading, families),
             Series::Provider(event) => {
