@@ -143,6 +143,16 @@ fn a_file_that_is_no_program() {
     assert_fails(&allocscope("inspect /nowhere/to/be/found"), 7, &["/nowhere/to/be/found"]);
 }
 
+/// The file alone does not tell where the probes go: what it says leads to where that can be seen.
+#[test]
+fn inspecting_a_dynamic_program_points_to_its_processes() {
+    let told = allocscope("inspect /bin/sh");
+    assert_eq!(told.code, Some(0), "{told}");
+    assert!(told.stdout.contains("allocator_in_library: the allocator, glibc, is a library's"), "{told}");
+    let told = allocscope(&format!("inspect {}", std::process::id()));
+    assert!(told.stdout.contains("_int_malloc") && !told.stdout.contains("allocator_in_library"), "{told}");
+}
+
 #[test]
 fn a_32_bit_process() {
     let dir = TempDir::new();

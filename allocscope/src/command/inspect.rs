@@ -5,7 +5,7 @@ use crate::config::{Format, InspectConfig, Subject};
 use crate::failure::{Exit, Failure};
 use crate::session::examine::{ExaminedFile, Examiner};
 use crate::session::uprobe_prices;
-use crate::site::{CallSite, Plan, ProviderSite, Site, SmallCalls};
+use crate::site::{CallSite, Miss, Plan, ProviderSite, Site, SmallCalls};
 use crate::target;
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::site_id::{ResultPlace, Role, StepClass};
@@ -59,7 +59,19 @@ fn inspect_process(pid: u32, examiner: &Examiner) -> Result<(String, Vec<Examine
 }
 
 fn inspect_file(path: &Path, examiner: &Examiner) -> Result<Vec<ExaminedFile>> {
-    Ok(vec![examiner.file(path).map_err(|error| unreadable(path, &error.to_string()))?])
+    let mut file = examiner.file(path).map_err(|error| unreadable(path, &error.to_string()))?;
+    if file.plan.is_empty() && file.plan.misses.is_empty() {
+        file.plan.misses.push(in_library(&file.allocator));
+    }
+    Ok(vec![file])
+}
+
+/// A file alone does not tell which libraries its processes will map.
+fn in_library(allocator: &str) -> Miss {
+    let detail = format!(
+        "the allocator, {allocator}, is a library's: `allocscope inspect PID` shows the sites in a running process"
+    );
+    Miss { reason: "allocator_in_library", detail }
 }
 
 fn unreadable(path: &Path, why: &str) -> anyhow::Error {
