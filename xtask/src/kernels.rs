@@ -6,7 +6,7 @@ mod machine;
 mod traced;
 
 use crate::setup::kernel::SERIES;
-use crate::{run, setup};
+use crate::{run, setup, test};
 use anyhow::{Context as _, Result, bail};
 use check::Passed;
 use std::fs;
@@ -46,7 +46,7 @@ pub fn test() -> Result<()> {
 
 /// At once: a machine's second processor is idle most of the time. What a failure left behind stays.
 fn boot_all(series: &[&'static str], keep: bool) -> Result<()> {
-    run::shown(run::cargo().args(["build", "--package", "allocscope"]))?;
+    test::build_allocscope()?;
     let folder = run::target_dir()?.join("kernels");
     remove(&folder)?;
     let initramfs = image::build(&folder)?;

@@ -142,6 +142,8 @@ fn pool_in_miri() -> Result<()> {
     let mut cargo = setup::miri::cargo_miri();
     cargo.arg("test").args(POOL).arg(run::target_dir()?.join("pool-miri")).arg("pool");
     cargo.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    // Many tests panic on purpose; to interpret what prints a backtrace takes two seconds each.
+    cargo.env("RUST_BACKTRACE", "0");
     run::shown_within(&mut cargo, LIMIT).context("`cargo xtask setup` installs Miri")
 }
 
@@ -167,6 +169,11 @@ pub fn integration(names: &[&str]) -> Result<()> {
         cargo.env(runner_variable()?, "sudo -n -E");
     }
     run::shown_within(&mut cargo, LIMIT)
+}
+
+/// Builds the program with the features that the integration tests run it with, so that it is not built twice.
+pub fn build_allocscope() -> Result<()> {
+    run::shown(run::cargo().args(["test", "--package", "allocscope", "--test", "workload", "--no-run"]))
 }
 
 fn has_tests(folder: &Path) -> bool {

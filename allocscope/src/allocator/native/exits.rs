@@ -71,14 +71,14 @@ impl Search<'_> {
 
     /// Functions that hold bytes which would be a branch to `target`.
     fn functions_with_branches_to(&self, target: u64) -> BTreeSet<u64> {
-        let places = self.text.windows(NEAR_BYTES).enumerate().filter(|(at, bytes)| {
-            let [opcode, displacement @ ..] = bytes else { return false };
-            let displacement = displacement.try_into().map_or(0, i32::from_le_bytes);
+        let [call, jump] = NEAR;
+        let places = memchr::memchr2_iter(call, jump, self.text).filter(|&at| {
+            let displacement = self.text.get(at + 1..at + NEAR_BYTES).and_then(|bytes| bytes.try_into().ok());
             let next = self.start.wrapping_add((at + NEAR_BYTES) as u64);
-            NEAR.contains(opcode) && next.wrapping_add(displacement as u64) == target
+            displacement.is_some_and(|bytes| next.wrapping_add(i32::from_le_bytes(bytes) as u64) == target)
         });
         let function = |at: usize| self.follower.frames.function_at(self.start.wrapping_add(at as u64));
-        places.filter_map(|(at, _)| Some(function(at)?.start)).collect()
+        places.filter_map(|at| Some(function(at)?.start)).collect()
     }
 
     /// The exits in one function, and whether it ends in a jump to `target`.

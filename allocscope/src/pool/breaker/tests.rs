@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use std::thread;
 
-const CASES: u32 = if cfg!(miri) { 6 } else { 1024 };
+const CASES: u32 = if cfg!(miri) { 2 } else { 1024 };
 
 /// A clock that the test sets.
 #[derive(Clone, Default)]
