@@ -44,7 +44,7 @@ pub struct SlowAllocation {
     /// Time of the release.
     pub release_ns: Option<u64>,
     /// Where the time of its call and release went, by [`Cause`]; all 0 where that is not known.
-    pub call_causes: Split,
+    pub window_causes: Split,
     /// What its first touch spent on causes other than the service of page faults.
     pub touch_causes: Split,
     /// The stack of the call; 0 where it was not taken.
@@ -66,7 +66,7 @@ impl SlowAllocation {
             touch_ns: None,
             faults: 0,
             release_ns: None,
-            call_causes: [0; CAUSES],
+            window_causes: [0; CAUSES],
             touch_causes: [0; CAUSES],
             stack: 0,
             frames: Vec::new(),
@@ -81,7 +81,7 @@ impl SlowAllocation {
     /// Where the time of its known stages went, by [`Cause`]: the sum is theirs. Of first touch what is nothing else is
     /// `page_fault`; what was not told apart is `other`.
     pub fn causes_ns(&self) -> Split {
-        let mut causes = self.call_causes;
+        let mut causes = self.window_causes;
         let touch_ns = self.touch_ns.unwrap_or(0);
         if let Some(service_ns) = touch_ns.checked_sub(self.touch_causes.iter().sum()) {
             causes.iter_mut().zip(self.touch_causes).for_each(|(sum, ns)| *sum += ns);
@@ -150,7 +150,7 @@ impl Slowest {
             AllocationEvent::Release => entry.release_ns = Some(told.ns),
             AllocationEvent::Move => {}
         }
-        entry.call_causes.iter_mut().zip(told.causes).for_each(|(sum, ns)| *sum = sum.saturating_add(ns));
+        entry.window_causes.iter_mut().zip(told.causes).for_each(|(sum, ns)| *sum = sum.saturating_add(ns));
         self.examples.take(told, (entry.tid, entry.goroutine));
         let worst = entry.worst_ns();
         if told.ns >= self.threshold_ns && self.recent.len() < MAX_ENTRIES {
