@@ -224,9 +224,10 @@ impl<'a> Image<'a> {
         self.symbols.entries(self.file()).is_some_and(|entries| !entries.is_empty())
     }
 
-    /// Whether the image asks for a dynamic loader.
+    /// Whether others are loaded with the image: it asks for a loader, as programs do, or for libraries.
     pub fn is_dynamic(&self) -> bool {
-        self.segments.iter().any(|s| s.p_type(LE) == elf::PT_INTERP)
+        let asks_for_loader = self.segments.iter().any(|s| s.p_type(LE) == elf::PT_INTERP);
+        asks_for_loader || self.dynamic.iter().any(|&(tag, _)| tag == elf::DT_NEEDED)
     }
 
     /// The address range of a function in the static symbol table.
