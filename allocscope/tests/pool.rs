@@ -120,8 +120,23 @@ fn regions_of_each_node_are_told_exactly() {
     assert_eq!(truth.number("regions"), 10 * nodes.len() as u64);
     let bound = if nodes.len() == 1 { 0 } else { 10 };
     assert!(nodes.iter().all(|node| number(node, "bound") == bound), "{}", truth.0);
+    assert!(nodes.iter().all(|node| number(node, "pages_there") == 10 * 1024), "{}", truth.0);
     assert_eq!(truth.0["note"].as_str().unwrap().contains("one node"), nodes.len() == 1);
     assert_regions(&truth, &report);
+}
+
+/// What the machine stalls meanwhile is its own affair: `cargo xtask kernels` has a machine that does.
+#[test]
+fn what_pressure_takes_from_a_pool_is_counted_exactly() {
+    let (truth, report) = traced("pressure --seconds 1 --idle 5MiB --rate 50");
+    assert_eq!((truth.number("rounds"), truth.number("idle_before_bytes")), (50, 5 << 20));
+    let (released, left) = (truth.number("released_bytes"), truth.number("idle_after_bytes"));
+    assert_eq!(released + left, 5 << 20, "{}", truth.0);
+    assert_eq!(released > 0, truth.number("releases") > 0, "{}", truth.0);
+    let stall = &truth.0["stall"];
+    assert_eq!(number(stall, "readings") == 50, stall["highest_share"].is_f64(), "{stall}");
+    assert_eq!(number(stall, "readings") == 0, stall["note"].is_string(), "{stall}");
+    assert_counted(&truth, &report, Compared::CallsAndBytes);
 }
 
 /// What the program's own probes tell of its regions.

@@ -226,3 +226,19 @@ pub struct NumaArgs {
     #[command(flatten)]
     pub pace: PaceArgs,
 }
+
+/// `workload pressure`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+A round allocates 256 KiB, touches and frees them; once a second the pool may be asked for half of what it holds.
+
+Examples:
+  allocscope workload pressure --idle 512MiB --seconds 30 --rate 20")]
+pub struct PressureArgs {
+    /// Bytes that the pool holds idle at first, rounded up to whole MiB
+    #[arg(long, default_value = "32MiB", value_name = "SIZE", value_parser = positive_size)]
+    pub idle: u64,
+    /// How long and how fast.
+    #[command(flatten)]
+    pub pace: PaceArgs,
+}

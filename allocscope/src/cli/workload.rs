@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::pooled::{
-    BreakerArgs, BuffersArgs, FalseSharingArgs, LifetimesArgs, NumaArgs, PoolArgs, RegionsArgs, RequestsArgs,
+    BreakerArgs, BuffersArgs, FalseSharingArgs, LifetimesArgs, NumaArgs, PoolArgs, PressureArgs, RegionsArgs,
+    RequestsArgs,
 };
 use super::value::{positive_size, time};
 
@@ -57,6 +58,9 @@ pub enum Workload {
     Regions(RegionsArgs),
     /// Regions bound to each NUMA node; where there is one node, it says so
     Numa(NumaArgs),
+    /// A pool that holds idle memory while other work waits for some, and gives it back; where the kernel does not tell
+    /// of such waits (PSI), it says so
+    Pressure(PressureArgs),
 }
 
 /// When a workload starts.

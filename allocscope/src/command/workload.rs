@@ -16,6 +16,7 @@ mod numa;
 mod pace;
 mod pool;
 mod pool_truth;
+mod pressure;
 mod regions;
 mod remap;
 mod repeat;
@@ -70,6 +71,7 @@ pub fn run(workload: Workload) -> anyhow::Result<u8> {
         Workload::Breaker(args) => print(&breaker::run(&args)?),
         Workload::Regions(args) => print(&regions::run(&args)?),
         Workload::Numa(args) => print(&numa::run(&args)?),
+        Workload::Pressure(args) => print(&pressure::run(&args)?),
     }
 }
 
@@ -102,6 +104,7 @@ fn start_of(workload: &Workload) -> &StartArgs {
         Workload::Breaker(args) => &args.pace.start,
         Workload::Regions(args) => &args.pace.start,
         Workload::Numa(args) => &args.pace.start,
+        Workload::Pressure(args) => &args.pace.start,
     }
 }
 

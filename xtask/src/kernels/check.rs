@@ -18,7 +18,7 @@ pub struct Passed {
 /// A check's name in `init.sh`, and what compares the lines that it printed.
 type Check = (&'static str, fn(&[Value]) -> Result<String>);
 
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 13] = [
     ("doctor", doctor),
     ("map", map),
     ("threads", threads),
@@ -28,6 +28,8 @@ const CHECKS: [Check; 11] = [
     ("sampled", sampled),
     ("go", go),
     ("attach", attach),
+    ("numa", numa),
+    ("pressure", pressure),
     ("reclaim", reclaim),
     ("compaction", compaction),
 ];
@@ -35,6 +37,9 @@ const CHECKS: [Check; 11] = [
 /// Half of what the verifier of these kernels stops at (linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS): each kernel
 /// looks at the same program in another way.
 const VERIFIED_INSTRUCTIONS: u64 = 500_000;
+
+/// From where on the pool's policy acts, see `DEFAULT_STALL` there.
+const STALLED: f64 = 0.1;
 
 /// What these kernels can do, and a kernel without function tracing cannot.
 const SYSTEM_CALLS_VIA: &str = "fentry";
@@ -244,6 +249,44 @@ fn attach(lines: &[Value]) -> Result<String> {
         "the verifier looked at {largest} instructions of a program, where {VERIFIED_INSTRUCTIONS} are the most that leave room"
     );
     Ok(format!("{counted}; at most {largest} instructions of a program verified"))
+}
+
+/// Regions whose pages lie on the node that they were bound to, on a machine with two.
+fn numa(lines: &[Value]) -> Result<String> {
+    let traced = Traced::find(lines)?;
+    let nodes = elements(traced.truth, "nodes");
+    ensure!(nodes.len() == 2, "{} nodes", nodes.len());
+    for node in nodes {
+        let (count, touched) = (number(node, "count"), number(node, "pages_touched"));
+        ensure!(count > 0 && number(node, "bound") == count, "not all regions were bound: {node}");
+        ensure!(number(node, "pages_there") == touched, "pages lie on other nodes: {node}");
+    }
+    let process = traced.process(number(traced.truth, "pid"))?;
+    let regions = (number(traced.truth, "regions"), number(traced.truth, "region_bytes"));
+    for probe in ["region_map", "region_release"] {
+        let row = elements(process, "provider").iter().find(|row| row["probe"] == probe);
+        let told = row.map(|row| (number(row, "count"), number(row, "bytes")));
+        ensure!(told == Some(regions), "{probe}: {told:?} and not {regions:?}");
+    }
+    traced.expect_lost(&[])?;
+    let pages: u64 = nodes.iter().map(|node| number(node, "pages_there")).sum();
+    Ok(format!("{} regions told exactly, all of their {pages} pages on the nodes asked for", regions.0))
+}
+
+/// A pool with more than its cgroup may have gives all of it back while the kernel makes its program wait.
+fn pressure(lines: &[Value]) -> Result<String> {
+    let truth = lines.iter().find(|line| line["pid"].is_u64()).context("the program printed nothing")?;
+    let share = truth["stall"]["highest_share"].as_f64().context("the kernel tells of no stalls")?;
+    ensure!(share >= STALLED, "tasks waited for {:.1} % of ten seconds", share * 100.0);
+    let [before, after, released] =
+        ["idle_before_bytes", "idle_after_bytes", "released_bytes"].map(|name| number(truth, name));
+    ensure!(before == 32 << 20 && before - released == after, "{released} bytes of {before}, {after} left");
+    ensure!(after <= before / 4, "{after} bytes of {before} are still idle");
+    let steps = number(truth, "releases");
+    Ok(format!(
+        "tasks waited for {:.1} % of ten seconds; {released} of {before} idle bytes given back in {steps} steps",
+        share * 100.0
+    ))
 }
 
 /// Memory that the kernel had to find first, while the counts are exact.

@@ -50,6 +50,16 @@ attach_go() {
     wait "$target" && wait "$tracer"
 }
 
+# A program in a cgroup that may have 28 MiB; who takes more is made to wait, and the kernel tells of it.
+throttled() {
+    mkdir /tmp/cgroup
+    mount -t cgroup2 none /tmp/cgroup || return 1
+    echo +memory >/tmp/cgroup/cgroup.subtree_control
+    mkdir /tmp/cgroup/throttled
+    echo 28M >/tmp/cgroup/throttled/memory.high
+    sh -c 'echo 0 >/tmp/cgroup/throttled/cgroup.procs && exec "$@"' sh "$@"
+}
+
 check doctor allocscope doctor --format json
 workload map --sizes 64KiB,1MiB,16MiB --count 7
 workload threads --threads 3 --count 10 --size 1MiB
@@ -59,6 +69,8 @@ trace native /bin/native 5
 trace sampled /bin/sampled 3 7
 trace go /bin/large 2
 check attach attach_go
+trace numa /bin/allocscope workload numa --size 4MiB --seconds 1 --rate 5
+check pressure throttled allocscope workload pressure --idle 32MiB --seconds 6 --rate 10
 # The kernel finds nothing to give back, and ends the other one.
 trace reclaim /bin/scarce 48 all --sizes 128MiB --count 3
 # Half of all pages are free, and no two that lie together.

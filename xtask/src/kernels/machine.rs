@@ -20,7 +20,18 @@ pub struct Printed {
 const LIMIT: Duration = Duration::from_secs(600);
 const TAIL_LINES: usize = 60;
 /// A processor that is stuck for two minutes ends the machine, with what it was at.
-const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet watchdog_thresh=60 softlockup_panic=1";
+const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet watchdog_thresh=60 softlockup_panic=1 psi=1";
+/// Half of the memory and a processor on each NUMA node.
+const NODES: [&str; 8] = [
+    "-object",
+    "memory-backend-ram,id=m0,size=512M",
+    "-numa",
+    "node,nodeid=0,cpus=0,memdev=m0",
+    "-object",
+    "memory-backend-ram,id=m1,size=512M",
+    "-numa",
+    "node,nodeid=1,cpus=1,memdev=m1",
+];
 
 /// Both processors by one thread in turns. With a thread each, one may still run the breakpoint that the other has
 /// just put over an instruction and taken away again, as Linux does to patch its own code: "Oops: int3", one boot in
@@ -34,6 +45,7 @@ pub fn run(series: &str, folder: &Path, initramfs: &Path) -> Result<Printed> {
     let mut qemu = Command::new(kernel::QEMU);
     qemu.args(["-accel", ACCELERATOR, "-cpu", "max", "-smp", "2", "-m", "1024", "-nodefaults", "-no-reboot"]);
     qemu.args(["-display", "none", "-append", KERNEL_OPTIONS]);
+    qemu.args(NODES);
     qemu.arg("-kernel").arg(kernel::image(series)?).arg("-initrd").arg(initramfs);
     for file in [&console, &results] {
         qemu.arg("-serial").arg(format!("file:{}", file.display()));
