@@ -14,6 +14,7 @@ mod arena;
 mod buffer;
 mod cross;
 mod event;
+mod held;
 mod miss;
 mod object;
 mod region;
@@ -40,6 +41,7 @@ struct Subject {
 fn subjects() -> Vec<Subject> {
     let all = [
         object::subjects(),
+        held::subjects(),
         cross::subjects(),
         buffer::subjects(),
         arena::subjects(),

@@ -345,7 +345,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         if !matches!(back, Back::Clean) || (!R::CALLED && self.recipe.weighs()) {
             return self.take_back(item, back);
         }
-        if let Some(item) = self.keep_first(item, Event::Returned) {
+        if let Some(item) = self.keep_own(item, Event::Returned) {
             self.take_back(item, back);
         }
     }
@@ -375,12 +375,24 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         }
     }
 
-    /// Keeps an item as the first of this thread's own part, or gives it back.
+    /// Keeps an item in this thread's own part, or gives it back.
     #[inline(always)]
-    fn keep_first(&self, item: T, event: Event) -> Option<T> {
+    fn keep_own(&self, item: T, event: Event) -> Option<T> {
         let Some(slot) = self.slot() else { return Some(item) };
         let Some(section) = slot.enter() else { return Some(item) };
-        let back = section.with(|own| own.push_first(item));
+        self.push_own(slot, section, item, event)
+    }
+
+    /// The same, also where its owner must execute a fence.
+    fn keep_own_fenced(&self, item: T, event: Event) -> Option<T> {
+        let Some(slot) = self.slot() else { return Some(item) };
+        let Some(section) = slot.enter().or_else(|| slot.enter_fenced()) else { return Some(item) };
+        self.push_own(slot, section, item, event)
+    }
+
+    #[inline(always)]
+    fn push_own(&self, slot: &Slot<T>, section: slot::Section<'_, T>, item: T, event: Event) -> Option<T> {
+        let back = section.with(|own| own.push(item));
         if back.is_none() {
             slot.tally().add(event, 1);
         }
@@ -391,20 +403,9 @@ impl<T, R: Recipe<T>> Pool<T, R> {
     fn keep(&self, item: T, event: Event) {
         if self.recipe.weighs() {
             self.keep_weighed(item, event);
-        } else if let Some(item) = self.keep_own(item, event) {
+        } else if let Some(item) = self.keep_own_fenced(item, event) {
             self.keep_shared(item, event);
         }
-    }
-
-    /// Keeps an item in this thread's own part, or gives it back.
-    fn keep_own(&self, item: T, event: Event) -> Option<T> {
-        let Some(slot) = self.slot() else { return Some(item) };
-        let Some(section) = slot.enter().or_else(|| slot.enter_fenced()) else { return Some(item) };
-        let back = section.with(|own| own.push(item));
-        if back.is_none() {
-            slot.tally().add(event, 1);
-        }
-        back
     }
 
     #[cold]
@@ -429,7 +430,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
             self.tally.add(event, 1);
             return self.discard(item, reason);
         }
-        if let Some(item) = self.keep_own(item, event) {
+        if let Some(item) = self.keep_own_fenced(item, event) {
             self.keep_shared(item, event);
         }
     }

@@ -197,27 +197,24 @@ impl<T> Own<T> {
         Some(unsafe { self.rest.get_unchecked(self.len as usize).assume_init_read() })
     }
 
-    /// Keeps an item as the first, or gives it back.
+    /// Keeps an item, or gives it back.
     #[inline(always)]
-    pub(super) fn push_first(&mut self, item: T) -> Option<T> {
+    pub(super) fn push(&mut self, item: T) -> Option<T> {
         if self.place != Place::Free {
-            return Some(item);
+            return self.push_rest(item);
         }
         self.first = MaybeUninit::new(item);
         self.place = Place::Full;
         None
     }
 
-    /// Keeps an item, or gives it back.
-    pub(super) fn push(&mut self, item: T) -> Option<T> {
-        self.push_first(item).and_then(|item| self.push_rest(item))
-    }
-
+    #[inline(always)]
     fn push_rest(&mut self, item: T) -> Option<T> {
         if self.len == self.cap {
             return Some(item);
         }
-        self.rest[self.len as usize] = MaybeUninit::new(item);
+        // SAFETY: it is below `cap`, which is at most the room there is.
+        unsafe { *self.rest.get_unchecked_mut(self.len as usize) = MaybeUninit::new(item) };
         self.len += 1;
         None
     }

@@ -6,9 +6,10 @@ use crate::bench::stats::range;
 use std::fmt::Write as _;
 
 /// What an operation of a case is.
-const UNITS: [(&str, &str); 7] = [
+const UNITS: [(&str, &str); 8] = [
     ("object-4096", "object of 4 KiB: get, first byte written, put"),
     ("object-65536", "object of 64 KiB: the same"),
+    ("held-4096", "objects of 4 KiB, four at a time: get, first byte written, put"),
     ("cross", "object of 4 KiB: get and write in one thread, put in another"),
     ("buffer-65536", "buffer of 64 KiB: get, first byte written, put"),
     ("arena-64", "arena: object of 64 bytes, a reset each 1000"),
