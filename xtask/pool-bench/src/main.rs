@@ -14,6 +14,7 @@ mod arena;
 mod buffer;
 mod cross;
 mod event;
+mod guarded;
 mod held;
 mod miss;
 mod object;
