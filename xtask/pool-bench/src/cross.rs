@@ -64,28 +64,28 @@ fn way_alone(settings: &Settings) -> Result<Sample> {
 
 /// On a cache line of its own.
 #[repr(align(128))]
-struct Count(AtomicU64);
+struct Line<T>(T);
 
 /// Batches on their way from one thread to the other.
 struct Way<T> {
-    slots: [Mutex<Vec<T>>; SLOTS as usize],
-    sent: Count,
-    taken: Count,
+    slots: [Line<Mutex<Vec<T>>>; SLOTS as usize],
+    sent: Line<AtomicU64>,
+    taken: Line<AtomicU64>,
     is_over: AtomicBool,
 }
 
 impl<T> Way<T> {
     fn new() -> Self {
         Self {
-            slots: std::array::from_fn(|_| Mutex::new(Vec::with_capacity(BATCH as usize))),
-            sent: Count(AtomicU64::new(0)),
-            taken: Count(AtomicU64::new(0)),
+            slots: std::array::from_fn(|_| Line(Mutex::new(Vec::with_capacity(BATCH as usize)))),
+            sent: Line(AtomicU64::new(0)),
+            taken: Line(AtomicU64::new(0)),
             is_over: AtomicBool::new(false),
         }
     }
 
     fn slot(&self, number: u64) -> std::sync::MutexGuard<'_, Vec<T>> {
-        self.slots[(number % SLOTS) as usize].lock().unwrap_or_else(|died| died.into_inner())
+        self.slots[(number % SLOTS) as usize].0.lock().unwrap_or_else(|died| died.into_inner())
     }
 
     fn send(&self, batches: u64, get: impl Fn() -> T) {

@@ -6,7 +6,7 @@
 //! wait, which are of the standard library.
 
 use super::fence::Fences;
-use super::shelf::Set;
+use super::shelf::{Cursor, Set};
 use super::slot::{Slot, VISIT};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -91,23 +91,23 @@ fn what_a_visitor_leaves_behind_is_seen_by_the_owner() {
 #[test]
 fn an_item_of_a_shelf_goes_to_one_taker_and_is_not_forgotten() {
     explore(|| {
-        let set = Arc::new(Set::new(2, 1));
+        let set = Arc::new(Set::new(2, 2));
         let taken = Arc::new(AtomicUsize::new(0));
-        set.give(0, |bin| bin.push(Box::new(1usize)));
+        set.give(0, &mut Cursor::default(), |bin| bin.push(Box::new(1usize)));
         let takers: Vec<_> = (0..2)
             .map(|home| {
                 let (set, taken) = (Arc::clone(&set), Arc::clone(&taken));
                 thread::spawn(move || {
-                    if let Some((Some(item), _)) = set.take(home, |bin| bin.pop()) {
+                    if let Some((Some(item), _)) = set.take(home, &mut Cursor::default(), |bin| bin.pop()) {
                         taken.fetch_add(*item, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        set.give(1, |bin| bin.push(Box::new(10usize)));
+        set.give(1, &mut Cursor::default(), |bin| bin.push(Box::new(10usize)));
         takers.into_iter().for_each(|taker| taker.join().unwrap());
         // All is at rest: what was not taken is found by its mark.
-        while let Some((item, _)) = set.take(0, |bin| bin.pop()) {
+        while let Some((item, _)) = set.take(0, &mut Cursor::default(), |bin| bin.pop()) {
             taken.fetch_add(*item.unwrap(), Ordering::Relaxed);
         }
         assert_eq!(taken.load(Ordering::Relaxed), 11);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each thread has a slot of its own in each pool, which it uses with plain loads and stores (`slot`); what does not
-//! fit goes to shelves in eights, from which others take eights (`shelf`). [`Pool::tick`] makes what is idle the
+//! fit goes to shelves in fifteens, from which others take fifteens (`shelf`). [`Pool::tick`] makes what is idle the
 //! victims, and drops the victims of before: what nobody wants for two ticks is gone, also that of a thread that
 //! sleeps.
 //!

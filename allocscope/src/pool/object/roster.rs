@@ -1,7 +1,6 @@
 //! The pools of this process into what the end of a thread and a fork must tell them.
 
 use super::lock::Lock;
-use super::thread;
 
 /// What a pool is told. No user code may run in it.
 pub(super) trait Told {
@@ -63,7 +62,8 @@ pub(super) fn leave(number: usize) {
 /// does not have.
 #[cfg(not(any(miri, loom)))]
 mod fork {
-    use super::{ROSTER, thread};
+    use super::super::thread;
+    use super::ROSTER;
     use std::sync::Once;
 
     static WATCH: Once = Once::new();

@@ -5,7 +5,7 @@
 //! code runs in between, so that a section is a few instructions long, but for a section that looks for a shelf.
 
 use super::fence::{self, Fences};
-use super::shelf::Open;
+use super::shelf::{Cursor, Open};
 use super::tally;
 use crate::pool::sync::{self, AtomicU32, Guarded, Ordering};
 use std::mem::MaybeUninit;
@@ -44,6 +44,10 @@ pub(super) struct Slot<T> {
 #[repr(C)]
 pub(super) struct Own<T> {
     place: Place,
+    /// Where its owner gives next.
+    pub(super) gives: Cursor,
+    /// Where its owner takes next.
+    pub(super) takes: Cursor,
     len: u32,
     cap: u32,
     first: MaybeUninit<T>,
@@ -67,7 +71,8 @@ impl<T> Slot<T> {
     pub(super) fn new(fences: Fences, may_hold: bool) -> Self {
         let (place, cap) = if may_hold { (Place::Free, DEPTH as u32) } else { (Place::Denied, 0) };
         let rest = [const { MaybeUninit::uninit() }; DEPTH];
-        let own = Own { place, len: 0, cap, first: MaybeUninit::uninit(), rest };
+        let (gives, takes) = (Cursor::default(), Cursor::default());
+        let own = Own { place, gives, takes, len: 0, cap, first: MaybeUninit::uninit(), rest };
         Self {
             busy: AtomicU32::new(0),
             gate: AtomicU32::new(if fences == Fences::Full { FULL_FENCE } else { 0 }),

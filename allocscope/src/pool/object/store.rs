@@ -3,7 +3,7 @@
 use super::fence::Fences;
 use super::lock::{Lock, Locked};
 use super::roster::Told;
-use super::shelf::{BIN, Set};
+use super::shelf::{BIN, Cursor, IN_TURN, Set};
 use super::slot::{HOLDS, LIMIT, Own, Section, Slot, VISIT};
 use super::tally::Event;
 use super::thread;
@@ -11,7 +11,7 @@ use crate::pool::sync::{AtomicUsize, Ordering};
 use std::thread::Thread;
 
 /// Bins of a shelf, where no limit wants more.
-const WIDTH: usize = 4;
+const WIDTH: usize = IN_TURN;
 /// Bins of a shelf at most, whatever a limit wants.
 const WIDEST: usize = 1 << 12;
 /// Rights to hold an item that a slot takes at once where they are limited.
@@ -81,7 +81,8 @@ impl<T> Store<T> {
 
     /// This thread's shelf.
     fn home(&self) -> usize {
-        thread::enrol() % self.slots.len()
+        let (number, shelves) = (thread::enrol(), self.slots.len());
+        if number < shelves { number } else { number % shelves }
     }
 
     fn section(&self) -> Option<Section<'_, T>> {
@@ -103,7 +104,7 @@ impl<T> Store<T> {
             return Some(found);
         }
         // One only: what is not used must not become young again.
-        let (item, _) = victims.take(home, |bin| bin.pop())?;
+        let (item, _) = victims.take(home, &mut Cursor::default(), |bin| bin.pop())?;
         self.unlease(1);
         Some((item?, Event::Victim))
     }
@@ -114,14 +115,17 @@ impl<T> Store<T> {
         if let Some(item) = section.as_ref().and_then(|section| section.with(Own::pop)) {
             return Some((item, Event::Private));
         }
-        let (item, stolen) = set.take(home, |bin| {
+        let mut cursor = section.as_ref().map_or(Cursor::default(), |section| section.with(|own| own.takes));
+        let (item, stolen) = set.take(home, &mut cursor, |bin| {
             let item = bin.pop();
             if let Some(section) = &section {
                 section.with(|own| own.refill(bin, BIN as u32 - 1, self.room.is_some()));
             }
             item
         })?;
-        drop(section);
+        if let Some(section) = section {
+            section.with(|own| own.takes = cursor);
+        }
         self.unlease(1);
         Some((item?, if stolen { Event::Stolen } else { Event::Shared }))
     }
@@ -138,7 +142,9 @@ impl<T> Store<T> {
     fn keep_own(&self, own: &mut Own<T>, home: usize, item: T) -> Result<(), T> {
         if own.held() == HOLDS {
             let limited = self.room.is_some();
-            self.generations().0.give(home, |bin| own.spill(bin, BIN as u32, limited));
+            let mut cursor = own.gives;
+            self.generations().0.give(home, &mut cursor, |bin| own.spill(bin, BIN as u32, limited));
+            own.gives = cursor;
         }
         if own.held() == own.rights() && own.rights() < HOLDS {
             own.raise(self.lease((HOLDS - own.rights()).min(LEASE)));
@@ -151,7 +157,7 @@ impl<T> Store<T> {
             return Err(item);
         }
         let mut item = Some(item);
-        self.generations().0.give(home, |bin| item.take().map(|item| bin.push(item)));
+        self.generations().0.give(home, &mut Cursor::default(), |bin| item.take().map(|item| bin.push(item)));
         let Some(item) = item else { return Ok(()) };
         self.unlease(1);
         Err(item)
@@ -194,7 +200,10 @@ impl<T> Store<T> {
     /// Moves a slot's items to its shelf as far as there is room, and gives back rights that it does not use.
     fn clear_out(&self, set: &Set<T>, number: usize, own: &mut Own<T>) {
         let limited = self.room.is_some();
-        while own.held() > 0 && set.give(number, |bin| own.spill(bin, BIN as u32, limited)).is_some() {}
+        let mut cursor = own.gives;
+        while own.held() > 0
+            && set.give(number, &mut cursor, |bin| own.spill(bin, BIN as u32, limited)).is_some()
+        {}
         if limited {
             self.unlease(own.give_up() as usize);
         }
