@@ -21,6 +21,7 @@ use allocscope_common::phases::Split;
 use allocscope_common::range::Granule;
 use allocscope_common::touch::{TOUCH_SLOTS, Touch};
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf};
 
@@ -145,17 +146,19 @@ pub static GRANULES_ADDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0
 pub static FAULT_TRIALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The faults of live ranges since they were filed, by a hash of where they begin: adding to them needs no look-up
-/// in [`RANGES`]. Where two ranges have the same place, the later one counts its faults in its own entry there.
+/// in [`RANGES`]. Where two ranges have the same place, the later one counts its faults in its own entry there. The
+/// user side maps it: it is read whole for each snapshot.
 #[map]
-pub static TOUCHES: Array<Touch> = Array::with_max_entries(TOUCH_SLOTS, 0);
+pub static TOUCHES: Array<Touch> = Array::with_max_entries(TOUCH_SLOTS, BPF_F_MMAPABLE);
 
 /// The range and the 2 MiB of it that the last fault on this CPU fell into, as one word, see `touch`.
 #[map]
 pub static LAST_BLOCK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Live objects of heaps, see [`allocscope_common::object`]: filed at every large call, so in an array.
+/// Live objects of heaps, see [`allocscope_common::object`]: filed at every large call, so in an array. Mapped as
+/// [`TOUCHES`] is.
 #[map]
-pub static OBJECTS: Array<Object> = Array::with_max_entries(OBJECT_SLOTS, 0);
+pub static OBJECTS: Array<Object> = Array::with_max_entries(OBJECT_SLOTS, BPF_F_MMAPABLE);
 
 /// Which objects overlap a granule: the index over [`OBJECTS`] by any address.
 #[map]

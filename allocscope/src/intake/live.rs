@@ -1,12 +1,13 @@
 //! Live ranges and objects into what is told of them: how many, their size, what was touched so far.
 
 use super::Name;
-use crate::probe::WholeMap;
+use crate::probe::{MappedArray, WholeMap};
 use allocscope_common::allocation::MARKED;
 use allocscope_common::counter::LiveRange;
 use allocscope_common::key::{Allocator, RangeKey, size_class, slot_of_space};
 use allocscope_common::object::{Object, slot_of_home};
-use allocscope_common::touch::{TOUCH_SLOTS, Touch, index_of, touched_bytes};
+use allocscope_common::touch::{Touch, index_of, touched_bytes};
+use anyhow::{Context, Result};
 use aya::Ebpf;
 use std::collections::BTreeMap;
 
@@ -57,19 +58,25 @@ impl Place {
 
 /// The maps of live ranges.
 pub(super) struct LiveMaps {
-    ranges: Option<WholeMap<RangeKey, LiveRange>>,
-    touches: Option<WholeMap<u32, Touch>>,
-    objects: Option<WholeMap<u32, Object>>,
+    ranges: WholeMap<RangeKey, LiveRange>,
+    touches: MappedArray<Touch>,
+    objects: MappedArray<Object>,
 }
 
 impl LiveMaps {
     /// Before the maps are taken out of `ebpf`.
-    pub(super) fn of(ebpf: &Ebpf) -> Self {
-        Self {
-            ranges: ebpf.map("RANGES").and_then(WholeMap::of),
-            touches: ebpf.map("TOUCHES").and_then(WholeMap::of),
-            objects: ebpf.map("OBJECTS").and_then(WholeMap::of),
-        }
+    ///
+    /// # Errors
+    /// Where the object lacks one, or the kernel does not let it be mapped.
+    pub(super) fn of(ebpf: &Ebpf) -> Result<Self> {
+        let map =
+            |name: &str| ebpf.map(name).with_context(|| format!("the kernel side lacks the map {name}"));
+        let array = |name: &'static str| move || format!("the map {name} cannot be mapped");
+        Ok(Self {
+            ranges: WholeMap::of(map("RANGES")?).context("the map RANGES cannot be read")?,
+            touches: MappedArray::of(map("TOUCHES")?).with_context(array("TOUCHES"))?,
+            objects: MappedArray::of(map("OBJECTS")?).with_context(array("OBJECTS"))?,
+        })
     }
 
     /// By slot. `is_here` tells of a slot and an address space's number whether that is the slot's, as
@@ -107,37 +114,21 @@ impl LiveMaps {
 
     /// Calls `each` with every range, its faults counted in; what cannot be read is logged.
     fn for_each(&self, mut each: impl FnMut(Place, &LiveRange)) {
-        let mut touches = vec![Touch::default(); TOUCH_SLOTS as usize];
-        let of_touches = self.touches.iter().map(|map| {
-            map.for_each(|&index, touch| {
-                if let Some(place) = touches.get_mut(index as usize) {
-                    *place = *touch;
-                }
-            })
+        let read = self.ranges.for_each(|key, range| {
+            let touch = self.touches.get(index_of(key.space, key.index) as usize);
+            each(Place::Space(key.space), &with_touch(*key, *range, touch));
         });
-        let unread = of_touches.filter_map(Result::err).next();
-        let of_ranges = self.ranges.iter().map(|ranges| {
-            ranges.for_each(|key, range| {
-                each(Place::Space(key.space), &with_touch(*key, *range, &touches));
-            })
-        });
-        let failed = of_ranges.filter_map(Result::err).next().or(unread);
-        let of_objects = self.objects.iter().map(|objects| {
-            objects.for_each(|_, object| {
-                if object.home != 0 {
-                    each(Place::Home(object.home), &range_of(object));
-                }
-            })
-        });
-        if let Some(error) = of_objects.filter_map(Result::err).next().or(failed) {
+        if let Err(error) = read {
             log::warn!("live ranges cannot be read: {error}");
+        }
+        for object in self.objects.iter().filter(|object| object.home != 0) {
+            each(Place::Home(object.home), &range_of(&object));
         }
     }
 }
 
 /// A range with the faults that are counted beside it.
-fn with_touch(key: RangeKey, mut range: LiveRange, touches: &[Touch]) -> LiveRange {
-    let touch = touches.get(index_of(key.space, key.index) as usize);
+fn with_touch(key: RangeKey, mut range: LiveRange, touch: Option<Touch>) -> LiveRange {
     if let Some(touch) = touch.filter(|touch| touch.start == key.index && touch.space == u64::from(key.space))
     {
         range.touch_ns = range.touch_ns.saturating_add(touch.ns);

@@ -51,11 +51,11 @@ impl Maps {
     /// Takes the maps out of the loaded object and fills the queue of free slots.
     ///
     /// # Errors
-    /// Where the object lacks a map, or the kernel refuses a descriptor.
+    /// Where the object lacks a map, or the kernel refuses a descriptor or memory.
     pub fn take(ebpf: &mut Ebpf, max_processes: u32) -> Result<(Self, Events)> {
         let held_bytes = ebpf.maps().filter_map(|(_, map)| held_bytes(map)).sum();
         let granules_capacity = ebpf.map("GRANULES").and_then(max_entries).unwrap_or(0);
-        let live = LiveMaps::of(ebpf);
+        let live = LiveMaps::of(ebpf)?;
         let events = Events::try_from(map(ebpf, "EVENTS")?)?;
         let mut maps = Self {
             targets: HashMap::try_from(map(ebpf, "TARGETS")?)?,

@@ -80,7 +80,7 @@ impl<K: Pod + Default, V: Pod + Default> WholeMap<K, V> {
             flags: 0,
         };
         // SAFETY: both arrays have room for `count` entries of the map's sizes (`of`), which are plain data; a
-        // cursor is four bytes here, a hash map's bucket or an array's key.
+        // cursor is four bytes here, a hash map's bucket.
         let result = unsafe {
             libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<LookupBatch>())
         };
