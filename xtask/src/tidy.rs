@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn stages_import_leftwards() {
-        assert!(findings("allocscope/src/export/table.rs", "use crate::aggregate::Snapshot;").is_empty());
+        assert!(findings("allocscope/src/export/table/mod.rs", "use crate::aggregate::Snapshot;").is_empty());
         assert!(
             findings("allocscope/src/allocator/go.rs", "use crate::{failure::Exit, site::{Plan, Site}};")
                 .is_empty()
