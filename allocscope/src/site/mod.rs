@@ -6,7 +6,6 @@ pub mod decode;
 pub mod entry;
 pub mod flow;
 pub mod go;
-pub mod go_mark;
 pub mod result;
 
 use allocscope_common::native_id::NativeId;

@@ -12,7 +12,7 @@ use super::version::GoVersion;
 use super::{ALLOC_LARGE, MALLOC, MALLOC_LARGE, MALLOC_LARGE_MINOR, miss};
 use crate::allocator::elf::Machine;
 use crate::site::go::Refusal;
-use crate::site::go_mark::Marks;
+use crate::site::go::marks::Marks;
 use crate::site::{Miss, Site};
 
 const THROW: &str = "runtime.throw";

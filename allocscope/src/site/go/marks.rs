@@ -6,10 +6,12 @@
 use allocscope_common::site_id::{ResultPlace, Role, jump_argument};
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::Site;
-use super::classify::is_cheap_site;
-use super::go::{Analysis, Code, Refusal};
-use super::result::writes_register;
+use super::analysis::Analysis;
+use super::{Code, Refusal};
+use crate::site::Site;
+use crate::site::classify::is_cheap_site;
+use crate::site::decode::Function;
+use crate::site::result::writes_register;
 
 /// How far behind a place its first cheap instruction may be.
 const MAX_STRAIGHT: usize = 24;
@@ -226,7 +228,7 @@ impl<'a> Marks<'a> {
 }
 
 /// How the conditional jump at `from` tells that control goes to `to`.
-fn jump_argument_of(function: &super::decode::Function<'_>, from: usize, to: usize) -> Option<u16> {
+fn jump_argument_of(function: &Function<'_>, from: usize, to: usize) -> Option<u16> {
     let jump = function.instructions().get(from)?;
     let encoding = function.encoding(from);
     let code = match *encoding {
