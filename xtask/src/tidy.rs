@@ -26,6 +26,7 @@ const WIRING: [&str; 4] = ["command", "session", "selfmon", "shutdown"];
 const PURE: [&str; 6] = ["site", "allocator", "symbol", "aggregate", "advice", "export"];
 const SOCKET: &str = "export/http";
 const WORLD: [&str; 3] = ["fs", "net", "process"];
+const LIBRARIES: [&str; 2] = ["std::", "tokio::"];
 
 const PACKAGES: [&str; 4] = ["allocscope", "allocscope-common", "allocscope-ebpf", "xtask"];
 
@@ -83,9 +84,11 @@ fn examine(name: &Path, text: &str) -> Vec<String> {
     let code = shipped_code(text);
     findings.extend(rightward_imports(stage, &code));
     if PURE.contains(&stage) && !inner.starts_with(SOCKET) {
-        let used =
-            segments_after(&code, "std::").into_iter().filter(|module| WORLD.contains(&module.as_str()));
-        findings.extend(used.map(|module| format!("{stage} does no I/O and uses std::{module}")));
+        for library in LIBRARIES {
+            let used = segments_after(&code, library);
+            let used = used.into_iter().filter(|module| WORLD.contains(&module.as_str()));
+            findings.extend(used.map(|module| format!("{stage} does no I/O and uses {library}{module}")));
+        }
     }
     findings
 }
@@ -239,6 +242,7 @@ mod tests {
     fn pure_stages_have_no_world() {
         assert_eq!(findings("allocscope/src/export/json.rs", "use std::{fmt, fs};").len(), 1);
         assert_eq!(findings("allocscope/src/site/mod.rs", "use std::net::TcpStream;").len(), 1);
+        assert_eq!(findings("allocscope/src/export/page.rs", "use tokio::{fs, sync::mpsc};").len(), 1);
         assert!(findings("allocscope/src/export/http/mod.rs", "use std::net::TcpStream;").is_empty());
         assert!(
             findings("allocscope/src/site/mod.rs", "#[cfg(test)]\nmod tests { use std::fs; }").is_empty()

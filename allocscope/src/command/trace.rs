@@ -107,7 +107,8 @@ async fn catch_up(session: &mut Session) -> Result<()> {
 
 fn answer(session: &mut Session, request: Request) {
     match request {
-        // Whoever asked may have gone; then nobody misses the answer.
+        // Whoever asked may have gone, before it is their turn or after; then nobody misses the answer.
+        Request::Snapshot(answer) if answer.is_closed() => {}
         Request::Snapshot(answer) => drop(answer.send(session.snapshot())),
         Request::Scraped(sequence) => session.scraped(sequence),
     }
