@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::FormatArg;
+use super::value::pid_parser;
 
 /// `inspect`.
 #[derive(Debug, Args)]
@@ -16,8 +17,12 @@ Examples:
   allocscope inspect ./4242                      a file with a number for a name")]
 pub struct InspectArgs {
     /// A process id, or an executable or shared library
-    #[arg(value_name = "PID|FILE")]
-    pub subject: OsString,
+    #[arg(value_name = "PID|FILE", required_unless_present = "pid")]
+    pub subject: Option<OsString>,
+
+    /// The process to look at, as the other commands name it
+    #[arg(long, short, value_name = "PID", value_parser = pid_parser(), conflicts_with = "subject")]
+    pub pid: Option<u32>,
 
     /// A folder of separate debug files, searched by build-id before the system's; may be given more than once
     #[arg(long, value_name = "DIR")]

@@ -1,5 +1,6 @@
 //! The words of `inspect` into what it looks at.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::probe::with_system_dir;
@@ -33,28 +34,29 @@ pub enum Subject {
     File(PathBuf),
 }
 
-/// Digits only are a process id; a file with such a name is given as `./123`.
 pub(super) fn config(args: InspectArgs, color: Color) -> Result<InspectConfig, Failure> {
-    let digits = args
-        .subject
-        .to_str()
-        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
-    let subject = match digits {
-        None if args.subject.is_empty() => {
-            return Err(usage("`inspect` needs a process id or a file".to_owned()));
-        }
-        None => Subject::File(args.subject.into()),
-        Some(digits) => match digits.parse() {
-            Ok(0) | Err(_) => {
-                return Err(usage(format!("{digits} is not a process id; write ./{digits} for a file")));
-            }
-            Ok(pid) => Subject::Pid(pid),
-        },
+    let subject = match args.pid {
+        Some(pid) => Subject::Pid(pid),
+        None => subject(args.subject.unwrap_or_default())?,
     };
     let debug_dirs = with_system_dir(args.debug_dir);
     let allow_small_cost = args.allow_small_cost;
     let go_runtime = args.go_runtime;
     Ok(InspectConfig { subject, debug_dirs, allow_small_cost, go_runtime, format: args.format.into(), color })
+}
+
+/// Digits only are a process id; a file with such a name is given as `./123`.
+fn subject(word: OsString) -> Result<Subject, Failure> {
+    if word.is_empty() {
+        return Err(usage("`inspect` needs a process id or a file".to_owned()));
+    }
+    let Some(digits) = word.to_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())) else {
+        return Ok(Subject::File(word.into()));
+    };
+    match digits.parse() {
+        Ok(0) | Err(_) => Err(usage(format!("{digits} is not a process id; write ./{digits} for a file"))),
+        Ok(pid) => Ok(Subject::Pid(pid)),
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +75,7 @@ mod tests {
         assert_eq!(subject("12").unwrap(), Subject::Pid(12));
         assert_eq!(subject("./12").unwrap(), Subject::File("./12".into()));
         assert_eq!(subject("12a").unwrap(), Subject::File("12a".into()));
+        assert_eq!(subject("--pid 12").unwrap(), Subject::Pid(12));
         assert_eq!(subject("0").map_err(|failure: Failure| failure.exit), Err(Exit::Usage));
         assert_eq!(subject("99999999999").map_err(|failure| failure.exit), Err(Exit::Usage));
     }
