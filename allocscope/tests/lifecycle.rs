@@ -114,6 +114,21 @@ fn exec_replaces_the_image() {
     assert_eq!(process.counts("mmap", MIB), Counts::whole(20, MIB), "{report}");
 }
 
+/// One process, one image after the other, 64 ranges each: for one process there is room for 16,384.
+#[test]
+fn images_that_are_over_leave_no_ranges_behind() {
+    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lifecycle/again.c");
+    const IMAGES: u64 = 500;
+    let dir = TempDir::new();
+    let again = dir.join("again");
+    assert!(Command::new("cc").arg("-o").arg(&again).arg(SOURCE).status().unwrap().success());
+    let mut run = program("run --no-follow-children --min-size 8192 --format json --");
+    let ended = Running::start(run.arg(&again).arg(IMAGES.to_string())).wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let report = Report::last_in(&ended.stdout);
+    assert_eq!(report.lost("ranges_full"), 0, "{report}");
+}
+
 /// Each child is a process of its own, whatever slot it gets; counts never move from one to another.
 #[test]
 fn short_lived_processes_keep_their_counts_apart() {

@@ -1,20 +1,18 @@
 //! The kernel maps: read into a [`Reading`], and the set of traced processes.
 
+use super::filed::Filed;
 use super::indexed::Indexed;
 use super::live::{Live, LiveMaps};
 use super::{Reading, SeriesReading, SlotReading};
 use crate::probe::{data_of, fd_info};
 use allocscope_common::cell::{CountCell, TotalsCell};
 use allocscope_common::config::{Image, Target};
-use allocscope_common::counter::{LOSS_REASONS, LiveRange, ProbeClass, ProcessCounters, Totals};
+use allocscope_common::counter::{LOSS_REASONS, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::event::ProcessEvent;
 use allocscope_common::go_runtime::GoStop;
-use allocscope_common::key::{
-    Allocator, BucketKey, FaultKind, FaultScope, RangeKey, Series, SeriesKey, slot_of_space, space,
-};
+use allocscope_common::key::{Allocator, BucketKey, FaultKind, FaultScope, Series, SeriesKey, space};
 use allocscope_common::object::home;
-use allocscope_common::range::Granule;
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, Queue, RingBuf};
 use aya::{Ebpf, Pod};
@@ -32,11 +30,7 @@ pub struct Maps {
     pool_window: Array<MapData, u32>,
     series: Indexed<SeriesKey, TotalsCell>,
     buckets: Indexed<BucketKey, CountCell>,
-    ranges: HashMap<MapData, RangeKey, LiveRange>,
-    granules: HashMap<MapData, RangeKey, Granule>,
-    granules_added: PerCpuArray<MapData, u64>,
-    granules_sweep_at: u64,
-    granules_capacity: u64,
+    filed: Filed,
     lost: PerCpuArray<MapData, u64>,
     depths: PerCpuHashMap<MapData, DepthKey, DepthCounts>,
     live: LiveMaps,
@@ -54,7 +48,6 @@ impl Maps {
     /// Where the object lacks a map, or the kernel refuses a descriptor or memory.
     pub fn take(ebpf: &mut Ebpf, max_processes: u32) -> Result<(Self, Events)> {
         let held_bytes = ebpf.maps().filter_map(|(_, map)| held_bytes(map)).sum();
-        let granules_capacity = ebpf.map("GRANULES").and_then(max_entries).unwrap_or(0);
         let live = LiveMaps::of(ebpf)?;
         let events = Events::try_from(map(ebpf, "EVENTS")?)?;
         let mut maps = Self {
@@ -67,11 +60,7 @@ impl Maps {
             pool_window: Array::try_from(map(ebpf, "POOL_WINDOW")?)?,
             series: Indexed::take(ebpf, ["SERIES", "TOTALS", "FREE_TOTALS"])?,
             buckets: Indexed::take(ebpf, ["BUCKETS", "COUNTS", "FREE_COUNTS"])?,
-            ranges: HashMap::try_from(map(ebpf, "RANGES")?)?,
-            granules: HashMap::try_from(map(ebpf, "GRANULES")?)?,
-            granules_added: PerCpuArray::try_from(map(ebpf, "GRANULES_ADDED")?)?,
-            granules_sweep_at: granules_capacity / 2,
-            granules_capacity,
+            filed: Filed::take(ebpf)?,
             lost: PerCpuArray::try_from(map(ebpf, "LOST")?)?,
             depths: PerCpuHashMap::try_from(map(ebpf, "DEPTHS")?)?,
             live,
@@ -156,26 +145,14 @@ impl Maps {
         for key in depths {
             let _ = self.depths.remove(&key);
         }
-        self.forget_ranges(|key| slots.contains(&slot_of_space(key.space)));
         for &slot in slots {
             self.processes.set(slot, on_each_cpu(ProcessCounters::default())?, 0)?;
             self.start_image(slot)?;
+            self.outdate(slot);
             self.go_stops.set(slot, GoStop::default(), 0)?;
             self.free_slots.push(slot, 0)?;
         }
         Ok(())
-    }
-
-    /// Forgets live ranges of address spaces that are gone: of a process' earlier images.
-    pub fn forget_ranges(&mut self, gone: impl Fn(&RangeKey) -> bool) {
-        let ranges: Vec<_> = self.ranges.keys().flatten().filter(&gone).collect();
-        for key in ranges {
-            let _ = self.ranges.remove(&key);
-        }
-        let granules: Vec<_> = self.granules.keys().flatten().filter(&gone).collect();
-        for key in granules {
-            let _ = self.granules.remove(&key);
-        }
     }
 
     /// Gives the process in `slot` a new image: nothing that was filed for it is found any more.
@@ -187,33 +164,22 @@ impl Maps {
         Ok(self.images.set(slot, Image { number, ..Image::default() }, 0)?)
     }
 
-    /// The number of the address space of the process in `slot`.
-    pub fn space(&self, slot: u32) -> Option<u32> {
-        Some(space(slot, self.images.get(&slot, 0).ok()?.number))
+    /// Live ranges of earlier images of the process in `slot` are forgotten soon: they are found no more as it is.
+    pub fn outdate(&mut self, slot: u32) {
+        if self.filed.outdate(slot) {
+            self.forget_outdated();
+        }
     }
 
-    /// Takes empty granules out, if the map may be more than half full: the kernel side only adds.
+    /// Takes out what is filed and serves nobody any more.
     pub fn sweep(&mut self) {
-        let added: u64 = self.granules_added.get(&0, 0).map_or(0, |counts| counts.iter().sum());
-        if added < self.granules_sweep_at {
-            return;
-        }
-        let mut kept = 0;
-        let mut empty = Vec::new();
-        for (key, granule) in self.granules.iter().flatten() {
-            if granule.is_empty() {
-                empty.push(key);
-            } else {
-                kept += 1;
-            }
-        }
-        for key in empty {
-            // Filled since it was read? Then it stays, but for the moment between these two calls.
-            if self.granules.get(&key, 0).is_ok_and(|granule| granule.is_empty()) {
-                let _ = self.granules.remove(&key);
-            }
-        }
-        self.granules_sweep_at = added + (self.granules_capacity / 2).saturating_sub(kept).max(1024);
+        self.forget_outdated();
+        self.filed.sweep();
+    }
+
+    fn forget_outdated(&mut self) {
+        let Self { filed, images, .. } = self;
+        filed.forget_outdated(|slot| Some(space(slot, images.get(&slot, 0).ok()?.number)));
     }
 
     /// Reads everything counted so far, for the processes in `slots`.
@@ -329,11 +295,6 @@ pub(super) fn on_each_cpu<V: Pod>(value: V) -> Result<PerCpuValues<V>> {
 
 pub(super) fn map(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"))
-}
-
-fn max_entries(map: &Map) -> Option<u64> {
-    let Map::HashMap(data) = map else { return None };
-    Some(u64::from(data.info().ok()?.max_entries()))
 }
 
 fn held_bytes(map: &Map) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! Kernel maps and the ring buffer into a [`Reading`].
 
 mod allocations;
+mod filed;
 mod indexed;
 mod live;
 mod maps;

@@ -7,7 +7,6 @@ use crate::intake::decode_event;
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{OWN_HEAP, Target};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
-use allocscope_common::key::slot_of_space;
 
 impl Session {
     /// Takes in what [`Self::wait`] returned.
@@ -109,8 +108,7 @@ impl Session {
         self.set_flags(pid, &attached.coverage);
         let slot = known.slot;
         self.set_return_safe(slot, pid, attached.return_safe);
-        let space = self.maps.space(slot);
-        self.maps.forget_ranges(|key| slot_of_space(key.space) == slot && Some(key.space) != space);
+        self.maps.outdate(slot);
         self.track(slot, info, attached);
     }
 
