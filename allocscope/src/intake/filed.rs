@@ -67,10 +67,10 @@ impl Filed {
         }
         let is_gone =
             |key: &RangeKey| spaces.get(&slot_of_space(key.space)).is_some_and(|&space| space != key.space);
-        for key in keys_of(&self.all_ranges, |key, _| is_gone(key)) {
+        for (key, _) in self.all_ranges.entries(|key, _| is_gone(key)) {
             let _ = self.ranges.remove(&key);
         }
-        for key in keys_of(&self.all_granules, |key, _| is_gone(key)) {
+        for (key, _) in self.all_granules.entries(|key, _| is_gone(key)) {
             let _ = self.granules.remove(&key);
         }
     }
@@ -82,11 +82,11 @@ impl Filed {
             return;
         }
         let mut kept = 0;
-        let empty = keys_of(&self.all_granules, |_, granule| {
+        let empty = self.all_granules.entries(|_, granule| {
             kept += u64::from(!granule.is_empty());
             granule.is_empty()
         });
-        for key in empty {
+        for (key, _) in empty {
             // Filled since it was read? Then it stays, but for the moment between these two calls.
             if self.granules.get(&key, 0).is_ok_and(|granule| granule.is_empty()) {
                 let _ = self.granules.remove(&key);
@@ -94,23 +94,6 @@ impl Filed {
         }
         self.granules_sweep_at = added + (self.granules_capacity / 2).saturating_sub(kept).max(1024);
     }
-}
-
-/// The keys of entries that are wanted; what cannot be read is logged.
-fn keys_of<K: aya::Pod + Default, V: aya::Pod + Default>(
-    map: &WholeMap<K, V>,
-    mut is_wanted: impl FnMut(&K, &V) -> bool,
-) -> Vec<K> {
-    let mut keys = Vec::new();
-    let read = map.for_each(|key, value| {
-        if is_wanted(key, value) {
-            keys.push(*key);
-        }
-    });
-    if let Err(error) = read {
-        log::warn!("what is filed cannot be read: {error}");
-    }
-    keys
 }
 
 fn max_entries(map: &Map) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! Keys with an index and the arrays that these lead into, read as one map from keys to values of each CPU.
 
 use super::maps::{map, on_each_cpu};
+use crate::probe::WholeMap;
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues, Queue};
 use aya::{Ebpf, Pod};
@@ -8,6 +9,7 @@ use aya::{Ebpf, Pod};
 /// A map from keys to values, see [`allocscope_common::cell`].
 pub(super) struct Indexed<K: Pod, V: Pod> {
     indices: HashMap<MapData, K, u32>,
+    all_indices: WholeMap<K, u32>,
     values: PerCpuArray<MapData, V>,
     free: Queue<MapData, u32>,
 }
@@ -15,8 +17,10 @@ pub(super) struct Indexed<K: Pod, V: Pod> {
 impl<K: Pod, V: Pod + Default> Indexed<K, V> {
     /// Takes the maps with the indices, the values, and the indices that are free, which are all.
     pub(super) fn take(ebpf: &mut Ebpf, [indices, values, free]: [&str; 3]) -> Result<Self> {
+        let indices = map(ebpf, indices)?;
         let mut taken = Self {
-            indices: HashMap::try_from(map(ebpf, indices)?)?,
+            all_indices: WholeMap::of(&indices).context("the map of indices cannot be read")?,
+            indices: HashMap::try_from(indices)?,
             values: PerCpuArray::try_from(map(ebpf, values)?)?,
             free: Queue::try_from(map(ebpf, free)?)?,
         };
@@ -28,7 +32,8 @@ impl<K: Pod, V: Pod + Default> Indexed<K, V> {
 
     /// All keys, and what was counted for them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (K, PerCpuValues<V>)> {
-        self.indices.iter().flatten().filter_map(|(key, index)| Some((key, self.values.get(&index, 0).ok()?)))
+        let entries = self.all_indices.entries(|_, _| true).into_iter();
+        entries.filter_map(|(key, index)| Some((key, self.values.get(&index, 0).ok()?)))
     }
 
     /// What was counted for a key.
@@ -38,8 +43,7 @@ impl<K: Pod, V: Pod + Default> Indexed<K, V> {
 
     /// Forgets keys and makes their indices free.
     pub(super) fn remove(&mut self, is_gone: impl Fn(&K) -> bool) -> Result<()> {
-        let gone: Vec<(K, u32)> = self.indices.iter().flatten().filter(|(key, _)| is_gone(key)).collect();
-        for (key, index) in gone {
+        for (key, index) in self.all_indices.entries(|key, _| is_gone(key)) {
             self.indices.remove(&key)?;
             // Nobody's then, so that no program that remembers the index counts for a key that is gone.
             self.values.set(index, on_each_cpu(V::default())?, 0)?;

@@ -33,7 +33,7 @@ pub struct WholeMap<K, V> {
     types: PhantomData<(K, V)>,
 }
 
-impl<K: Pod + Default, V: Pod + Default> WholeMap<K, V> {
+impl<K: Pod, V: Pod> WholeMap<K, V> {
     /// `None` where the map is of another type, its entries have another size, or no descriptor is to be had.
     pub fn of(map: &Map) -> Option<Self> {
         let data = data_of(map)?;
@@ -43,12 +43,22 @@ impl<K: Pod + Default, V: Pod + Default> WholeMap<K, V> {
         fits.then_some(Self { map, types: PhantomData })
     }
 
-    /// Calls `each` with every entry; one that comes or goes meanwhile may be missed.
-    ///
-    /// # Errors
-    /// What the kernel says, such as EINVAL before 5.6.
-    pub fn for_each(&self, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
-        let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
+    /// Those entries that are wanted; one that comes or goes meanwhile may be missing. What cannot be read is logged.
+    pub fn entries(&self, mut is_wanted: impl FnMut(&K, &V) -> bool) -> Vec<(K, V)> {
+        let mut entries = Vec::new();
+        let read = self.for_each(|key, value| {
+            if is_wanted(key, value) {
+                entries.push((*key, *value));
+            }
+        });
+        if let Err(error) = read {
+            log::warn!("a map of the kernel side cannot be read: {error}");
+        }
+        entries
+    }
+
+    fn for_each(&self, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
+        let (mut keys, mut values) = (vec![zero::<K>(); BATCH], vec![zero::<V>(); BATCH]);
         let mut cursor = None;
         for _ in 0..MAX_CALLS {
             let (count, next) = self.look_up(cursor, &mut keys, &mut values)?;
@@ -92,4 +102,10 @@ impl<K: Pod + Default, V: Pod + Default> WholeMap<K, V> {
             error => Err(error),
         }
     }
+}
+
+/// Nothing but zeros.
+fn zero<T: Pod>() -> T {
+    // SAFETY: any bytes are a value of plain data.
+    unsafe { std::mem::zeroed() }
 }
