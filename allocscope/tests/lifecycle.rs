@@ -7,6 +7,7 @@ mod support;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use support::http::{Metrics, address, get};
@@ -114,14 +115,29 @@ fn exec_replaces_the_image() {
     assert_eq!(process.counts("mmap", MIB), Counts::whole(20, MIB), "{report}");
 }
 
+/// Many processes of one C library, and still each small call that no cache serves costs one trap, not a return as well.
+#[test]
+fn small_calls_of_many_processes_have_no_return_probe() {
+    let dir = TempDir::new();
+    let counts = compiled(&dir, "returns.c");
+    let mut run = program("run --format json --");
+    let ended = Running::start(run.args(["sh", "-c", "sleep 4 & $0; kill $!"]).arg(counts)).wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let counted = ended.stdout.lines().next().unwrap();
+    let (pid, returns) = counted.split_once(' ').unwrap();
+    let report = Report::last_in(&ended.stdout);
+    let process = report.process(pid.parse().unwrap());
+    let hits = |class: &str| process.0["cost"]["hits"][class].as_u64().unwrap();
+    assert!(hits("uprobe_emulated") > 10_000, "{report}");
+    assert_eq!(returns.parse(), Ok(hits("uprobe_return")), "{report}");
+}
+
 /// One process, one image after the other, 64 ranges each: for one process there is room for 16,384.
 #[test]
 fn images_that_are_over_leave_no_ranges_behind() {
-    const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lifecycle/again.c");
     const IMAGES: u64 = 500;
     let dir = TempDir::new();
-    let again = dir.join("again");
-    assert!(Command::new("cc").arg("-o").arg(&again).arg(SOURCE).status().unwrap().success());
+    let again = compiled(&dir, "again.c");
     let mut run = program("run --no-follow-children --min-size 8192 --format json --");
     let ended = Running::start(run.arg(&again).arg(IMAGES.to_string())).wait();
     assert_eq!(ended.code, Some(0), "{ended}");
@@ -253,4 +269,14 @@ fn the_manual_and_completions_are_written() {
         assert!(output.status.success());
         assert!(String::from_utf8(output.stdout).unwrap().contains(word));
     }
+}
+
+/// A program in C of this test's folder.
+fn compiled(dir: &TempDir, source: &str) -> PathBuf {
+    let output = dir.join(source.trim_end_matches(".c"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lifecycle").join(source);
+    let mut cc = Command::new("cc");
+    cc.args(["-std=gnu11", "-O1", "-fno-builtin", "-Wall", "-Wextra", "-o"]).arg(&output).arg(source);
+    assert!(cc.status().unwrap().success());
+    output
 }

@@ -1,8 +1,13 @@
 //! Binaries and their probes: one set of probes for each file, shared by the processes that run it.
 //!
 //! An executable is probed in whoever runs it, so that its next process is covered from its exec. A library
-//! of an allocator is mapped by half of the machine, so it is probed in the traced processes only, unless all
-//! are traced.
+//! of an allocator is mapped by half of the machine, so it is probed in the traced process only where that is one.
+//!
+//! Of several, each by a session of its own, every hit would be each session's: the kernel (6.13 to 6.18) asks those for
+//! other processes as well, and makes a return trap where one of them is asked, some 0.7 us for a small call that
+//! wants none, and 0.1 us for each process. So one session is in all processes then; whose hits are of no interest pay for
+//! one trap each. Where there are no sessions, return probes must not get into processes that nobody looked at, and
+//! each traced process has its own.
 
 use super::examine::{Examiner, allocator_libraries, mapped_names, other_libraries};
 use super::examined::Examined;

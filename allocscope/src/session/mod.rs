@@ -24,6 +24,7 @@ mod watch;
 
 use crate::advice::Advisor;
 use crate::aggregate::{Aggregator, Coverage};
+use crate::config::AttachVia;
 use crate::failure::{Exit, Failure};
 use crate::intake::{Events, Maps, decode_event};
 use crate::probe::{FaultRung, Loaded, SystemProbes, load};
@@ -96,7 +97,6 @@ impl Session {
     /// # Errors
     /// [`Exit::Privilege`] or [`Exit::Kernel`], with one sentence.
     pub fn start(options: SessionOptions) -> Result<Self> {
-        let reach = Reach { one_process: options.one_process, libraries_of_all: options.traces_all() };
         let mut prices = Prices::before_attaching();
         let huge_touch_ratio = price_huge::huge_touch_ratio();
         let mut loaded = load(&options.load_options())?;
@@ -109,6 +109,11 @@ impl Session {
         };
         let system = SystemProbes::attach(&mut loaded)?;
         prices.measure_shared(&mut maps);
+        let mut reach = Reach { one_process: options.one_process, libraries_of_all: options.traces_all() };
+        if !reach.one_process && !reach.libraries_of_all {
+            prices.measure_uprobes(&mut loaded, &mut maps);
+            reach.libraries_of_all = loaded.attached_via() == Some(AttachVia::Session);
+        }
         Ok(Self {
             started: Instant::now(),
             binaries: Binaries::new(reach, options.examiner.clone()),
