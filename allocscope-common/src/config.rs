@@ -55,5 +55,12 @@ pub const FOLLOW_CHILDREN: u32 = 1;
 /// anonymous mappings are heap memory and not large ranges.
 pub const OWN_HEAP: u32 = 2;
 
+/// Of a process' slot: what it runs was not looked at yet, so it has no return probes.
+pub const RETURNS_UNKNOWN: u32 = 0;
+/// Return probes cannot hurt the process.
+pub const RETURNS_SAFE: u32 = 1;
+/// Return probes could hurt the process: it has plain ones behind the calls instead, or none.
+pub const RETURNS_UNSAFE: u32 = 2;
+
 const _: () = assert!(size_of::<Target>() == 16);
 const _: () = assert!(size_of::<Image>() == 48);

@@ -145,6 +145,9 @@ pub enum LossReason {
     /// The kernel did not run the program at an end of a system call, because the same one was interrupted on that CPU (a
     /// fully preemptible kernel): the call is not counted.
     ProgramSkipped = 22,
+    /// A native call began between its process' exec and the look at what that runs, when it is not known whether a return
+    /// probe could hurt it: it is not counted.
+    CallTooEarly = 23,
 }
 
 named!(LossReason {
@@ -160,11 +163,11 @@ named!(LossReason {
     ObjectDisplaced => "object_displaced",
     WindowTaken => "window_taken", PhasesTooDeep => "phases_too_deep", SplitUneven => "split_uneven",
     AllocationRingFull => "allocation_ring_full", SlowUntold => "slow_untold",
-    ProgramSkipped => "program_skipped",
+    ProgramSkipped => "program_skipped", CallTooEarly => "call_too_early",
 });
 
 /// Number of [`LossReason`] values.
-pub const LOSS_REASONS: usize = 23;
+pub const LOSS_REASONS: usize = 24;
 
 /// A live large range: what a mapping's call returned and has not been released.
 #[repr(C)]

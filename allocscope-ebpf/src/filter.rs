@@ -1,7 +1,7 @@
 //! The current thread into its traced process, or nothing: the first thing every program does.
 
 use crate::maps::{IMAGES, MIN_SIZE, RETURN_SAFE, TARGETS};
-use allocscope_common::config::{self, Target};
+use allocscope_common::config::{self, RETURNS_SAFE, RETURNS_UNKNOWN, Target};
 use allocscope_common::key::space;
 use allocscope_common::object::{home, slot_of_home};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -40,12 +40,12 @@ impl Traced {
         (self.pid_tgid >> 32) as u32
     }
 
-    /// Tells whether return probes cannot hurt the process in `slot`.
+    /// Tells whether return probes can hurt the process in `slot`: [`RETURNS_SAFE`] or its like.
     #[inline(always)]
-    pub fn set_return_safe(slot: u32, safe: bool) {
+    pub fn set_returns(slot: u32, returns: u32) {
         if let Some(word) = RETURN_SAFE.get_ptr_mut(slot) {
             // SAFETY: a checked map value; whoever writes it at once writes a whole word.
-            unsafe { *word = u32::from(safe) };
+            unsafe { *word = returns };
         }
     }
 
@@ -94,11 +94,17 @@ impl Image {
     }
 }
 
+/// Whether return probes can hurt the process in `slot`: [`RETURNS_SAFE`] or its like.
+#[inline(always)]
+pub fn returns_of(slot: u32) -> u32 {
+    // SAFETY: a checked map value.
+    RETURN_SAFE.get_ptr(slot).map_or(RETURNS_UNKNOWN, |returns| unsafe { *returns })
+}
+
 /// Whether return probes cannot hurt the process in `slot`.
 #[inline(always)]
 pub fn is_return_safe(slot: u32) -> bool {
-    // SAFETY: a checked map value.
-    RETURN_SAFE.get_ptr(slot).is_some_and(|safe| unsafe { *safe } != 0)
+    returns_of(slot) == RETURNS_SAFE
 }
 
 /// Whether `bytes` count as large.

@@ -83,10 +83,10 @@ pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(1024, 0);
 #[map]
 pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1024, 0);
 
-/// 1 where return probes cannot hurt the process, by slot; else 0. They can hurt a Go program, whose runtime
-/// dies of a return trampoline on a stack that it walks, and a process with a seccomp filter: on x86-64 since
-/// kernel 6.11 the trampoline makes a system call, which the filter may kill it for. Set by the user side;
-/// cleared by the kernel side at an exec and before a filter comes into force.
+/// Whether return probes can hurt the process, by slot: `RETURNS_SAFE` and its like of the configuration. They can hurt
+/// a Go program, whose runtime dies of a return trampoline on a stack that it walks, and a process with a seccomp filter:
+/// on x86-64 since kernel 6.11 the trampoline makes a system call, which the filter may kill it for. Set by the user
+/// side; by the kernel side at a fork, at an exec and before a filter comes into force.
 #[map]
 pub static RETURN_SAFE: Array<u32> = Array::with_max_entries(1024, 0);
 

@@ -5,6 +5,7 @@
 mod support;
 
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -130,6 +131,27 @@ fn small_calls_of_many_processes_have_no_return_probe() {
     let hits = |class: &str| process.0["cost"]["hits"][class].as_u64().unwrap();
     assert!(hits("uprobe_emulated") > 10_000, "{report}");
     assert_eq!(returns.parse(), Ok(hits("uprobe_return")), "{report}");
+}
+
+/// What a child allocates before anybody looked at it is told as lost, and all else is counted.
+#[test]
+fn calls_of_a_child_are_counted_or_told_as_too_early() {
+    const CHILDREN: u64 = 40;
+    let dir = TempDir::new();
+    let early = compiled(&dir, "early.c");
+    let script = format!("for i in $(seq {CHILDREN}); do $0; done");
+    let mut run = program("run --format json --");
+    let ended = Running::start(run.args(["sh", "-c", &script]).arg(early)).wait();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let report = Report::last_in(&ended.stdout);
+    let calls = |process: &Value| {
+        let rows = process["allocations"].as_array().unwrap().iter();
+        let wanted =
+            rows.filter(|row| (&row["allocator"], &row["size"]) == (&json!("glibc"), &json!("64KiB")));
+        wanted.map(|row| row["count"].as_u64().unwrap()).sum::<u64>()
+    };
+    let counted: u64 = report.0["processes"].as_array().unwrap().iter().map(calls).sum();
+    assert_eq!(counted + report.lost("call_too_early"), 50 * CHILDREN, "{report}");
 }
 
 /// One process, one image after the other, 64 ranges each: for one process there is room for 16,384.

@@ -11,7 +11,7 @@
 //! the function in its callers: there the stack pointer and the result are as at the return.
 
 use crate::atomic::add;
-use crate::filter::{Image, is_large, is_return_safe};
+use crate::filter::{Image, is_large, returns_of};
 use crate::inflight::{NativeCall, close_native_call, open_native_call};
 use crate::maps::SMALL_HITS;
 use crate::probes::free;
@@ -20,6 +20,7 @@ use crate::slow;
 use crate::thread::Thread;
 use crate::window::{self, Owner};
 use crate::{objects, ranges};
+use allocscope_common::config::{RETURNS_SAFE, RETURNS_UNKNOWN, RETURNS_UNSAFE};
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::native_id::{self, NativeResult};
@@ -108,7 +109,12 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let thread = Thread::current()?;
     hit(thread.image.slot, class_of(cookie));
     // Where both kinds of probes are, each process has one of them.
-    if native_id::is_at_callers(cookie) == is_return_safe(thread.image.slot) {
+    let wanted = if native_id::is_at_callers(cookie) { RETURNS_UNSAFE } else { RETURNS_SAFE };
+    let returns = returns_of(thread.image.slot);
+    if returns != wanted {
+        if wanted == RETURNS_SAFE && returns == RETURNS_UNKNOWN {
+            lost(LossReason::CallTooEarly);
+        }
         return None;
     }
     // SAFETY: the verifier allows reading the fields of the program's context.

@@ -1,11 +1,11 @@
 //! Processes: fork, exec, exit. Children of traced processes get a slot before they run.
 
 use crate::atomic::increment;
-use crate::filter::{Traced, is_return_safe};
+use crate::filter::{Traced, returns_of};
 use crate::maps::{EVENTS, FOLLOW_ALL, FREE_SLOTS, GO_STOPS, REPORT_EVERY_EXEC, TARGETS};
 use crate::record::lost;
 use crate::thread;
-use allocscope_common::config::{FOLLOW_CHILDREN, Target};
+use allocscope_common::config::{FOLLOW_CHILDREN, RETURNS_SAFE, RETURNS_UNKNOWN, Target};
 use allocscope_common::counter::LossReason;
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
 use allocscope_common::go_runtime::GoStop;
@@ -47,7 +47,7 @@ fn try_fork(ctx: &TracePointContext) -> Option<u32> {
         return None;
     };
     // A seccomp filter is inherited, as is its absence; of a parent that is not traced neither is known.
-    Traced::set_return_safe(slot, parent.as_ref().is_some_and(|parent| is_return_safe(parent.slot)));
+    Traced::set_returns(slot, parent.as_ref().map_or(RETURNS_UNKNOWN, |parent| returns_of(parent.slot)));
     // SAFETY: a checked map value.
     let brk = parent.map_or(0, |parent| unsafe { (*parent.target).brk });
     let target = Target { slot, flags: FOLLOW_CHILDREN, brk };
@@ -75,7 +75,10 @@ fn try_exec() -> Option<u32> {
         }
         return None;
     };
-    Traced::set_return_safe(traced.slot, false);
+    // A filter stays.
+    if returns_of(traced.slot) == RETURNS_SAFE {
+        Traced::set_returns(traced.slot, RETURNS_UNKNOWN);
+    }
     let image = traced.image()?;
     // SAFETY: checked map values; the other threads of the process are gone by now.
     unsafe {

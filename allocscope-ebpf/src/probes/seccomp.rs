@@ -3,6 +3,7 @@
 use crate::filter::Traced;
 use crate::probes::process::report;
 use crate::probes::system_call::Arguments;
+use allocscope_common::config::RETURNS_UNSAFE;
 use allocscope_common::event::ProcessEventKind;
 use aya_ebpf::macros::{fentry, tracepoint};
 use aya_ebpf::programs::{FEntryContext, TracePointContext};
@@ -56,7 +57,7 @@ fn seccomp(asked: &impl Arguments) -> u32 {
 #[inline(always)]
 fn forbid_return_probes() {
     if let Some(traced) = Traced::current() {
-        Traced::set_return_safe(traced.slot, false);
+        Traced::set_returns(traced.slot, RETURNS_UNSAFE);
         report(ProcessEventKind::Filter, traced.tgid(), 0, traced.slot);
     }
 }

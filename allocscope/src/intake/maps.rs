@@ -6,7 +6,7 @@ use super::live::{Live, LiveMaps};
 use super::{Reading, SeriesReading, SlotReading};
 use crate::probe::{data_of, fd_info};
 use allocscope_common::cell::{CountCell, TotalsCell};
-use allocscope_common::config::{Image, Target};
+use allocscope_common::config::{Image, RETURNS_SAFE, RETURNS_UNSAFE, Target};
 use allocscope_common::counter::{LOSS_REASONS, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::event::ProcessEvent;
@@ -90,7 +90,7 @@ impl Maps {
     /// # Errors
     /// Where the kernel refuses.
     pub fn set_return_safe(&mut self, slot: u32, safe: bool) -> Result<()> {
-        Ok(self.return_safe.set(slot, u32::from(safe), 0)?)
+        Ok(self.return_safe.set(slot, if safe { RETURNS_SAFE } else { RETURNS_UNSAFE }, 0)?)
     }
 
     /// Opens or closes the window in which every get of a `sync.Pool` is counted.
@@ -103,7 +103,7 @@ impl Maps {
 
     /// Whether the process in `slot` is taken for safe from return probes.
     pub fn is_return_safe(&self, slot: u32) -> bool {
-        self.return_safe.get(&slot, 0).is_ok_and(|safe| safe != 0)
+        self.return_safe.get(&slot, 0).is_ok_and(|returns| returns == RETURNS_SAFE)
     }
 
     /// What the kernel side has for process `tgid`.
