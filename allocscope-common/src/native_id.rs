@@ -59,6 +59,8 @@ pub struct NativeId {
     pub times: Argument,
     /// The size is in units of 2^shift bytes, 0 to 63.
     pub shift: u8,
+    /// Whether its first argument is memory that the call may move (`realloc`).
+    pub resizes: bool,
     /// What is returned.
     pub result: NativeResult,
     /// Smaller sizes are none of this function's objects, in KiB, below 2^24.
@@ -71,6 +73,7 @@ const STEP: Field = Field::new(8, 8);
 const SIZE: Field = Field::new(16, 4);
 const TIMES: Field = Field::new(20, 4);
 const SHIFT: Field = Field::new(24, 6);
+const RESIZES: Field = Field::new(30, 1);
 const RESULT: Field = Field::new(32, 7);
 /// 1 where the call's return is seen by plain probes at its callers, not by a return probe.
 const AT_CALLERS: Field = Field::new(39, 1);
@@ -84,6 +87,7 @@ impl NativeId {
             | SIZE.put(self.size as u64)
             | TIMES.put(self.times as u64)
             | SHIFT.put(self.shift as u64)
+            | RESIZES.put(self.resizes as u64)
             | RESULT.put(self.result as u64)
             | MIN_KIB.put(self.min_kib as u64)
     }
@@ -130,6 +134,12 @@ pub const fn shift_of(cookie: u64) -> u32 {
     SHIFT.get(cookie) as u32
 }
 
+/// Whether the first argument is memory that the call may move.
+#[inline(always)]
+pub const fn resizes(cookie: u64) -> bool {
+    RESIZES.get(cookie) != 0
+}
+
 /// The kind of result, as a number.
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
@@ -154,6 +164,7 @@ mod tests {
             size: 1,
             times: NO_ARGUMENT,
             shift: 13,
+            resizes: true,
             result: NativeResult::TcmallocSpan,
             min_kib: 0xab_cdef,
         };
@@ -161,6 +172,7 @@ mod tests {
         assert_eq!(allocator_of(cookie), Allocator::Tcmalloc as u8);
         assert_eq!(step_of(cookie), StepClass::Stepped as u8);
         assert_eq!((size_of(cookie), times_of(cookie), shift_of(cookie)), (1, NO_ARGUMENT, 13));
+        assert!(resizes(cookie) && !resizes(NativeId { resizes: false, ..id }.to_cookie()));
         assert_eq!(result_of(cookie), NativeResult::TcmallocSpan as u8);
         assert_eq!(min_bytes_of(cookie), 0xab_cdef * 1024);
         assert!(!id.result.is_release() && NativeResult::FreedExtent.is_release());

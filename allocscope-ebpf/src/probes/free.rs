@@ -44,6 +44,30 @@ pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     opened
 }
 
+/// Ends the object that a call has moved: what is there now was filed later, where another thread has it by now. Its time
+/// is the call's.
+#[inline(always)]
+pub fn moved(image: &Image, call: &NativeCall, cookie: u64) -> Option<()> {
+    if objects::filed_at(image, call.first)? >= call.start_ns {
+        return None;
+    }
+    ended_within(image, call.first, cookie)
+}
+
+/// Ends the object that a call makes smaller than what is of interest, if it has been of interest.
+#[inline(always)]
+pub fn shrunk(regs: *mut pt_regs, cookie: u64) -> Option<()> {
+    ended_within(&Thread::current()?.image, argument(regs, 0), cookie)
+}
+
+/// Ends the object that begins at `start`, as a part of another call.
+#[inline(always)]
+fn ended_within(image: &Image, start: u64, cookie: u64) -> Option<()> {
+    let [size, ..] = objects::free(image, start)?;
+    total(key(image, cookie, size), 1, size);
+    Some(())
+}
+
 /// Where the memory begins that `given` stands for.
 #[inline(always)]
 fn address(given: u64, cookie: u64) -> Option<u64> {

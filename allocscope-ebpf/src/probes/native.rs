@@ -104,6 +104,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     }
     let size = size(regs, cookie);
     if !is_large(size) || size < native_id::min_bytes_of(cookie) {
+        if native_id::resizes(cookie) {
+            free::shrunk(regs, cookie);
+        }
         return small(cookie);
     }
     let thread = Thread::current()?;
@@ -200,6 +203,9 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
         return free::leave(&image, &call, now_ns, cookie, closed);
     }
     let memory = memory_of(result, cookie, &call)?;
+    if native_id::resizes(cookie) && result != call.first {
+        free::moved(&image, &call, cookie);
+    }
     let class = size_class(call.size);
     let allocator = native_id::allocator_of(cookie);
     let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);

@@ -17,7 +17,11 @@ const KINDS: [Allocator; 5] =
 fuzz_target!(|file: &[u8]| {
     let choice = file.last().copied().unwrap_or_default();
     let kind = KINDS[usize::from(choice >> 1) % KINDS.len()];
-    let depth = if choice & 1 == 0 { Depth::LargePath } else { Depth::Filtered };
+    let depth = if choice & 1 == 0 {
+        Depth::LargePath
+    } else {
+        Depth::Filtered { min_bytes: u64::from(choice) << 8 }
+    };
     let Ok(plan) = examine_library(file, kind, &Request { depth, ..Request::default() }) else { return };
     for offset in plan.file_offsets() {
         assert!(is_in_code(file, offset) && offset < file.len() as u64, "{offset:#x}");

@@ -17,8 +17,9 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "DIR")]
     pub debug_dir: Vec<PathBuf>,
 
-    /// Probe malloc and its family themselves, so that every size is seen: each small call is slowed down, by
-    /// as much as is told at the start
+    /// Probe malloc's family and free themselves, so that whatever is large is seen, and when it is freed: each call
+    /// of a probed function is slowed down, small ones too, by as much as is told at the start (of glibc, malloc
+    /// stays free of that unless --min-size is 1032 or less)
     #[arg(long)]
     pub allow_small_cost: bool,
 

@@ -65,7 +65,7 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
         selection: None,
         attach_via: trace.probe.attach_via,
         page_faults: trace.probe.page_faults,
-        examiner: examiner(&trace.probe),
+        examiner: examiner(&trace.probe, trace.min_size_bytes),
         max_overhead_percent: trace.probe.max_overhead_percent,
         off_cpu: trace.probe.off_cpu,
         sink: trace.slow.slow.map(Sink::Slowest),
@@ -79,14 +79,15 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
 pub(super) fn tell_small_cost(session: &Session) {
     if let Some(ns) = session.small_cost_ns() {
         tell(format_args!(
-            "each call of malloc and its family, small ones too, takes about {ns:.0} ns longer"
+            "each call of a probed function, of small blocks too, takes about {ns:.0} ns longer: `allocscope inspect \
+             --allow-small-cost` lists them"
         ));
     }
 }
 
 /// How files are examined.
-pub(super) fn examiner(probe: &ProbeOptions) -> Examiner {
-    let depth = if probe.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
+pub(super) fn examiner(probe: &ProbeOptions, min_bytes: u64) -> Examiner {
+    let depth = if probe.allow_small_cost { Depth::Filtered { min_bytes } } else { Depth::LargePath };
     Examiner { debug_dirs: probe.debug_dirs.clone(), depth, go_runtime: probe.go_runtime }
 }
 

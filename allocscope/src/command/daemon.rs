@@ -27,7 +27,7 @@ async fn serve(config: DaemonConfig) -> Result<u8> {
         one_process: false,
         attach_via: config.probe.attach_via,
         page_faults: config.probe.page_faults,
-        examiner: super::attach::examiner(&config.probe),
+        examiner: super::attach::examiner(&config.probe, config.min_size_bytes),
         max_overhead_percent: config.probe.max_overhead_percent,
         off_cpu: config.probe.off_cpu,
         selection: (!by_pid).then(|| config.selection.clone()),

@@ -7,6 +7,7 @@ use crate::session::examine::{ExaminedFile, Examiner};
 use crate::session::uprobe_prices;
 use crate::site::{CallSite, Miss, Plan, ProviderSite, Site, SmallCalls};
 use crate::target;
+use allocscope_common::config::DEFAULT_MIN_SIZE;
 use allocscope_common::counter::ProbeClass;
 use allocscope_common::site_id::{ResultPlace, Role, StepClass};
 use anyhow::Result;
@@ -23,7 +24,8 @@ type Prices = BTreeMap<ProbeClass, f64>;
 /// # Errors
 /// A process or file that cannot be read, with its [`Exit`] code.
 pub fn run(config: InspectConfig) -> Result<u8> {
-    let depth = if config.allow_small_cost { Depth::Filtered } else { Depth::LargePath };
+    let filtered = Depth::Filtered { min_bytes: DEFAULT_MIN_SIZE };
+    let depth = if config.allow_small_cost { filtered } else { Depth::LargePath };
     let go_runtime = config.go_runtime;
     let examiner = Examiner { debug_dirs: config.debug_dirs.clone(), depth, go_runtime };
     let (subject, files) = match &config.subject {
@@ -113,9 +115,9 @@ struct SiteView {
 /// What the plan costs the process.
 #[derive(Serialize)]
 struct CostView {
-    /// Each large allocation.
+    /// Each large allocation, with its release where that is probed.
     large_ns: f64,
-    /// A small one that its allocator's cache or free list serves.
+    /// A small one that its allocator's cache or free list serves, with its release.
     small_ns: f64,
     /// A small one that they do not serve; the same for allocators whose probed path small ones never take.
     small_uncached_ns: f64,
@@ -163,7 +165,7 @@ impl View {
         }
         if let Some(cost) = &self.cost {
             text += &format!(
-                "cost      {:.2} us a large allocation, {:.0} ns a small one ({:.0} ns where no cache serves it)\n",
+                "cost      {:.2} us a large allocation with its release, {:.0} ns a small one ({:.0} ns where no cache serves it)\n",
                 cost.large_ns / 1e3,
                 cost.small_ns,
                 cost.small_uncached_ns
@@ -308,6 +310,20 @@ fn call_ns(call: &CallSite, prices: &Prices) -> Option<f64> {
     Some(prices.get(&class_of(call.id.step))? + prices.get(&ProbeClass::UprobeReturn)?)
 }
 
+/// A block comes by the first function, `malloc` or what it leads to, and goes by the one that releases.
+fn calls_cost(calls: &[CallSite], prices: &Prices) -> Option<CostView> {
+    let first = |releases| calls.iter().find(|call| call.id.result.is_release() == releases);
+    let mut cost = CostView { large_ns: 0.0, small_ns: 0.0, small_uncached_ns: 0.0 };
+    for call in [first(false), first(true)].into_iter().flatten() {
+        let entry_ns = *prices.get(&class_of(call.id.step))?;
+        let passes = |pays: bool| if pays { entry_ns } else { 0.0 };
+        cost.large_ns += call_ns(call, prices)?;
+        cost.small_ns += passes(call.small == SmallCalls::Always);
+        cost.small_uncached_ns += passes(call.small != SmallCalls::Never);
+    }
+    Some(cost)
+}
+
 /// As [`crate::aggregate::Tier`] has it of what is attached.
 fn tier(files: &[ExaminedFile]) -> &'static str {
     let mut plans = files.iter().map(|file| &file.plan).filter(|plan| is_attached(plan)).peekable();
@@ -330,14 +346,8 @@ fn cost(files: &[ExaminedFile], prices: &Prices) -> Option<CostView> {
 }
 
 fn plan_cost(plan: &Plan, prices: &Prices) -> Option<CostView> {
-    if let Some(call) = plan.calls.first() {
-        let entry_ns = *prices.get(&class_of(call.id.step))?;
-        let (small_ns, small_uncached_ns) = match call.small {
-            SmallCalls::Never => (0.0, 0.0),
-            SmallCalls::Uncached => (0.0, entry_ns),
-            SmallCalls::Always => (entry_ns, entry_ns),
-        };
-        return Some(CostView { large_ns: call_ns(call, prices)?, small_ns, small_uncached_ns });
+    if !plan.calls.is_empty() {
+        return calls_cost(&plan.calls, prices);
     }
     if plan.is_told_only() {
         let makes_calls = prices.contains_key(&ProbeClass::UprobeCalled);

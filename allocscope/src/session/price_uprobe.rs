@@ -107,6 +107,7 @@ fn own_call(function: usize) -> Result<CallSite> {
         size: 2,
         times: NO_ARGUMENT,
         shift: 0,
+        resizes: false,
         result: NativeResult::Pointer,
         min_kib: 0,
     };

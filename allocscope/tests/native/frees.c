@@ -1,4 +1,5 @@
-// Frees blocks of several sizes, by the thread that has them or by another one, and says how many of which size.
+// Frees blocks of several sizes, by the thread that has them or by another one, and says how many of which size, and
+// how many were freed because realloc moved them.
 //
 // Usage: frees THREADS ROUNDS [wait]. Some blocks of each size are never freed.
 
@@ -23,29 +24,31 @@ struct block {
     size_t usable;
 };
 
-static struct {
+struct kind {
     size_t usable;
     unsigned long count;
-} freed[KINDS];
+};
+
+static struct kind freed[KINDS], moved[KINDS];
 static struct block passing[PASSED];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned long rounds;
 
 // Both with the lock held.
-static void count(size_t usable) {
+static void count(struct kind *kinds, size_t usable) {
     int kind = 0;
-    while (freed[kind].count && freed[kind].usable != usable) {
+    while (kinds[kind].count && kinds[kind].usable != usable) {
         if (++kind == KINDS) {
             abort();
         }
     }
-    freed[kind].usable = usable;
-    freed[kind].count++;
+    kinds[kind].usable = usable;
+    kinds[kind].count++;
 }
 
 static void release(struct block block) {
     if (block.start) {
-        count(block.usable);
+        count(freed, block.usable);
         free(block.start);
     }
 }
@@ -62,12 +65,15 @@ static struct block allocate(size_t size) {
 
 // A block that moves is freed by that.
 static struct block grow(struct block block, size_t size) {
-    char *moved = realloc(block.start, size);
-    if (moved != block.start) {
+    char *grown = realloc(block.start, size);
+    if (!grown) {
+        abort();
+    }
+    if (grown != block.start) {
         pthread_mutex_lock(&lock);
-        count(block.usable);
+        count(moved, block.usable);
         pthread_mutex_unlock(&lock);
-        block = (struct block){moved, malloc_usable_size(moved)};
+        block = (struct block){grown, malloc_usable_size(grown)};
     }
     return block;
 }
@@ -93,6 +99,14 @@ static void *run(void *number) {
     return NULL;
 }
 
+static void print(const char *name, const struct kind *kinds) {
+    printf(",\"%s\":[", name);
+    for (int kind = 0; kind < KINDS && kinds[kind].count; kind++) {
+        printf("%s[%zu,%lu]", kind ? "," : "", kinds[kind].usable, kinds[kind].count);
+    }
+    printf("]");
+}
+
 int main(int argc, char **argv) {
     pthread_t threads[64];
     unsigned long many = strtoul(argv[1], NULL, 10);
@@ -106,10 +120,9 @@ int main(int argc, char **argv) {
     for (unsigned long n = 0; n < many && n < 64; n++) {
         pthread_join(threads[n], NULL);
     }
-    printf("{\"pid\":%d,\"freed\":[", (int)getpid());
-    for (int kind = 0; kind < KINDS && freed[kind].count; kind++) {
-        printf("%s[%zu,%lu]", kind ? "," : "", freed[kind].usable, freed[kind].count);
-    }
-    printf("]}\n");
+    printf("{\"pid\":%d", (int)getpid());
+    print("freed", freed);
+    print("moved", moved);
+    printf("}\n");
     return 0;
 }

@@ -149,11 +149,12 @@ pub fn filtered(allocator: &'static str) -> Rule {
     Rule { allocator, min_size: 16_384, flags: "--allow-small-cost", realloc_may_ask_again: false, bytes }
 }
 
-/// What `frees.c` says of itself: the usable sizes of what it freed, and how often.
+/// What `frees.c` says of itself: the usable sizes of what it freed and of what `realloc` moved, and how often.
 #[derive(Debug, Deserialize)]
 pub struct Freed {
     pub pid: u64,
     pub freed: Vec<(u64, u64)>,
+    pub moved: Vec<(u64, u64)>,
 }
 
 impl Freed {
@@ -163,10 +164,17 @@ impl Freed {
         serde_json::from_str(line.unwrap_or_else(|| panic!("no truth in:\n{stdout}"))).unwrap()
     }
 
-    /// Frees and bytes by class, of what is larger than `cached_bytes`.
+    /// All releases, but for what was moved that has such a usable size.
+    pub fn releases_but(&self, is_left_out: impl Fn(u64) -> bool) -> u64 {
+        let moved = self.moved.iter().filter(|(usable, _)| !is_left_out(*usable));
+        self.freed.iter().chain(moved).map(|(_, count)| count).sum()
+    }
+
+    /// Releases and bytes by class, of what is larger than `cached_bytes`.
     pub fn larger_than(&self, cached_bytes: u64) -> Classes {
         let mut classes = Classes::new();
-        for &(usable, count) in self.freed.iter().filter(|(usable, _)| *usable > cached_bytes) {
+        let released = self.freed.iter().chain(&self.moved);
+        for &(usable, count) in released.filter(|(usable, _)| *usable > cached_bytes) {
             let (calls, bytes) = classes.entry(1 << usable.ilog2()).or_default();
             *calls += count;
             *bytes += count * usable;

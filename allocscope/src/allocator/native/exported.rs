@@ -17,7 +17,7 @@ struct Exported(&'static str, Argument, Argument, NativeResult);
 /// stdlib.h and malloc.h. `operator new` is not here: it throws, and a return probe in the way of an exception
 /// ends the program.
 const FAMILY: [Exported; 10] = [
-    Exported("malloc", 0, NO_ARGUMENT, NativeResult::Pointer),
+    MALLOC,
     Exported("calloc", 1, 0, NativeResult::Pointer),
     Exported("realloc", 1, NO_ARGUMENT, NativeResult::Pointer),
     Exported("reallocarray", 2, 1, NativeResult::Pointer),
@@ -29,17 +29,24 @@ const FAMILY: [Exported; 10] = [
     Exported("free", 0, NO_ARGUMENT, NativeResult::FreedPointer),
 ];
 
-/// Where the result of `posix_memalign` goes.
-const WHERE_TO: Argument = 0;
+const MALLOC: Exported = Exported("malloc", 0, NO_ARGUMENT, NativeResult::Pointer);
 
-/// Plans a probe of each function that `image` defines; two names of one function are one.
-pub fn plan(image: &Image<'_>, kind: Allocator) -> Plan {
+/// Those whose first argument is memory that they may move.
+const RESIZING: [&str; 2] = ["realloc", "reallocarray"];
+
+/// Where the result of `posix_memalign` goes, and what `realloc` is given.
+const FIRST: Argument = 0;
+
+/// Plans a probe of each function that `image` defines; two names of one function are one. What `malloc` does is seen at
+/// `in_place_of_malloc` if there is such a place.
+pub fn plan(image: &Image<'_>, kind: Allocator, in_place_of_malloc: Option<CallSite>) -> Plan {
     let Some(allocator) = name_of(kind) else {
         let detail = format!("no allocator that could be filtered was found ({kind})");
         return Plan::missed(Miss { reason: "allocator_path_not_probed", detail });
     };
-    let mut seen = BTreeSet::new();
-    let mut plan = Plan::default();
+    let left_alone = in_place_of_malloc.as_ref().and_then(|_| image.function_named(MALLOC.0));
+    let mut seen: BTreeSet<u64> = left_alone.iter().map(|range| range.start).collect();
+    let mut plan = Plan { calls: Vec::from_iter(in_place_of_malloc), ..Plan::default() };
     for exported in &FAMILY {
         let Some(range) = image.function_named(exported.0) else { continue };
         if !seen.insert(range.start) {
@@ -84,17 +91,17 @@ fn call_site(
     let outside = || "it does not lie in the binary's code".to_owned();
     let code = image.code(start, length).ok_or_else(outside)?;
     let file_offset = image.file_offset_of(start).ok_or_else(outside)?;
-    let kept: Vec<Argument> = match result {
-        NativeResult::Status => vec![size, WHERE_TO],
-        _ => [size, times].into_iter().filter(|&argument| argument != NO_ARGUMENT).collect(),
-    };
+    let resizes = RESIZING.contains(&name);
+    let first = if resizes || result == NativeResult::Status { FIRST } else { NO_ARGUMENT };
+    let kept: Vec<Argument> =
+        [size, times, first].into_iter().filter(|&argument| argument != NO_ARGUMENT).collect();
     let entry = entry_in(image, &code, start, &kept).map_err(|refusal| refusal.to_string())?;
     // A glibc pointer has its chunk's header in front of it, whichever function returned it.
     let result = match (allocator, result) {
         (key::Allocator::Glibc, NativeResult::Pointer) => NativeResult::GlibcChunk,
         (_, result) => result,
     };
-    let id = NativeId { allocator, step: entry.step, size, times, shift: 0, result, min_kib: 0 };
+    let id = NativeId { allocator, step: entry.step, size, times, shift: 0, resizes, result, min_kib: 0 };
     Ok(CallSite {
         id,
         function: name.to_owned(),

@@ -2,6 +2,8 @@
 
 use super::follow::Follower;
 
+/// The largest request that a thread cache serves (malloc.c, MAX_TCACHE_SIZE) unless a tunable of 2.42 and newer raises it.
+pub const MAX_CACHED_BYTES: u64 = 1032;
 /// `_int_malloc` is 2 to 5 KiB in every build; the other functions that both call are shorter, but for
 /// `arena_get2`, which each calls once.
 const MIN_CODE_BYTES: u64 = 1024;

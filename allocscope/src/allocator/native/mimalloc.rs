@@ -54,7 +54,7 @@ pub fn malloc_generic(follower: &Follower<'_>) -> Option<u64> {
 
 /// The jumps of larger objects, or with [`Depth::Filtered`] the function that all of them lead to.
 pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath, depth: Depth) -> Plan {
-    if depth == Depth::Filtered {
+    if matches!(depth, Depth::Filtered { .. }) {
         let mut plan = plan_one(image, debug, Allocator::Mimalloc, path);
         // With few objects alive, each small one passes it.
         plan.calls.iter_mut().for_each(|call| call.small = SmallCalls::Always);

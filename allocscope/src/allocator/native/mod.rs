@@ -94,12 +94,20 @@ const TCMALLOC: LargePath = LargePath {
 pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, depth: Depth) -> Plan {
     match (large_path(kind), depth) {
         (Ok(path), _) if kind == Allocator::Mimalloc => mimalloc::plan(image, debug, path, depth),
-        (_, Depth::Filtered) => exported::plan(image, kind),
+        (_, Depth::Filtered { min_bytes }) => filtered(image, debug, kind, min_bytes),
         (Ok(path), Depth::LargePath) => plan_one(image, debug, kind, path),
         (Err(why), Depth::LargePath) => {
             Plan::missed(Miss { reason: "allocator_path_not_probed", detail: why })
         }
     }
+}
+
+/// glibc's `malloc` is left alone where all blocks of interest come from below its thread caches: what these serve, most
+/// small blocks, then passes no probe on its way out.
+fn filtered(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, min_bytes: u64) -> Plan {
+    let is_below = kind == Allocator::Glibc && min_bytes > glibc::MAX_CACHED_BYTES;
+    let below_caches = is_below.then(|| call_site(image, debug, kind, &GLIBC).ok()).flatten();
+    exported::plan(image, kind, below_caches)
 }
 
 fn plan_one(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, path: &LargePath) -> Plan {
@@ -129,7 +137,10 @@ pub enum Depth {
     #[default]
     LargePath,
     /// All that programs call, small ones too: the kernel side filters.
-    Filtered,
+    Filtered {
+        /// The smallest allocation of interest.
+        min_bytes: u64,
+    },
 }
 
 fn large_path(kind: Allocator) -> Result<&'static LargePath, String> {
@@ -210,6 +221,7 @@ fn call_site_at(
         size: path.size.0,
         times: NO_ARGUMENT,
         shift: path.size.1,
+        resizes: false,
         result: path.result,
         min_kib: path.min_kib,
     };
