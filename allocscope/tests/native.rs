@@ -189,7 +189,7 @@ fn preloaded_tcmalloc_is_counted() {
 #[test]
 fn musl_is_counted_by_its_mappings() {
     let program = programs::musl_alloc();
-    for path in [programs::stripped(&program), program] {
+    for path in [programs::stripped(&program), program, programs::musl_library_alloc()] {
         let target = Target::new(path, &[THREADS, ROUNDS, "131052"]);
         for (truth, report) in [target.run(truth::MUSL), target.attach(truth::MUSL)] {
             assert_eq!(report.process(truth.pid).0["coverage"]["tier"], "kernel", "{report}");
@@ -240,7 +240,9 @@ fn all_sizes_are_counted_where_small_ones_may_cost() {
         let target = library.into_iter().fold(target, Target::preloading);
         target.assert_exact(truth::filtered(allocator));
     }
-    Target::all_sizes(programs::musl_alloc()).assert_exact(truth::filtered("musl"));
+    for program in [programs::musl_alloc(), programs::musl_library_alloc()] {
+        Target::all_sizes(program).assert_exact(truth::filtered("musl"));
+    }
 }
 
 /// What small blocks are given back to, neither allocator's probe is on: its caches.

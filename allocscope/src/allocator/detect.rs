@@ -97,19 +97,22 @@ pub fn is_go(image: &Image<'_>) -> bool {
 }
 
 fn by_libraries<'a>(libraries: impl Iterator<Item = &'a String>) -> Option<Allocator> {
-    let ranks = libraries.filter_map(|path| {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        LIBRARIES.iter().position(|(start, _)| name.starts_with(start))
-    });
-    Some(LIBRARIES.get(ranks.min()?)?.1)
+    Some(LIBRARIES.get(libraries.filter_map(|path| rank(path)).min()?)?.1)
 }
 
 /// Whose library a file is, by its name.
 pub fn library_kind(path: &str) -> Option<Allocator> {
-    let name = path.rsplit('/').next().unwrap_or(path);
+    let (start, kind) = LIBRARIES.get(rank(path)?)?;
     // The dynamic linker of glibc holds no malloc that programs use; that of musl is its libc.
-    let (_, kind) = LIBRARIES.iter().find(|(start, _)| name.starts_with(start) && *start != "ld-linux-")?;
-    Some(*kind)
+    (*start != "ld-linux-").then_some(*kind)
+}
+
+/// A library's place in [`LIBRARIES`].
+fn rank(path: &str) -> Option<usize> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    // Debian's musl is called as any other C library is, in a folder of its own that `ld-musl-` links to.
+    let name = if name == "libc.so" && folder.ends_with("-linux-musl") { "ld-musl-" } else { name };
+    LIBRARIES.iter().position(|(start, _)| name.starts_with(start))
 }
 
 /// The allocator that the image itself defines, if any: by its symbols or, where those were stripped, by the
@@ -156,6 +159,8 @@ mod tests {
         assert_eq!(found(&["/usr/lib/x86_64-linux-gnu/libc.so.6"]), Allocator::Glibc);
         assert_eq!(found(&["/lib/libc-2.31.so"]), Allocator::Glibc);
         assert_eq!(found(&["/lib/ld-musl-x86_64.so.1"]), Allocator::Musl);
+        assert_eq!(found(&["/usr/lib/x86_64-linux-musl/libc.so"]), Allocator::Musl);
+        assert_eq!(found(&["/system/lib64/libc.so"]), Allocator::Unknown);
         assert_eq!(found(&["/lib/libc.so.6", "/usr/lib/libjemalloc.so.2"]), Allocator::Jemalloc);
         assert_eq!(found(&["libmimalloc.so.2.0", "libc.so.6"]), Allocator::Mimalloc);
         assert_eq!(found(&["libtcmalloc_minimal.so.4", "libc.so.6"]), Allocator::Tcmalloc);

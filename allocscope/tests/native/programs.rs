@@ -26,6 +26,11 @@ pub fn musl_alloc() -> PathBuf {
     once("alloc-musl", |output| compile("musl-gcc", &flags, "alloc.c", output))
 }
 
+/// The same with musl as a library.
+pub fn musl_library_alloc() -> PathBuf {
+    once("alloc-musl-library", |output| compile("musl-gcc", &C, "alloc.c", output))
+}
+
 /// `new.cpp`.
 pub fn new() -> PathBuf {
     once("new", |output| compile("c++", &CPP, "new.cpp", output))
