@@ -61,6 +61,8 @@ pub struct NativeId {
     pub shift: u8,
     /// Whether its first argument is memory that the call may move (`realloc`).
     pub resizes: bool,
+    /// Whether it may end in a jump to another function, which then returns in its place.
+    pub hands_on: bool,
     /// What is returned.
     pub result: NativeResult,
     /// Smaller sizes are none of this function's objects, in KiB, below 2^24.
@@ -74,6 +76,7 @@ const SIZE: Field = Field::new(16, 4);
 const TIMES: Field = Field::new(20, 4);
 const SHIFT: Field = Field::new(24, 6);
 const RESIZES: Field = Field::new(30, 1);
+const HANDS_ON: Field = Field::new(31, 1);
 const RESULT: Field = Field::new(32, 7);
 /// 1 where the call's return is seen by plain probes at its callers, not by a return probe.
 const AT_CALLERS: Field = Field::new(39, 1);
@@ -88,6 +91,7 @@ impl NativeId {
             | TIMES.put(self.times as u64)
             | SHIFT.put(self.shift as u64)
             | RESIZES.put(self.resizes as u64)
+            | HANDS_ON.put(self.hands_on as u64)
             | RESULT.put(self.result as u64)
             | MIN_KIB.put(self.min_kib as u64)
     }
@@ -140,6 +144,12 @@ pub const fn resizes(cookie: u64) -> bool {
     RESIZES.get(cookie) != 0
 }
 
+/// Whether the function may end in a jump to another one.
+#[inline(always)]
+pub const fn hands_on(cookie: u64) -> bool {
+    HANDS_ON.get(cookie) != 0
+}
+
 /// The kind of result, as a number.
 #[inline(always)]
 pub const fn result_of(cookie: u64) -> u8 {
@@ -165,6 +175,7 @@ mod tests {
             times: NO_ARGUMENT,
             shift: 13,
             resizes: true,
+            hands_on: true,
             result: NativeResult::TcmallocSpan,
             min_kib: 0xab_cdef,
         };
@@ -173,6 +184,7 @@ mod tests {
         assert_eq!(step_of(cookie), StepClass::Stepped as u8);
         assert_eq!((size_of(cookie), times_of(cookie), shift_of(cookie)), (1, NO_ARGUMENT, 13));
         assert!(resizes(cookie) && !resizes(NativeId { resizes: false, ..id }.to_cookie()));
+        assert!(hands_on(cookie) && !hands_on(NativeId { hands_on: false, ..id }.to_cookie()));
         assert_eq!(result_of(cookie), NativeResult::TcmallocSpan as u8);
         assert_eq!(min_bytes_of(cookie), 0xab_cdef * 1024);
         assert!(!id.result.is_release() && NativeResult::FreedExtent.is_release());

@@ -68,7 +68,11 @@ pub struct NativeCall {
     pub home: u64,
     /// Where it gives memory back: when that was filed; else 0.
     pub freed_ns: u64,
+    /// Whether its function may end in a jump to another one: 1 or 0.
+    pub hands_on: u64,
 }
+
+const _: () = assert!(size_of::<NativeCall>() == 64);
 
 /// In place of the first argument, with the word for the memory's allocator: the call gives it back.
 pub const FREEING: u64 = !0xffff;
@@ -216,7 +220,8 @@ pub fn close_go_call(tag: GoCallTag) -> Option<GoCall> {
     }
 }
 
-/// Opens a native call; `None` where it is part of another one of the thread, whose frame lies above.
+/// Opens a native call; `None` where it is part of another one of the thread, whose frame lies above. One with the very
+/// same frame was jumped to by another one, and takes its place.
 #[inline(always)]
 pub fn open_native_call(call: NativeCall) -> Option<()> {
     let slot = NATIVE_CALLS.get_ptr_mut(thread_slot(call.tag))?;
@@ -228,7 +233,9 @@ pub fn open_native_call(call: NativeCall) -> Option<()> {
             return None;
         }
         if is_open {
-            lost(LossReason::CallAbandoned);
+            if (*slot).sp != call.sp || (*slot).hands_on == 0 {
+                lost(LossReason::CallAbandoned);
+            }
         } else if (*slot).tag != 0 {
             lost(LossReason::CallOverwritten);
         }

@@ -34,7 +34,8 @@ pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let start_ns = unsafe { bpf_ktime_get_ns() };
     let tag = thread.pid_tgid;
     let (first, home) = (FREEING | allocator, image.home());
-    let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed_ns });
+    let hands_on = native_id::hands_on(cookie).into();
+    let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed_ns, hands_on });
     if opened.is_some() {
         window::open_call(tag, start_ns, Owner::Native);
     } else {

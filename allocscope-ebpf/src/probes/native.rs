@@ -125,8 +125,9 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let home = thread.image.home();
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
-    open_native_call(NativeCall { tag: thread.pid_tgid, start_ns, size, sp, first, home, freed_ns: 0 })?;
-    window::open_call(thread.pid_tgid, start_ns, Owner::Native);
+    let (tag, hands_on) = (thread.pid_tgid, native_id::hands_on(cookie).into());
+    open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed_ns: 0, hands_on })?;
+    window::open_call(tag, start_ns, Owner::Native);
     Some(())
 }
 

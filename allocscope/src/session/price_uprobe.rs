@@ -108,6 +108,7 @@ fn own_call(function: usize) -> Result<CallSite> {
         times: NO_ARGUMENT,
         shift: 0,
         resizes: false,
+        hands_on: false,
         result: NativeResult::Pointer,
         min_kib: 0,
     };

@@ -30,6 +30,8 @@ pub struct Entry {
     pub step: StepClass,
     /// The instruction, disassembled.
     pub instruction: String,
+    /// Whether the function may end in a jump to another one, which returns in its place.
+    pub hands_on: bool,
 }
 
 /// Why no probe is put at a function's entry.
@@ -69,7 +71,12 @@ pub fn slide(code: &[u8], start: u64, arguments: &[Argument]) -> Result<Entry, R
     if comes_back(&function, start.saturating_add(offset)) {
         return Err(Refusal::InLoop);
     }
-    Ok(Entry { offset, step: step_class(function.encoding(index)), instruction: function.text(index) })
+    Ok(Entry {
+        offset,
+        step: step_class(function.encoding(index)),
+        instruction: function.text(index),
+        hands_on: hands_on(&function),
+    })
 }
 
 /// The first cheap instruction before anything changes. A 5-byte nop is none even at the very start: what the
@@ -99,14 +106,23 @@ fn leaves_as_it_is(instruction: &Instruction, arguments: &[Argument]) -> bool {
 
 /// Whether any jump of the function leads to its start or up to `site`.
 fn comes_back(function: &Function<'_>, site: u64) -> bool {
-    function.instructions().iter().any(|instruction| {
-        let jumps = matches!(
-            instruction.flow_control(),
-            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
-        );
-        jumps
-            && matches!(instruction.op0_kind(), OpKind::NearBranch64)
-            && (function.start()..=site).contains(&instruction.near_branch64())
+    jumps(function).any(|target| target.is_some_and(|target| (function.start()..=site).contains(&target)))
+}
+
+/// Jumps to what was split off the function count as well.
+fn hands_on(function: &Function<'_>) -> bool {
+    jumps(function).any(|target| target.is_none_or(|target| function.index_of(target).is_none()))
+}
+
+/// Where each jump of a function leads; `None` where that is not in the instruction.
+fn jumps<'a>(function: &'a Function<'_>) -> impl Iterator<Item = Option<u64>> + 'a {
+    function.instructions().iter().filter_map(|instruction| match instruction.flow_control() {
+        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+            let is_near = matches!(instruction.op0_kind(), OpKind::NearBranch64);
+            Some(is_near.then(|| instruction.near_branch64()))
+        }
+        FlowControl::IndirectBranch => Some(None),
+        _ => None,
     })
 }
 
@@ -160,6 +176,16 @@ mod tests {
             slide(&[0x48, 0x85, 0xf6, 0x78, 0x01, 0xc3, 0xeb, 0xfb], 0x1000, &[1]),
             Err(Refusal::InLoop)
         );
+    }
+
+    #[test]
+    fn a_jump_out_of_the_function_hands_its_call_on() {
+        let hands_on = |code: &[u8]| slide(code, 0x1000, &[0]).unwrap().hands_on;
+        // push rbp; jmp +0x10; and through memory
+        assert!(hands_on(&[0x55, 0xeb, 0x10]));
+        assert!(hands_on(&[0x55, 0xff, 0x25, 0, 0, 0, 0]));
+        // push rbp; js +0; call +0x10; ret
+        assert!(!hands_on(&[0x55, 0x78, 0x00, 0xe8, 0x10, 0, 0, 0, 0xc3]));
     }
 
     proptest! {

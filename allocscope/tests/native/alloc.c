@@ -36,7 +36,7 @@ enum { SMALL_SIZES = sizeof small_sizes / sizeof *small_sizes };
 // another thread's heap.
 #define SEED ((size_t)600)
 
-enum { MAX_THREADS = 16, MAX_ROWS = 512, SLOTS = 64, KEPT = 256 };
+enum { MAX_THREADS = 16, MAX_ROWS = 1024, SLOTS = 64, KEPT = 512 };
 
 // Calls of a kind. All but `count` and `usable_bytes` is what they have in common.
 struct row {
@@ -134,6 +134,16 @@ static void *old_aligned(struct worker *worker, size_t size) {
     return counted(worker, (struct row){.function = "memalign", .size = size, .align = 256}, block);
 }
 
+// Both end in a jump to another function of the family in most allocators.
+static void *fresh(struct worker *worker, size_t size) {
+    return counted(worker, (struct row){.function = "realloc of nothing", .size = size}, realloc(NULL, size));
+}
+
+static void *fresh_array(struct worker *worker, size_t size) {
+    struct row row = {.function = "reallocarray of nothing", .size = size};
+    return counted(worker, row, reallocarray(NULL, 1, size));
+}
+
 // In glibc, a chunk that is a mapping of its own has two words before it, one in a heap has one.
 static bool is_mapping(void *block) {
     return malloc_usable_size(block) % 16 == 0;
@@ -186,6 +196,8 @@ static void of_size(struct worker *worker, size_t size) {
     keep(worker, posix_aligned(worker, size));
     touch(worker->blocks[worker->kept - 1], size);
     keep(worker, old_aligned(worker, size));
+    keep(worker, fresh(worker, size));
+    keep(worker, fresh_array(worker, size));
     grow(worker, SEED, size);
     if (size - 16 >= from) shrink(worker, size);
 }

@@ -101,7 +101,8 @@ fn call_site(
         (key::Allocator::Glibc, NativeResult::Pointer) => NativeResult::GlibcChunk,
         (_, result) => result,
     };
-    let id = NativeId { allocator, step: entry.step, size, times, shift: 0, resizes, result, min_kib: 0 };
+    let (step, hands_on) = (entry.step, entry.hands_on);
+    let id = NativeId { allocator, step, size, times, shift: 0, resizes, hands_on, result, min_kib: 0 };
     Ok(CallSite {
         id,
         function: name.to_owned(),

@@ -222,6 +222,7 @@ fn call_site_at(
         times: NO_ARGUMENT,
         shift: path.size.1,
         resizes: false,
+        hands_on: false,
         result: path.result,
         min_kib: path.min_kib,
     };

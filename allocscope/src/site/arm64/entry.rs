@@ -28,7 +28,9 @@ pub fn slide(code: &[u8], start: u64, arguments: &[Argument]) -> Result<Entry, R
     if comes_back(&function, index) {
         return Err(Refusal::InLoop);
     }
-    Ok(Entry { offset: function.offset(index), step, instruction: function.text(index) })
+    // Nothing is attached there, so nobody asks.
+    let hands_on = false;
+    Ok(Entry { offset: function.offset(index), step, instruction: function.text(index), hands_on })
 }
 
 fn cheap_index(function: &Function, arguments: &[Argument]) -> Option<usize> {
