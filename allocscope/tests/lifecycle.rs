@@ -10,12 +10,16 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use support::http::{Metrics, address, get};
 use support::report::Counts;
 use support::{LIMIT, PROGRAM, Report, Running, TempDir, Truth, Workload, attach, eventually, program};
 
 const MIB: u64 = 1 << 20;
+
+/// For those who make hundreds of processes, which all daemons of others would have to have slots for.
+static CHURN: Mutex<()> = Mutex::new(());
 
 /// A daemon that traces, and where it serves.
 fn daemon(flags: &str) -> (Running, SocketAddr) {
@@ -157,7 +161,7 @@ fn calls_of_a_child_are_counted_or_told_as_too_early() {
 /// One process, one image after the other, 64 ranges each: for one process there is room for 16,384.
 #[test]
 fn images_that_are_over_leave_no_ranges_behind() {
-    const IMAGES: u64 = 500;
+    const IMAGES: u64 = 300;
     let dir = TempDir::new();
     let again = compiled(&dir, "again.c");
     let mut run = program("run --no-follow-children --min-size 8192 --format json --");
@@ -201,10 +205,11 @@ fn short_lived_processes_keep_their_counts_apart() {
 /// last scrape is its final one.
 #[test]
 fn a_churn_of_processes_keeps_its_counts_apart() {
+    let _alone = CHURN.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = TempDir::new();
     let outputs = dir.join("truths");
     let running = std::fs::read_dir("/proc").unwrap().count();
-    let (daemon, address) = daemon(&format!("--all --max-processes {}", running + 100));
+    let (daemon, address) = daemon(&format!("--all --max-processes {}", running + 200));
     let script = format!(
         "for i in $(seq 300); do {PROGRAM} workload map --sizes 1MiB --count $((i % 7 + 1)); done > {}",
         outputs.display()
@@ -227,6 +232,50 @@ fn a_churn_of_processes_keeps_its_counts_apart() {
         assert_eq!(seen.get(&truth.pid()).copied(), expected, "{}", truth.0);
     }
     assert_eq!(metrics.value("allocscope_processes_over_limit_total", &[]), Some(0.0));
+    stop(daemon);
+}
+
+/// Processes that ended unseen keep no slot from one that runs.
+#[test]
+fn a_daemon_that_nobody_scrapes_traces_who_comes() {
+    let _alone = CHURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let running = std::fs::read_dir("/proc").unwrap().count();
+    let (daemon, address) = daemon(&format!("--all --max-processes {}", running + 100));
+    let churn =
+        Running::start(Command::new("sh").args(["-c", "for i in $(seq 600); do /bin/true; done"])).wait();
+    assert_eq!(churn.code, Some(0), "{churn}");
+    let workload = Workload::waiting("map --sizes 4MiB --count 15 --hold");
+    let pid = workload.pid();
+    // Whoever found no slot for the moment is looked for again within some seconds.
+    std::thread::sleep(Duration::from_secs(5));
+    workload.go();
+    let mut last = None;
+    let exact = eventually(LIMIT, || {
+        last = calls(&Metrics::scrape(address), pid, "4MiB").or(last);
+        last == Some(15)
+    });
+    let metrics = Metrics::scrape(address);
+    assert!(exact, "{last:?}: {}", metrics.0);
+    let unscraped = metrics.value("allocscope_processes_retired_unscraped_total", &[]).unwrap();
+    assert!(unscraped >= 100.0, "{unscraped}");
+    stop(daemon);
+}
+
+/// One that found no slot is traced when there is one.
+#[test]
+fn a_process_over_the_limit_is_traced_when_another_one_has_ended() {
+    let dir = TempDir::new();
+    let copy = dir.copy(PROGRAM, "queue");
+    let first = Workload::waiting_at(&copy, "map --count 1");
+    let second = Workload::waiting_at(&copy, "map --count 1 --hold");
+    let (daemon, address) = daemon("--comm ^queue$ --max-processes 1");
+    let known = |pid| is_known(&Metrics::scrape(address), pid);
+    let (ends, waits) = if known(first.pid()) { (first, second) } else { (second, first) };
+    assert!(known(ends.pid()) && !known(waits.pid()));
+    let waiting = waits.pid();
+    drop(ends);
+    assert!(eventually(LIMIT, || known(waiting)));
+    assert_eq!(Metrics::scrape(address).value("allocscope_processes_over_limit_total", &[]), Some(1.0));
     stop(daemon);
 }
 

@@ -44,8 +44,13 @@ pub struct Aggregator {
     retired: Vec<u32>,
     tool: ToolSnapshot,
     sequence: u64,
+    /// Processes that have ended so far.
+    ends: u64,
     retired_unscraped: u64,
 }
+
+/// One of so many slots is kept free for those who come.
+const ROOM: usize = 8;
 
 /// A process that has a slot.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ struct Traced {
     coverage: Coverage,
     counts: SlotReading,
     life: Life,
+    /// Which end it was of all; 0 while it runs.
+    ended_as: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +106,10 @@ impl Aggregator {
     /// process that was never admitted is let go at once and must not be admitted later.
     pub fn ended(&mut self, slot: u32) {
         match self.traced.get_mut(&slot) {
-            Some(traced) if traced.life == Life::Running => traced.life = Life::Ending,
+            Some(traced) if traced.life == Life::Running => {
+                self.ends += 1;
+                (traced.life, traced.ended_as) = (Life::Ending, self.ends);
+            }
             Some(_) => {}
             None => self.retire_slot(slot),
         }
@@ -155,18 +165,45 @@ impl Aggregator {
             match traced.life {
                 Life::Ended { scraped: true, .. } => gone.push(slot),
                 Life::Ended { at, .. } if now.saturating_sub(at) > self.retirement.max_age => gone.push(slot),
-                Life::Ended { sequence, .. } => ended.push((sequence, slot)),
+                Life::Ended { .. } => ended.push((traced.ended_as, slot)),
                 Life::Running | Life::Ending => {}
             }
         }
         ended.sort_unstable();
         let too_many = ended.len().saturating_sub(self.retirement.max_ended);
         gone.extend(ended.iter().take(too_many).map(|&(_, slot)| slot));
-        for slot in gone {
-            let scraped = self.traced.remove(&slot).is_some_and(|traced| traced.was_scraped());
-            self.retired_unscraped += u64::from(!scraped);
-            self.retire_slot(slot);
+        gone.into_iter().for_each(|slot| self.let_go(slot));
+    }
+
+    /// Where hardly any of `slots` is free, lets go of processes that have ended, the first ones first, whether a scrape
+    /// has seen them or not: one that comes would not be traced at all. Returns whether there is any.
+    pub fn make_room(&mut self, slots: usize) -> bool {
+        let room = (slots / ROOM).max(1);
+        let free = self.free(slots);
+        if free > room / 2 {
+            return false;
         }
+        let ended = self.traced.iter().filter(|(_, traced)| traced.ended_as > 0);
+        let mut ended: Vec<_> = ended.map(|(&slot, traced)| (traced.ended_as, slot)).collect();
+        // To clear a slot the maps are gone through: not for each one, unless it is the last.
+        if free > 0 && ended.len() < room / 2 {
+            return false;
+        }
+        ended.sort_unstable();
+        ended.truncate(room.saturating_sub(free));
+        ended.iter().for_each(|&(_, slot)| self.let_go(slot));
+        !ended.is_empty()
+    }
+
+    /// How many of `slots` nobody has.
+    pub fn free(&self, slots: usize) -> usize {
+        slots.saturating_sub(self.traced.len())
+    }
+
+    fn let_go(&mut self, slot: u32) {
+        let scraped = self.traced.remove(&slot).is_some_and(|traced| traced.was_scraped());
+        self.retired_unscraped += u64::from(!scraped);
+        self.retire_slot(slot);
     }
 
     fn retire_slot(&mut self, slot: u32) {
@@ -194,7 +231,7 @@ impl Aggregator {
 
 impl Traced {
     fn new(info: ProcessInfo, coverage: Coverage) -> Self {
-        Self { info, coverage, counts: SlotReading::default(), life: Life::Running }
+        Self { info, coverage, counts: SlotReading::default(), life: Life::Running, ended_as: 0 }
     }
 
     /// Takes the counts of a reading; those of an ended process are final.
@@ -365,6 +402,23 @@ mod tests {
         assert_eq!(filed(&snapshot), [(97, 0, false), (98, 0, false)]);
         assert_eq!(snapshot.retired_unscraped, 2);
         assert_eq!(aggregator.take_retired(), [0, 1]);
+    }
+
+    #[test]
+    fn those_who_ended_make_room_for_those_who_come() {
+        let mut aggregator = Aggregator::new(Retirement::default());
+        for slot in 0..32 {
+            aggregator.admit(slot, info(100 + slot, 1, "a"), coverage("go"));
+        }
+        assert!(!aggregator.make_room(32), "all of them run");
+        [7, 3, 9, 4, 5].into_iter().for_each(|slot| aggregator.ended(slot));
+        assert!(!aggregator.make_room(40), "an eighth is free");
+        assert!(!aggregator.make_room(35), "more than half of that is");
+        assert!(aggregator.make_room(33));
+        assert_eq!(aggregator.take_retired(), [7, 3, 9]);
+        assert!(!aggregator.make_room(33), "now they are");
+        let snapshot = aggregator.observe(&reading(&[]), at(1));
+        assert_eq!((snapshot.processes.len(), snapshot.retired_unscraped), (29, 3));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod price_huge;
 mod price_uprobe;
 mod process_event;
 mod recorder;
+mod room;
 mod selfmon;
 mod spaces;
 mod taken_out;
@@ -68,6 +69,8 @@ pub struct Session {
     huge_touch_ratio: Option<f64>,
     overhead: Option<Overhead>,
     over_limit: u64,
+    /// Of those over the limit, how many were looked for again.
+    turned_away: u64,
     pool_windows: PoolWindows,
     monotonic_began: Duration,
 }
@@ -133,6 +136,7 @@ impl Session {
             huge_touch_ratio,
             overhead: options.max_overhead_percent.map(Overhead::new),
             over_limit: 0,
+            turned_away: 0,
             pool_windows: PoolWindows::new(options.examiner.go_runtime),
             monotonic_began: Duration::ZERO,
             options,
@@ -236,6 +240,7 @@ impl Session {
         running.into_iter().for_each(|pid| self.attach_without_returns(pid));
         self.take_out_what_is_wrong();
         self.take_out_what_costs_too_much();
+        self.trace_turned_away();
     }
 
     fn flags(&self, coverage: &Coverage) -> u32 {

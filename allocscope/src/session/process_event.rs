@@ -147,6 +147,7 @@ impl Session {
         self.watches.forget(pid);
         self.binaries.release(known.used);
         self.aggregator.ended(known.slot);
+        self.make_room();
     }
 }
 

@@ -72,7 +72,7 @@ impl Session {
         filtered.then(|| self.prices.by_class().get(&ProbeClass::UprobeEmulated).copied())?
     }
 
-    fn free_retired(&mut self) {
+    pub(super) fn free_retired(&mut self) {
         let retired: BTreeSet<u32> = self.aggregator.take_retired().into_iter().collect();
         if let Err(error) = self.maps.free_slots(&retired) {
             log::warn!("slots of ended processes cannot be freed: {error:#}");
