@@ -39,6 +39,8 @@ pub enum Allocator {
     GoArena = 14,
     /// A program's own pools, arenas and regions, of which it tells by probes.
     Pool = 15,
+    /// The malloc of a library or program that is none of these.
+    Other = 16,
 }
 
 /// A stage of what an allocation costs.
@@ -105,7 +107,7 @@ named!(Allocator {
     Go => "go", Mmap => "mmap", Reserve => "reserve", Stack => "stack", Mremap => "mremap",
     Brk => "brk", Madvise => "madvise", File => "file", Glibc => "glibc",
     Jemalloc => "jemalloc", Mimalloc => "mimalloc", Tcmalloc => "tcmalloc", Musl => "musl",
-    GoArena => "go_arena", Pool => "pool",
+    GoArena => "go_arena", Pool => "pool", Other => "other",
 });
 named!(Stage { Call => "call", Touch => "touch", Release => "release" });
 named!(FaultKind { Minor => "minor", Major => "major" });

@@ -22,6 +22,8 @@ use truth::{Classes, Freed, Rule, Truth};
 
 /// What must be 0 for counts to be exact.
 const LOSSES: [&str; 4] = ["call_overwritten", "call_abandoned", "exit_unmatched", "result_unreadable"];
+/// An allocator that allocscope has no knowledge of.
+const UNKNOWN: &str = "libtbbmalloc_proxy.so.2";
 const THREADS: &str = "4";
 const ROUNDS: &str = "5";
 
@@ -48,14 +50,21 @@ impl Target {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
-        command.args(&self.arguments).envs(self.preload.iter().map(|library| ("LD_PRELOAD", library)));
+        command.args(&self.arguments).envs(self.environment());
         command
+    }
+
+    /// What a library needs is beside it.
+    fn environment(&self) -> Vec<(&'static str, &Path)> {
+        let Some(library) = &self.preload else { return Vec::new() };
+        vec![("LD_PRELOAD", library.as_path()), ("LD_LIBRARY_PATH", library.parent().unwrap())]
     }
 
     /// `allocscope run`, from the first instruction on.
     fn run(&self, rule: Rule) -> (Truth, Report) {
         let mut tracer = program(&format!("run --format json --min-size {} {}", rule.min_size, rule.flags));
-        tracer.args(self.preload.iter().map(|library| format!("--env=LD_PRELOAD={}", library.display())));
+        let environment = self.environment().into_iter();
+        tracer.args(environment.map(|(name, value)| format!("--env={name}={}", value.display())));
         let ended = Running::start(tracer.arg("--").arg(&self.path).args(&self.arguments)).wait();
         assert_eq!(ended.code, Some(0), "{}: {ended}", self.path.display());
         (Truth::in_output(&ended.stdout), Report::last_in(&ended.stdout))
@@ -93,7 +102,7 @@ impl Target {
     fn assert_exact(&self, rule: Rule) {
         let (mut truth, report) = self.run(rule);
         // These libraries are C++, whose runtime comes with them.
-        if matches!(rule.allocator, "jemalloc" | "tcmalloc") && self.preload.is_some() {
+        if matches!(rule.allocator, "jemalloc" | "tcmalloc" | "other") && self.preload.is_some() {
             truth.calls.push(truth::reserve_of_cxx());
         }
         for (truth, report) in [(truth, report), self.attach(rule)] {
@@ -235,6 +244,7 @@ fn all_sizes_are_counted_where_small_ones_may_cost() {
         (None, "glibc"),
         (Some("libjemalloc.so.2"), "jemalloc"),
         (Some("libtcmalloc_minimal.so.4"), "tcmalloc"),
+        (Some(UNKNOWN), "other"),
     ] {
         let target = Target::all_sizes(programs::alloc());
         let target = library.into_iter().fold(target, Target::preloading);
@@ -242,6 +252,20 @@ fn all_sizes_are_counted_where_small_ones_may_cost() {
     }
     for program in [programs::musl_alloc(), programs::musl_library_alloc()] {
         Target::all_sizes(program).assert_exact(truth::filtered("musl"));
+    }
+}
+
+/// The C library's own path is probed, but nobody takes it: the report says that there is another malloc, and what is
+/// missed.
+#[test]
+fn a_malloc_that_is_not_known_is_told() {
+    let target = Target::all_sizes(programs::alloc()).preloading(UNKNOWN);
+    for (truth, report) in [target.run(truth::GLIBC), target.attach(truth::GLIBC)] {
+        let process = report.process(truth.pid);
+        assert_eq!(process.0["coverage"]["allocator"], "other", "{report}");
+        let misses = process.0["coverage"]["misses"].as_array().unwrap();
+        assert!(misses.iter().any(|miss| miss["reason"] == "allocator_path_not_probed"), "{report}");
+        assert_eq!(classes(process, truth::GLIBC), Classes::new(), "{report}");
     }
 }
 

@@ -104,6 +104,7 @@ impl Window {
             (Allocator::Mmap | Allocator::Mremap, "mimalloc") => Allocator::Mimalloc,
             (Allocator::Mmap | Allocator::Mremap, "tcmalloc") => Allocator::Tcmalloc,
             (Allocator::Mmap | Allocator::Mremap, "musl") => Allocator::Musl,
+            (Allocator::Mmap | Allocator::Mremap, "other") => Allocator::Other,
             (Allocator::Mmap | Allocator::Mremap, "glibc") if unseen => Allocator::Glibc,
             (Allocator::Mremap, _) => Allocator::Mmap,
             (Allocator::GoArena, _) => Allocator::Go,

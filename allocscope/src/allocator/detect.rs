@@ -21,7 +21,9 @@ pub enum Allocator {
     Mimalloc,
     /// tcmalloc of gperftools or Google.
     Tcmalloc,
-    /// None of these.
+    /// Another one, which defines `malloc` itself.
+    Other,
+    /// None that was found.
     Unknown,
 }
 
@@ -34,6 +36,7 @@ impl fmt::Display for Allocator {
             Self::Jemalloc => "jemalloc",
             Self::Mimalloc => "mimalloc",
             Self::Tcmalloc => "tcmalloc",
+            Self::Other => "other",
             Self::Unknown => "unknown",
         })
     }
@@ -107,6 +110,12 @@ pub fn library_kind(path: &str) -> Option<Allocator> {
     (*start != "ld-linux-").then_some(*kind)
 }
 
+/// Whether a file is neither an allocator's library by its name, nor the dynamic linker, which has a malloc of its own
+/// for itself.
+pub fn is_other_library(path: &str) -> bool {
+    rank(path).is_none()
+}
+
 /// A library's place in [`LIBRARIES`].
 fn rank(path: &str) -> Option<usize> {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -118,7 +127,15 @@ fn rank(path: &str) -> Option<usize> {
 /// The allocator that the image itself defines, if any: by its symbols or, where those were stripped, by the
 /// texts of its messages.
 pub fn own_allocator(image: &Image<'_>) -> Option<Allocator> {
-    by_symbols(image).or_else(|| if image.has_symbol_table() { None } else { by_messages(image) })
+    by_symbols(image)
+        .or_else(|| if image.has_symbol_table() { None } else { by_messages(image) })
+        .or_else(|| exports_malloc(image).then_some(Allocator::Other))
+}
+
+/// Whether an image's `malloc` may take the place of the C library's: who defines it for others is asked by them, and by
+/// the C library itself.
+pub fn exports_malloc(image: &Image<'_>) -> bool {
+    image.exported_functions(&["malloc", "free"]).iter().all(Option::is_some)
 }
 
 /// What each allocator says when something is wrong. A program that only talks of it has no reason to hold

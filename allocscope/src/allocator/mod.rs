@@ -104,10 +104,26 @@ pub fn examine_library(
     Ok(for_this_machine(&image, plan))
 }
 
-/// Plans the probes of a library that is no allocator's: those that its program tells of its own memory by.
-pub fn examine_other(library: impl ByteSource) -> Result<Plan, ImageError> {
+/// A library whose name is not one of an allocator's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherLibrary {
+    /// Whether it is an allocator's all the same.
+    pub is_allocator: bool,
+    /// Its probe sites.
+    pub plan: Plan,
+}
+
+/// Plans the probes of a library whose name is not one of an allocator's: those that its program tells of its own memory
+/// by, and those of its malloc if it has one.
+pub fn examine_other(library: impl ByteSource, request: &Request<'_>) -> Result<OtherLibrary, ImageError> {
     let image = Image::parse(library)?;
-    Ok(for_this_machine(&image, with_provider(&image, Plan::default())))
+    let is_allocator = detect::exports_malloc(&image);
+    let own = if is_allocator {
+        native::plan(&image, None, Allocator::Other, request.depth)
+    } else {
+        Plan::default()
+    };
+    Ok(OtherLibrary { is_allocator, plan: for_this_machine(&image, with_provider(&image, own)) })
 }
 
 fn with_provider(image: &Image<'_>, mut plan: Plan) -> Plan {

@@ -12,8 +12,8 @@
 use super::examine::{Examiner, allocator_libraries, mapped_names, other_libraries};
 use super::examined::Examined;
 use crate::aggregate::{Coverage, Tier};
-use crate::allocator::Examination;
 use crate::allocator::detect::Allocator;
+use crate::allocator::{Examination, OtherLibrary};
 use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
@@ -81,6 +81,7 @@ pub struct Binaries {
     examiner: Examiner,
     executables: Examined<Examination>,
     libraries: Examined<Plan>,
+    others: Examined<OtherLibrary>,
     known: BTreeMap<ProbedId, Binary>,
 }
 
@@ -115,6 +116,7 @@ impl Binaries {
             examiner,
             executables: Examined::default(),
             libraries: Examined::default(),
+            others: Examined::default(),
             known: BTreeMap::new(),
         }
     }
@@ -177,7 +179,8 @@ impl Binaries {
         self.attach_others(loaded, pid, used, coverage) || any
     }
 
-    /// Attaches to what other libraries tell of their own memory. One that cannot be read tells nothing.
+    /// Attaches to what other libraries tell of their own memory, and to a malloc of their own. One that cannot be read
+    /// tells nothing.
     fn attach_others(
         &mut self,
         loaded: &mut Loaded,
@@ -193,15 +196,16 @@ impl Binaries {
             }
             let opened = target::open_mapped(pid, &mapped);
             let Ok(opened) = opened.inspect_err(|error| log::info!("{error}")) else { continue };
-            let examine = || Examiner::other(&opened.file);
-            let plan = self.libraries.get_or_examine(&opened.file, "", examine);
-            let Ok(plan) = plan.inspect_err(|error| log::info!("{}: {error}", opened.path.display())) else {
-                continue;
-            };
-            if plan.provider.is_empty() && plan.misses.is_empty() {
+            let examined = self.others.get_or_examine(&opened.file, "", || self.examiner.other(&opened.file));
+            let told = |error: &std::io::Error| log::info!("{}: {error}", opened.path.display());
+            let Ok(OtherLibrary { is_allocator, plan }) = examined.inspect_err(told) else { continue };
+            if plan.is_empty() && plan.misses.is_empty() {
                 continue;
             }
             any = true;
+            if is_allocator {
+                coverage.allocator = Allocator::Other.to_string();
+            }
             wait_until_loaded(pid, &mapped, &plan);
             let scope_pid = if self.reach.libraries_of_all { 0 } else { pid };
             let part = self.probe(loaded, &opened, scope_pid, used, plan);

@@ -2,10 +2,10 @@
 //! libraries.
 
 use super::file_bytes::FileBytes;
-use crate::allocator::detect::{Allocator, library_kind};
+use crate::allocator::detect::{Allocator, is_other_library, library_kind};
 use crate::allocator::native::Depth;
 use crate::allocator::source::ByteSource;
-use crate::allocator::{Examination, Request, examine, examine_library, examine_other};
+use crate::allocator::{Examination, OtherLibrary, Request, examine, examine_library, examine_other};
 use crate::site::{Miss, Plan};
 use crate::target::{self, MappedFile, OpenedBinary, TargetError};
 use std::fs::File;
@@ -60,12 +60,13 @@ impl Examiner {
         })
     }
 
-    /// Plans the probes of a library that is no allocator's.
+    /// Plans the probes of a library whose name is not one of an allocator's.
     ///
     /// # Errors
     /// Where it is unreadable.
-    pub fn other(file: &File) -> io::Result<Plan> {
-        examine_other(FileBytes::of(file)?).map_err(io::Error::other)
+    pub fn other(&self, file: &File) -> io::Result<OtherLibrary> {
+        let request = Request { depth: self.depth, ..Request::default() };
+        examine_other(FileBytes::of(file)?, &request).map_err(io::Error::other)
     }
 
     fn library_file(&self, file: &File, kind: Allocator) -> io::Result<Plan> {
@@ -99,7 +100,7 @@ impl Examiner {
             files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
         }
         if !is_go {
-            files.extend(told_by_libraries(pid, &files)?);
+            files.extend(self.others(pid, &files)?);
         }
         Ok(Ok(files))
     }
@@ -116,6 +117,31 @@ impl Examiner {
             examined.plan = self.library_file(&file, kind)?;
         }
         Ok(examined)
+    }
+
+    /// Those of the other libraries that process `pid` maps which tell of their own memory or have a malloc, but for what
+    /// is `known` already.
+    fn others(&self, pid: u32, known: &[ExaminedFile]) -> Result<Vec<ExaminedFile>, TargetError> {
+        let mut files = Vec::new();
+        for mapped in other_libraries(pid)? {
+            let Ok(opened) = target::open_mapped(pid, &mapped) else { continue };
+            if known.iter().any(|file| file.path == opened.path) {
+                continue;
+            }
+            let Ok(OtherLibrary { is_allocator, plan }) = self.other(&opened.file) else { continue };
+            if !is_allocator && plan.provider.is_empty() {
+                continue;
+            }
+            let is_sampled = plan.provider.iter().all(|site| site.id.event.is_sample());
+            let allocator = match (is_allocator, is_sampled) {
+                (true, _) => "other",
+                (false, true) => "otel_memory",
+                (false, false) => "pool",
+            };
+            let allocator = allocator.to_owned();
+            files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
+        }
+        Ok(files)
     }
 
     /// The separate debug file with this build-id, by the layout that debuggers use:
@@ -144,26 +170,7 @@ pub fn allocator_libraries(pid: u32) -> Result<Vec<(Allocator, MappedFile)>, Tar
 /// Where the process is gone.
 pub fn other_libraries(pid: u32) -> Result<Vec<MappedFile>, TargetError> {
     let files = target::mapped_files(pid)?;
-    let is_other = |file: &MappedFile| library_kind(&file.path.to_string_lossy()).is_none();
-    Ok(files.into_iter().filter(is_other).collect())
-}
-
-/// Those of them that tell of their own memory, but for what is `known` already.
-fn told_by_libraries(pid: u32, known: &[ExaminedFile]) -> Result<Vec<ExaminedFile>, TargetError> {
-    let mut files = Vec::new();
-    for mapped in other_libraries(pid)? {
-        let Ok(opened) = target::open_mapped(pid, &mapped) else { continue };
-        let is_known = known.iter().any(|file| file.path == opened.path);
-        let Some(plan) = Examiner::other(&opened.file).ok().filter(|plan| !plan.provider.is_empty()) else {
-            continue;
-        };
-        if !is_known {
-            let is_sampled = plan.provider.iter().all(|site| site.id.event.is_sample());
-            let allocator = if is_sampled { "otel_memory" } else { "pool" }.to_owned();
-            files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
-        }
-    }
-    Ok(files)
+    Ok(files.into_iter().filter(|file| is_other_library(&file.path.to_string_lossy())).collect())
 }
 
 /// The paths of the files that a process maps; none where it is gone.

@@ -19,10 +19,11 @@ pub struct Compilers;
 pub struct Names;
 
 /// Package, and the library that is asked for.
-const LIBRARIES: [(&str, &str); 3] = [
+const LIBRARIES: [(&str, &str); 4] = [
     ("libjemalloc2", "libjemalloc.so.2"),
     ("libmimalloc2.0", "libmimalloc.so.2.0"),
     ("libtcmalloc-minimal4", "libtcmalloc_minimal.so.4"),
+    ("libtbbmalloc2", "libtbbmalloc_proxy.so.2"),
 ];
 
 /// Where a library is, by its file's name.
@@ -63,9 +64,10 @@ fn library_folder(place: &Path) -> Option<PathBuf> {
     folders.map(|folder| folder.path()).find(|folder| folder.join(LIBRARIES[0].1).exists())
 }
 
-/// The loader leaves out what it cannot load, and says so; env says what it was given.
+/// The loader leaves out what it cannot load, and says so; env says what it was given. What a library needs is beside it.
 fn can_be_preloaded(library: &Path) -> bool {
     let mut command = Command::new("env");
+    command.envs(library.parent().map(|folder| ("LD_LIBRARY_PATH", folder)));
     let Ok(output) = command.env("LD_PRELOAD", library).output() else {
         return false;
     };

@@ -34,6 +34,13 @@ pub fn keep(family: Allocator, cycles: &Cycles) -> Advice {
             ),
             risk: "another malloc changes memory use and behaviour of the whole program",
         },
+        Allocator::Other => Advice {
+            setting: in_words(
+                "look among this allocator's settings for how long it keeps what was freed (decay, purge, trim), or keep \
+                 the buffer in the program",
+            ),
+            risk: "memory stays in use for longer",
+        },
         _ => Advice {
             setting: in_words(
                 "the program maps this memory itself: keep the mapping and use it again, or take such buffers \

@@ -38,6 +38,11 @@ impl Image<'_> {
         self.functions(&[name]).pop()?
     }
 
+    /// The address ranges of functions that other images may call, by their names.
+    pub fn exported_functions(&self, names: &[&str]) -> Vec<Option<Range<u64>>> {
+        self.functions_in(&[&self.dynamic_symbols], names)
+    }
+
     /// The lowest index in `names` of a symbol that the image defines, static or dynamic.
     pub fn first_defined(&self, names: &[&str]) -> Option<usize> {
         let mut first = None;

@@ -60,10 +60,10 @@ pub fn plan(image: &Image<'_>, kind: Allocator, in_place_of_malloc: Option<CallS
             }),
         }
     }
-    if matches!(kind, Allocator::Jemalloc | Allocator::Mimalloc | Allocator::Tcmalloc) {
+    if matches!(kind, Allocator::Jemalloc | Allocator::Mimalloc | Allocator::Tcmalloc | Allocator::Other) {
         plan.misses.push(Miss {
             reason: "operator_new_not_probed",
-            detail: format!("{kind} has an operator new of its own, which throws and gets no return probe"),
+            detail: format!("{kind}: an operator new of its own throws, and gets no return probe"),
         });
     }
     plan
@@ -76,6 +76,7 @@ fn name_of(kind: Allocator) -> Option<key::Allocator> {
         Allocator::Mimalloc => Some(key::Allocator::Mimalloc),
         Allocator::Tcmalloc => Some(key::Allocator::Tcmalloc),
         Allocator::Musl => Some(key::Allocator::Musl),
+        Allocator::Other => Some(key::Allocator::Other),
         Allocator::Go | Allocator::Unknown => None,
     }
 }

@@ -152,6 +152,11 @@ fn large_path(kind: Allocator) -> Result<&'static LargePath, String> {
         Allocator::Musl => {
             Err("musl maps what is 128 KiB or larger, which is seen; what its heap serves is not".to_owned())
         }
+        Allocator::Other => {
+            Err("its malloc is none that is known, and what its heap serves is not seen, only mmap, \
+             brk and page faults: --allow-small-cost probes its functions"
+                .to_owned())
+        }
         Allocator::Go | Allocator::Unknown => Err("no known allocator was found: a large allocation that a \
              heap already holds memory for is not seen, only mmap, brk and page faults"
             .to_owned()),
