@@ -1,11 +1,15 @@
 //! What allocscope reports about Go programs, against what these programs know of themselves.
 //!
-//! The programs are compiled here by real toolchains. They allocate on growing stacks, from sixteen
+//! The programs are compiled here by real toolchains, but for those of [`released`]. They allocate on growing stacks, from sixteen
 //! goroutines, under collection, in panics and in `Goexit`: whatever a probe does wrong shows as a count
 //! that is off or as a crash.
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+#[path = "go/hits.rs"]
+mod hits;
+#[path = "go/released.rs"]
+mod released;
 mod support;
 
 use nix::sys::signal::Signal;
