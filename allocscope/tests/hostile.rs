@@ -27,7 +27,10 @@ use std::time::Duration;
 
 const VERSIONS: [&str; 4] = ["1.19", "1.22.10", "1.25.5", "1.27.3"];
 /// Of Go 1.17, stripped: its line table and build information are of older kinds.
-const RELEASED: &str = "esbuild-0.14.20";
+const RELEASED: &str = "esbuild-0.14.20/esbuild";
+/// Of Go 1.20, with debug information, which takes a while to unpack in this build.
+const NOT_STRIPPED: &str = "buildifier-6.3.3/buildifier";
+const MUTANTS_OF_NOT_STRIPPED: u64 = 150;
 const MUTANTS_OF_EACH: u64 = 400;
 /// Of the images of a few kilobytes.
 const MUTANTS_OF_SMALL: u64 = 3000;
@@ -41,6 +44,7 @@ const SECTION_HEAD_BYTES: u64 = 4096;
 fn mutants_of_go_programs() {
     let programs = VERSIONS.map(go_program).into_iter().chain([released_program(RELEASED)]);
     programs.for_each(|path| Seed::new(&path).survive_mutations(MUTANTS_OF_EACH));
+    Seed::new(&released_program(NOT_STRIPPED)).survive_mutations(MUTANTS_OF_NOT_STRIPPED);
 }
 
 #[test]
@@ -470,8 +474,8 @@ fn go_program(version: &str) -> PathBuf {
     set_up(&format!("go/{version}/bin/gofmt"))
 }
 
-fn released_program(folder: &str) -> PathBuf {
-    set_up(&format!("go-programs/{folder}/esbuild"))
+fn released_program(path: &str) -> PathBuf {
+    set_up(&format!("go-programs/{path}"))
 }
 
 /// What set-up fetched.

@@ -2,6 +2,7 @@
 
 pub mod buildinfo;
 mod functions;
+mod layout;
 pub mod pclntab;
 pub mod runtime;
 pub mod version;
@@ -56,6 +57,7 @@ pub fn examine(image: &Image<'_>, with_runtime: bool) -> GoExamination {
     let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
     let functions = Functions::of(image);
     let planned = check_supported(info.as_ref(), version.as_ref(), image.machine())
+        .and_then(|version| layout::check(image, version).map(|()| version))
         .and_then(|version| plan_large_path(&functions, version));
     let (mut sites, exit) = match planned {
         Ok(planned) => (planned.sites, Some(planned.exit)),
