@@ -1,11 +1,15 @@
 //! What allocscope reports about Go programs, against what these programs know of themselves.
 //!
-//! The programs are compiled here by real toolchains. They allocate on growing stacks, from sixteen
+//! The programs are compiled here by real toolchains, but for those of [`released`]. They allocate on growing stacks, from sixteen
 //! goroutines, under collection, in panics and in `Goexit`: whatever a probe does wrong shows as a count
 //! that is off or as a crash.
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+#[path = "go/hits.rs"]
+mod hits;
+#[path = "go/released.rs"]
+mod released;
 mod support;
 
 use nix::sys::signal::Signal;
@@ -16,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::go::{DEBIAN, PLAIN, STRIPPED, VERSIONS, build, tools, truth_in};
 use support::http::{Metrics, address};
-use support::{LIMIT, Report, Running, allocscope, attach, eventually, program};
+use support::{LIMIT, Report, Running, TempDir, allocscope, attach, eventually, program};
 
 const PIE: &[&str] = &["-buildmode=pie"];
 const STRIPPED_PIE: &[&str] = &["-buildmode=pie", "-ldflags=-s -w"];
@@ -280,6 +284,42 @@ fn inspect_finds_the_same_sites_with_and_without_symbols() {
         assert_eq!(offsets(&plain), offsets(&stripped));
         assert_eq!(stripped["stripped"], true);
     }
+}
+
+/// A program that calls itself one of a version whose structs differ: those of 1.23 and 1.24 have a field more in `g`,
+/// those of 1.25 and later one less in `m`.
+#[test]
+fn debug_information_is_believed_where_it_contradicts_the_version() {
+    let folder = TempDir::new();
+    for version in VERSIONS {
+        let of_another = folder.join(version);
+        fs::write(&of_another, of_another_version(&build(version, "large", PLAIN))).unwrap();
+        assert_contradicted(&of_another);
+    }
+}
+
+fn of_another_version(program: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(program).unwrap();
+    let version = inspect(program)["allocator"].as_str().unwrap().to_owned();
+    let minor: u32 = version[4..6].parse().unwrap();
+    let other = match minor {
+        ..23 => 23,
+        23..25 => 22,
+        _ => 24,
+    };
+    let places = memchr::memmem::find_iter(&bytes, &version).collect::<Vec<_>>();
+    places.iter().for_each(|at| bytes[at + 4..at + 6].copy_from_slice(other.to_string().as_bytes()));
+    bytes
+}
+
+fn assert_contradicted(program: &Path) {
+    let plan = inspect(program);
+    let reasons: Vec<_> = plan["misses"].as_array().unwrap().iter().map(|miss| &miss["reason"]).collect();
+    assert_eq!(
+        (&plan["tier"], &reasons[..]),
+        (&"kernel".into(), &[&"go_layout_differs".into()][..]),
+        "{plan}"
+    );
 }
 
 fn inspect(path: &Path) -> Value {

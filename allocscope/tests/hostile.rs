@@ -26,6 +26,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const VERSIONS: [&str; 4] = ["1.19", "1.22.10", "1.25.5", "1.27.3"];
+/// Of Go 1.17, stripped: its line table and build information are of older kinds.
+const RELEASED: &str = "esbuild-0.14.20/esbuild";
+/// Of Go 1.20, with debug information, which takes a while to unpack in this build.
+const NOT_STRIPPED: &str = "buildifier-6.3.3/buildifier";
+const MUTANTS_OF_NOT_STRIPPED: u64 = 150;
 const MUTANTS_OF_EACH: u64 = 400;
 /// Of the images of a few kilobytes.
 const MUTANTS_OF_SMALL: u64 = 3000;
@@ -37,15 +42,15 @@ const SECTION_HEAD_BYTES: u64 = 4096;
 
 #[test]
 fn mutants_of_go_programs() {
-    for version in VERSIONS {
-        Seed::new(&go_program(version)).survive_mutations(MUTANTS_OF_EACH);
-    }
+    let programs = VERSIONS.map(go_program).into_iter().chain([released_program(RELEASED)]);
+    programs.for_each(|path| Seed::new(&path).survive_mutations(MUTANTS_OF_EACH));
+    Seed::new(&released_program(NOT_STRIPPED)).survive_mutations(MUTANTS_OF_NOT_STRIPPED);
 }
 
 #[test]
 fn mutants_of_go_programs_without_sections() {
-    for version in ["1.19", "1.25.5"] {
-        let mut seed = Seed::new(&go_program(version));
+    for path in [go_program("1.19"), go_program("1.25.5"), released_program(RELEASED)] {
+        let mut seed = Seed::new(&path);
         seed.bytes[40..48].fill(0);
         seed.bytes[60..64].fill(0);
         assert_eq!(examine(&seed.bytes, &Request::default()).unwrap().plan.sites.len(), seed.sites);
@@ -466,9 +471,18 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn go_program(version: &str) -> PathBuf {
+    set_up(&format!("go/{version}/bin/gofmt"))
+}
+
+fn released_program(path: &str) -> PathBuf {
+    set_up(&format!("go-programs/{path}"))
+}
+
+/// What set-up fetched.
+fn set_up(path: &str) -> PathBuf {
     let default = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
     let tools = std::env::var_os("ALLOCSCOPE_TOOLS").map_or_else(default, PathBuf::from);
-    let program = tools.join("go").join(version).join("bin/gofmt");
+    let program = tools.join(path);
     assert!(program.is_file(), "{} is missing: run `cargo xtask setup`", program.display());
     program
 }

@@ -8,6 +8,7 @@ mod cross;
 mod debian;
 mod folder;
 pub mod go;
+mod go_programs;
 pub mod kernel;
 pub mod miri;
 mod prometheus;
@@ -107,6 +108,7 @@ fn all() -> Vec<Box<dyn Item>> {
     items.push(Box::new(miri::Miri));
     items.push(Box::new(go::DebianGo));
     items.extend(go::PYPI_VERSIONS.map(|version| Box::new(go::PypiGo(version)) as Box<dyn Item>));
+    items.extend(go_programs::PROGRAMS.map(|program| Box::new(program) as Box<dyn Item>));
     items.push(Box::new(prometheus::Prometheus));
     items.extend(allocators::items());
     items.push(Box::new(cross::Cross));

@@ -1,5 +1,6 @@
 //! Go's large-object path: `runtime.mallocgcLarge(size uintptr, typ *_type, needzero bool) (unsafe.Pointer,
-//! uintptr)`, before Go 1.24 `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan`, and for arenas
+//! uintptr)`, before Go 1.24 `runtime.(*mcache).allocLarge(size uintptr, noscan bool) *mspan` (1.17 has one more
+//! argument behind the size, and one more result), and for arenas
 //! `runtime.newUserArenaChunk() (unsafe.Pointer, *mspan)`.
 //!
 //! Go's internal ABI on x86-64 passes arguments in rax, rbx, rcx (a receiver is the first), keeps `g` in r14 and
@@ -31,8 +32,7 @@ use aya_log_ebpf::debug;
 use core::ffi::c_void;
 
 /// Offset of `g.stack.hi` (runtime2.go: `stack` is the first field of `g`, `hi` the second of `stack`). The same in
-/// the DWARF of 1.19, 1.21, 1.22, 1.23, 1.24, 1.25, 1.26 and 1.27; 1.20 lies between two that agree, and all others
-/// are refused (`allocator::go::version`).
+/// the DWARF of programs of each version from 1.17 to 1.27, and all others are refused (`allocator::go::version`).
 const G_STACK_HI: u64 = 8;
 /// Offset of `mspan.startAddr`, followed by `npages` (mheap.go: next, prev, list, startAddr, npages).
 const MSPAN_START_ADDR: u64 = 24;

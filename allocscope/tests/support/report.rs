@@ -13,11 +13,10 @@ pub struct Report(pub Value);
 pub struct Process<'a>(pub &'a Value);
 
 impl Report {
-    /// The final report among other lines.
+    /// The final report behind what else was written.
     pub fn last_in(stdout: &str) -> Self {
-        let report = stdout.lines().rev().find(|line| line.contains("\"schema\""));
-        let report = report.unwrap_or_else(|| panic!("no report in:\n{stdout}"));
-        Self(serde_json::from_str(report).unwrap())
+        let start = stdout.rfind("{\"schema\"").unwrap_or_else(|| panic!("no report in:\n{stdout}"));
+        Self(serde_json::from_str(stdout[start..].lines().next().unwrap()).unwrap())
     }
 
     pub fn processes(&self) -> impl Iterator<Item = Process<'_>> {

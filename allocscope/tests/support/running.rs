@@ -60,6 +60,11 @@ impl Running {
         writeln!(self.child.stdin.take().unwrap(), "{line}").unwrap();
     }
 
+    /// Writes to its standard input and closes it.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.child.stdin.take().unwrap().write_all(bytes).unwrap();
+    }
+
     /// Waits for a text on standard error and returns all that was written there until then.
     pub fn until_stderr(&self, text: &str) -> String {
         self.stderr.until(text)

@@ -14,6 +14,7 @@ mod symbols;
 pub use self::error::ImageError;
 pub use self::machine::Machine;
 
+use std::io::Read;
 use std::ops::Range;
 
 use object::elf;
@@ -24,7 +25,7 @@ use self::dynamic::dynamic_entries;
 use self::headers::{
     Header, LE, Section, Segment, check_ident, file_range, is_code, names, section_range, sections, segments,
 };
-use self::packed::{inflate, read_all};
+use self::packed::{PartReader, inflate, inflating, inflating_named, read_all};
 use self::strings::is_named;
 use self::symbols::SymbolTable;
 use super::source::{ByteSource, Part};
@@ -170,6 +171,21 @@ impl<'a> Image<'a> {
             return inflate(part, max);
         }
         read_all(part, max)
+    }
+
+    /// A section of debug information by its name without the dot, unpacked while it is read; Go before 1.19 and old
+    /// linkers have it as `.z...` where it is compressed.
+    pub fn unpacked_stream(&self, name: &str) -> Option<Box<dyn Read + '_>> {
+        if let Some((_, part)) = self.section_part(&format!(".z{name}")) {
+            return inflating_named(part);
+        }
+        let name = format!(".{name}");
+        let section = self.sections.iter().find(|s| is_named(&self.section_names, s.sh_name(LE), &name))?;
+        let part = self.file().part(section_range(section)?)?;
+        if section.sh_flags(LE) & u64::from(elf::SHF_COMPRESSED) != 0 {
+            return inflating(part);
+        }
+        Some(Box::new(PartReader::new(part)))
     }
 
     /// The GNU build-id.

@@ -147,7 +147,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    const ADDRESS: u64 = 0x50_0000;
+    pub(crate) const ADDRESS: u64 = 0x50_0000;
 
     fn find(bytes: &[u8]) -> Option<BuildInfo> {
         BuildInfo::find(&Image::parse(&image_of(&[(ADDRESS, 6, bytes)])).unwrap())
@@ -165,7 +165,7 @@ pub(crate) mod tests {
     }
 
     /// The blob, the version's header behind it, and the version behind that.
-    fn old_blob(version: &str, header: u64) -> Vec<u8> {
+    pub(crate) fn old_blob(version: &str, header: u64) -> Vec<u8> {
         let mut bytes = [MAGIC, &[8, 0]].concat();
         bytes.extend([header, 0, ADDRESS + 48, version.len() as u64].iter().flat_map(|v| v.to_le_bytes()));
         bytes.extend(version.as_bytes());

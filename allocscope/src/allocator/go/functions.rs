@@ -68,7 +68,9 @@ impl<'i> Functions<'i> {
         }
         let (lines, text) =
             self.lines.get_or_init(|| self.find_lines()).as_ref().map_err(|why| not_found(symbol, why))?;
-        lines.function(*text, symbol).ok_or_else(|| not_found(symbol, "it is not in the line table"))
+        lines
+            .function(self.image, *text, symbol)
+            .ok_or_else(|| not_found(symbol, "it is not in the line table"))
     }
 
     fn find_lines(&self) -> Result<(LineTable<'i>, u64), &'static str> {

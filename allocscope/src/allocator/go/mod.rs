@@ -2,6 +2,7 @@
 
 pub mod buildinfo;
 mod functions;
+mod layout;
 pub mod pclntab;
 pub mod runtime;
 pub mod version;
@@ -23,6 +24,10 @@ const MALLOC_LARGE_MINOR: u16 = 24;
 /// What it calls to start a collection, seldom, and to clear the memory of objects where it was used before.
 const GC_START: &str = "runtime.gcStart";
 const CLEAR: &str = "runtime.memclrNoHeapPointersChunked";
+
+/// Since this version functions take their arguments in registers on AArch64 too (release notes of Go 1.18); on x86-64
+/// since 1.17, the first that is supported.
+const AARCH64_MINOR: u16 = 18;
 
 /// Before 1.24 a branch of `mallocgc`, which serves small objects as well, calls this for the span of a large
 /// one. Its time includes the span and (before 1.22, `runtime/mbitmap*.go`) the bitmap of 1/64 to 1/32 of the
@@ -51,7 +56,8 @@ pub fn examine(image: &Image<'_>, with_runtime: bool) -> GoExamination {
     let version = info.as_ref().and_then(|info| GoVersion::parse(&info.version));
     let mut misses: Vec<_> = c_code_miss(image).into_iter().collect();
     let functions = Functions::of(image);
-    let planned = check_supported(info.as_ref(), version.as_ref())
+    let planned = check_supported(info.as_ref(), version.as_ref(), image.machine())
+        .and_then(|version| layout::check(image, version).map(|()| version))
         .and_then(|version| plan_large_path(&functions, version));
     let (mut sites, exit) = match planned {
         Ok(planned) => (planned.sites, Some(planned.exit)),
@@ -97,6 +103,7 @@ fn add_runtime(plan: &mut Plan, functions: &Functions<'_>, version: &GoVersion, 
 fn check_supported<'v>(
     info: Option<&BuildInfo>,
     version: Option<&'v GoVersion>,
+    machine: Machine,
 ) -> Result<&'v GoVersion, Miss> {
     let version = version.ok_or_else(|| match info.map(|info| info.version.as_str()) {
         Some(text) if !text.is_empty() => {
@@ -104,12 +111,16 @@ fn check_supported<'v>(
         }
         Some(_) => miss(
             "go_version_unknown",
-            "the build information is of Go before 1.18 and points to no version; 1.19 to 1.27 are supported",
+            "the build information is of Go before 1.18 and points to no version; 1.17 to 1.27 are supported",
         ),
         None => miss("go_version_unknown", "the binary has no Go build information"),
     })?;
     if !version.is_supported() {
-        let detail = format!("built by {version}; 1.19 to 1.27 are supported");
+        let detail = format!("built by {version}; 1.17 to 1.27 are supported");
+        return Err(miss("go_version_unsupported", detail));
+    }
+    if machine == Machine::Aarch64 && version.minor < AARCH64_MINOR {
+        let detail = format!("built by {version}; for AArch64 1.18 to 1.27 are supported");
         return Err(miss("go_version_unsupported", detail));
     }
     Ok(version)
@@ -188,6 +199,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     const TEXT: u64 = 0x41_1000;
+    const DATA: u64 = buildinfo::tests::ADDRESS;
 
     /// The offset of `mallocgc`'s call of `allocLarge` in 1.22.10.
     const CALL: usize = 0x592;
@@ -195,21 +207,34 @@ pub(crate) mod tests {
     /// A Go binary without sections: 16 bytes of other code, `allocLarge` and `mallocgc` of 1.22.10, line table
     /// and build information.
     pub(crate) fn go_file(version: &str) -> Vec<u8> {
+        let (code, functions) = alloc_large();
+        file_of(version, &code, &functions)
+    }
+
+    /// The same with the line table and the build information that Go 1.17 has.
+    pub(crate) fn old_go_file(version: &str) -> Vec<u8> {
+        let (code, functions) = alloc_large();
+        let mut data = buildinfo::tests::old_blob(version, DATA + 32);
+        data.resize(data.len().next_multiple_of(32), 0);
+        data.extend(pclntab::tests::old_table_of(TEXT, &functions, code.len() as u32));
+        image_of(&[(TEXT, 5, &code), (DATA, 6, &data)])
+    }
+
+    fn alloc_large() -> (Vec<u8>, [(&'static str, u32); 3]) {
         let callee = bytes(GO_1_22_10);
         let mut caller = bytes(GO_1_22_10_MALLOCGC);
         let [start, end] = [16, 16 + callee.len()];
         let distance = start as i32 - (end + CALL + 5) as i32;
         caller[CALL + 1..CALL + 5].copy_from_slice(&distance.to_le_bytes());
         let code = [vec![0xc3; start], callee, caller, vec![0xcc; 11]].concat();
-        let functions = [("runtime.other", 0), (ALLOC_LARGE, start as u32), (MALLOC, end as u32)];
-        file_of(version, &code, &functions)
+        (code, [("runtime.other", 0), (ALLOC_LARGE, start as u32), (MALLOC, end as u32)])
     }
 
     fn file_of(version: &str, code: &[u8], functions: &[(&str, u32)]) -> Vec<u8> {
         let mut data = buildinfo::tests::blob(version, "build\tGOARCH=amd64\n");
         data.resize(data.len().next_multiple_of(32), 0);
         data.extend(pclntab::tests::table_of(TEXT, functions, code.len() as u32));
-        image_of(&[(TEXT, 5, code), (0x50_0000, 6, &data)])
+        image_of(&[(TEXT, 5, code), (DATA, 6, &data)])
     }
 
     /// `mallocgcLarge` of 1.25.5, and two more functions that it calls.
@@ -227,6 +252,29 @@ pub(crate) mod tests {
 
     fn examine_file(file: &[u8]) -> GoExamination {
         examine(&Image::parse(file).unwrap(), false)
+    }
+
+    #[test]
+    fn tables_of_1_17_give_the_same_sites() {
+        let (old, new) = (examine_file(&old_go_file("go1.17.13")), examine_file(&go_file("go1.22.10")));
+        assert_eq!(old.version.unwrap().name, "go1.17.13");
+        assert_eq!(old.plan.sites.len(), 2);
+        let places = |plan: Plan| -> Vec<_> {
+            plan.sites
+                .into_iter()
+                .map(|site| (site.function, site.function_offset, site.file_offset))
+                .collect()
+        };
+        assert_eq!(places(old.plan), places(new.plan));
+    }
+
+    #[test]
+    fn functions_of_1_17_take_no_registers_on_aarch64() {
+        let mut file = old_go_file("go1.17.13");
+        file[18] = 183;
+        let found = examine_file(&file);
+        assert_eq!((found.plan.sites.len(), found.plan.misses.len()), (0, 1));
+        assert!(found.plan.misses[0].detail.contains("AArch64"), "{}", found.plan.misses[0].detail);
     }
 
     #[test]
@@ -269,7 +317,7 @@ pub(crate) mod tests {
     #[test]
     fn unknown_versions_get_no_site() {
         for (version, reason) in [
-            ("go1.18.10", "go_version_unsupported"),
+            ("go1.16.15", "go_version_unsupported"),
             ("go1.28", "go_version_unsupported"),
             ("devel +1a2b3c4", "go_version_unknown"),
             ("go", "go_version_unknown"),
@@ -300,16 +348,17 @@ pub(crate) mod tests {
 
     #[test]
     fn truncated_files_do_not_panic() {
-        let file = go_file("go1.22.10");
-        for len in 0..file.len() {
-            let _ = crate::allocator::examine(&file[..len], &Default::default());
+        for file in [go_file("go1.22.10"), old_go_file("go1.17.13")] {
+            for len in 0..file.len() {
+                let _ = crate::allocator::examine(&file[..len], &Default::default());
+            }
         }
     }
 
     proptest! {
         #[test]
-        fn hostile_files_do_not_panic(flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..8)) {
-            let mut file = go_file("go1.22.10");
+        fn hostile_files_do_not_panic(old: bool, flips in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..8)) {
+            let mut file = if old { old_go_file("go1.17.13") } else { go_file("go1.22.10") };
             for (at, byte) in flips {
                 let len = file.len();
                 file[at % len] = byte;

@@ -17,9 +17,9 @@ use crate::site::{Miss, Site};
 
 const THROW: &str = "runtime.throw";
 const ASSIST: &str = "runtime.gcAssistAlloc";
-/// Since 1.21; before, `mallocgc` calls the assist itself.
+/// Since 1.20; before, `mallocgc` calls the assist itself.
 const DEDUCT: &str = "runtime.deductAssistCredit";
-const DEDUCT_MINOR: u16 = 21;
+const DEDUCT_MINOR: u16 = 20;
 const ALLOC_SPAN: &str = "runtime.(*mheap).allocSpan";
 const GROW: &str = "runtime.(*mheap).grow";
 const RECLAIM: &str = "runtime.(*mheap).reclaim";
@@ -29,7 +29,10 @@ const RESTART: &str = "runtime.startTheWorldWithSema";
 const SWEEP: &str = "runtime.deductSweepCredit";
 const HEAP_ALLOC: &str = "runtime.(*mheap).alloc";
 const CYCLE: &str = "runtime.gcMarkTermination";
+/// Since 1.19; before, there is one function for all systems.
 const SCAVENGE: &str = "runtime.sysUnusedOS";
+const SCAVENGE_MINOR: u16 = 19;
+const SCAVENGE_BEFORE: &str = "runtime.sysUnused";
 const POOL_GET: &str = "sync.(*Pool).Get";
 const POOL_SLOW: &str = "sync.(*Pool).getSlow";
 const POOL_CLEANUP: &str = "sync.poolCleanup";
@@ -176,7 +179,8 @@ impl Places<'_, '_> {
     }
 
     fn scavenge(&self) -> Result<Vec<Site>, Miss> {
-        self.within(SCAVENGE, |marks| marks.beginning(Role::Scavenge, 0, &[Register::RBX]))
+        let symbol = if self.version.minor >= SCAVENGE_MINOR { SCAVENGE } else { SCAVENGE_BEFORE };
+        self.within(symbol, |marks| marks.beginning(Role::Scavenge, 0, &[Register::RBX]))
             .map(|site| vec![site])
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The oldest and newest minor versions whose runtime layout is known.
-const SUPPORTED_MINORS: std::ops::RangeInclusive<u16> = 19..=27;
+const SUPPORTED_MINORS: std::ops::RangeInclusive<u16> = 17..=27;
 
 /// A Go release, such as 1.22.10.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,13 +36,13 @@ impl GoVersion {
         Some(Self { minor, patch, name: word.get(..name_len)?.to_owned(), development })
     }
 
-    /// Offset of `m.curg`, in bytes, in a supported version: as the DWARF of 1.19, 1.21 to 1.24 and 1.25 to 1.27 tells.
+    /// Offset of `m.curg`, in bytes, in a supported version: as the DWARF of programs of 1.17 to 1.24 and 1.25 to 1.27
+    /// tells.
     pub fn curg_offset(&self) -> u16 {
         if self.minor >= 25 { 184 } else { 192 }
     }
 
-    /// Offset of `g.goid`, in bytes, in a supported version: as the DWARF of 1.19 and 1.21 to 1.27 tells; 1.20 lies
-    /// between two that agree.
+    /// Offset of `g.goid`, in bytes, in a supported version: as the DWARF of programs of 1.17 to 1.27 tells.
     pub fn goid_offset(&self) -> u16 {
         if matches!(self.minor, 23 | 24) { 160 } else { 152 }
     }
@@ -108,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn the_supported_range_is_1_19_to_1_27() {
+    fn the_supported_range_is_1_17_to_1_27() {
         let supported = |text| GoVersion::parse(text).unwrap().is_supported();
-        assert!(supported("go1.19") && supported("go1.27.3"));
-        assert!(!supported("go1.18.10") && !supported("go1.28rc1"));
+        assert!(supported("go1.17") && supported("go1.27.3"));
+        assert!(!supported("go1.16.15") && !supported("go1.28rc1"));
     }
 }
