@@ -264,7 +264,8 @@ fn a_malloc_that_is_not_known_is_told() {
         let process = report.process(truth.pid);
         assert_eq!(process.0["coverage"]["allocator"], "other", "{report}");
         let misses = process.0["coverage"]["misses"].as_array().unwrap();
-        assert!(misses.iter().any(|miss| miss["reason"] == "allocator_path_not_probed"), "{report}");
+        let of_it = misses.iter().find(|miss| miss["reason"] == "allocator_path_not_probed").unwrap();
+        assert!(of_it["detail"].as_str().unwrap().starts_with("libtbbmalloc_proxy.so.2"), "{report}");
         assert_eq!(classes(process, truth::GLIBC), Classes::new(), "{report}");
     }
 }

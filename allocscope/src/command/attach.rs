@@ -79,7 +79,7 @@ pub(super) fn session_options(trace: &TraceOptions) -> SessionOptions {
 pub(super) fn tell_small_cost(session: &Session) {
     if let Some(ns) = session.small_cost_ns() {
         tell(format_args!(
-            "each call of a probed function, of small blocks too, takes about {ns:.0} ns longer: `allocscope inspect \
+            "each call of a probed function, of small blocks too, takes up to {ns:.0} ns longer: `allocscope inspect \
              --allow-small-cost` lists them"
         ));
     }

@@ -15,8 +15,9 @@ use crate::aggregate::{Coverage, Tier};
 use crate::allocator::detect::Allocator;
 use crate::allocator::{Examination, OtherLibrary};
 use crate::probe::{AttachedSites, Loaded, PoolProbes, PoolSites, Returns, Scope};
-use crate::site::{Miss, Plan};
+use crate::site::{Miss, Plan, SmallCalls};
 use crate::target::{self, MappedFile, OpenedBinary, Seccomp};
+use allocscope_common::site_id::StepClass;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Binaries {
 struct Binary {
     users: usize,
     part: Part,
+    /// The dearest hit of a small call, where all of them pass a probe.
+    small: Option<StepClass>,
     sites: AttachedSites,
     /// Its `sync.Pool.Get`, where that is to be sampled.
     pool: Option<PoolSites>,
@@ -196,7 +199,7 @@ impl Binaries {
             }
             let opened = target::open_mapped(pid, &mapped);
             let Ok(opened) = opened.inspect_err(|error| log::info!("{error}")) else { continue };
-            let examined = self.others.get_or_examine(&opened.file, "", || self.examiner.other(&opened.file));
+            let examined = self.others.get_or_examine(&opened.file, "", || self.examiner.other(&opened));
             let told = |error: &std::io::Error| log::info!("{}: {error}", opened.path.display());
             let Ok(OtherLibrary { is_allocator, plan }) = examined.inspect_err(told) else { continue };
             if plan.is_empty() && plan.misses.is_empty() {
@@ -261,7 +264,9 @@ impl Binaries {
         let misses = plan.misses.iter().chain(&sites.misses).cloned().collect();
         let part = Part { attached: sites.len(), planned: plan.len(), tier: tier_of(&plan), misses };
         let pool = PoolSites::of(&opened.file, plan.sampled, scope, !sites.is_empty());
-        self.known.insert(id, Binary { users: 1, part: part.clone(), sites, pool });
+        let small = plan.calls.iter().filter(|call| call.small == SmallCalls::Always);
+        let small = small.map(|call| call.id.step).max();
+        self.known.insert(id, Binary { users: 1, part: part.clone(), small, sites, pool });
         part
     }
 
@@ -278,6 +283,11 @@ impl Binaries {
             drop((binary.pool.take(), std::mem::take(&mut binary.sites)));
         }
         any
+    }
+
+    /// The dearest hit of a small call, where all of them pass a probe somewhere.
+    pub fn dearest_small_hit(&self) -> Option<StepClass> {
+        self.known.values().filter(|binary| !binary.sites.is_empty()).filter_map(|binary| binary.small).max()
     }
 
     /// Probes every `sync.Pool.Get` of the binaries in use. Those that the kernel refuses are left.

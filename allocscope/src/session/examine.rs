@@ -12,6 +12,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// As [`Allocator::Other`] is written.
+const OTHER: &str = "other";
+
 /// How files are examined.
 #[derive(Clone, Debug, Default)]
 pub struct Examiner {
@@ -64,9 +67,14 @@ impl Examiner {
     ///
     /// # Errors
     /// Where it is unreadable.
-    pub fn other(&self, file: &File) -> io::Result<OtherLibrary> {
+    pub fn other(&self, opened: &OpenedBinary) -> io::Result<OtherLibrary> {
         let request = Request { depth: self.depth, ..Request::default() };
-        examine_other(FileBytes::of(file)?, &request).map_err(io::Error::other)
+        let mut found = examine_other(FileBytes::of(&opened.file)?, &request).map_err(io::Error::other)?;
+        let name = opened.path.file_name().unwrap_or_default().to_string_lossy();
+        for miss in &mut found.plan.misses {
+            miss.detail = format!("{name}: {}", miss.detail);
+        }
+        Ok(found)
     }
 
     fn library_file(&self, file: &File, kind: Allocator) -> io::Result<Plan> {
@@ -100,7 +108,13 @@ impl Examiner {
             files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
         }
         if !is_go {
-            files.extend(self.others(pid, &files)?);
+            let others = self.others(pid, &files)?;
+            if let (Some(first), Some(other)) =
+                (files.first_mut(), others.iter().find(|file| file.allocator == OTHER))
+            {
+                first.allocator.clone_from(&other.allocator);
+            }
+            files.extend(others);
         }
         Ok(Ok(files))
     }
@@ -128,13 +142,13 @@ impl Examiner {
             if known.iter().any(|file| file.path == opened.path) {
                 continue;
             }
-            let Ok(OtherLibrary { is_allocator, plan }) = self.other(&opened.file) else { continue };
+            let Ok(OtherLibrary { is_allocator, plan }) = self.other(&opened) else { continue };
             if !is_allocator && plan.provider.is_empty() {
                 continue;
             }
             let is_sampled = plan.provider.iter().all(|site| site.id.event.is_sample());
             let allocator = match (is_allocator, is_sampled) {
-                (true, _) => "other",
+                (true, _) => OTHER,
                 (false, true) => "otel_memory",
                 (false, false) => "pool",
             };

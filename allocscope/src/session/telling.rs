@@ -2,9 +2,10 @@
 
 use super::recorder::{Recorder, Recording};
 use super::{Session, selfmon};
-use crate::aggregate::{Snapshot, Tier, ToolSnapshot};
+use crate::aggregate::{Snapshot, ToolSnapshot};
 use crate::config::AttachVia;
 use allocscope_common::counter::{LossReason, ProbeClass};
+use allocscope_common::site_id::StepClass;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -65,11 +66,14 @@ impl Session {
         }
     }
 
-    /// What a small allocation costs a process more where all of them pass a probe, in nanoseconds; `None` where
-    /// none is so traced, or the price is not known.
+    /// How much longer a small call takes at most where all of them pass a probe, in nanoseconds; `None` where none is so
+    /// traced, or the price is not known.
     pub fn small_cost_ns(&self) -> Option<f64> {
-        let filtered = self.tracked.values().any(|known| known.coverage.tier == Tier::Filtered);
-        filtered.then(|| self.prices.by_class().get(&ProbeClass::UprobeEmulated).copied())?
+        let class = match self.binaries.dearest_small_hit()? {
+            StepClass::Stepped => ProbeClass::UprobeStepped,
+            StepClass::Emulated | StepClass::Called => ProbeClass::UprobeEmulated,
+        };
+        self.prices.by_class().get(&class).copied()
     }
 
     pub(super) fn free_retired(&mut self) {
