@@ -25,8 +25,8 @@ const LEAST_LOG2: u32 = 4;
 /// Largest class that there can be.
 const MOST_LOG2: u32 = 40;
 
-/// Gets that say something of those to come.
-const ENOUGH: u64 = 1000;
+/// Gets that say something of those to come; in Miri, which takes a second for a hundred, a few do.
+const ENOUGH: u64 = if cfg!(miri) { 16 } else { 1000 };
 
 /// A pool of `Vec<u8>`. On cache lines of its own, as an object pool is: the count of an `Arc` around it is not on them.
 #[repr(align(128))]

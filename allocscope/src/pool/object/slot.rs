@@ -251,29 +251,22 @@ impl<T> Own<T> {
 
     /// Moves items to a bin, at most so many, and the right to hold them where `ledger`.
     pub(super) fn spill(&mut self, bin: &mut Open<'_, T>, most: u32, ledger: bool) {
-        for _ in 0..most {
-            if !bin.has_room() {
-                return;
-            }
-            if let Some(item) = self.pop_rest() {
-                bin.push(item);
-                self.cap -= u32::from(ledger);
-            } else if self.place == Place::Full {
-                bin.push(self.take_first(if ledger { Place::Denied } else { Place::Free }));
-            } else {
-                return;
-            }
+        let count = self.len.min(most).min(bin.room() as u32);
+        self.len -= count;
+        self.cap -= if ledger { count } else { 0 };
+        // SAFETY: items below the old length are there, and these are not below the new.
+        unsafe { bin.push_all(&self.rest[self.len as usize..][..count as usize]) };
+        if self.place == Place::Full && count < most && bin.room() > 0 {
+            bin.push(self.take_first(if ledger { Place::Denied } else { Place::Free }));
         }
     }
 
     /// Moves items from a bin, at most so many, and the right to hold them where `ledger`.
     pub(super) fn refill(&mut self, bin: &mut Open<'_, T>, most: u32, ledger: bool) {
         let room = if ledger { DEPTH as u32 - self.cap } else { self.cap - self.len };
-        for _ in 0..most.min(room) {
-            let Some(item) = bin.pop() else { return };
-            self.cap += u32::from(ledger);
-            let none = self.push_rest(item);
-            debug_assert!(none.is_none(), "there is room");
-        }
+        let count = most.min(room).min(bin.len() as u32);
+        self.cap += if ledger { count } else { 0 };
+        bin.pop_all(&mut self.rest[self.len as usize..][..count as usize]);
+        self.len += count;
     }
 }
