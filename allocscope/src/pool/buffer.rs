@@ -11,10 +11,11 @@ pub use guard::{BufferGuard, OwnedPooledBuffer, PooledBuffer};
 use super::counters::{BufferCounters, ClassCounters};
 use super::object::{Limits, Pool, PoolError};
 use super::pressure::Release;
-use class::{Class, OfSize, allocate, no_memory};
+use class::{Block, Class, OfSize, allocate, no_memory};
 use guard::{Borrowed, Home, Shared};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Classes to a power of two, as a power of two.
@@ -24,10 +25,16 @@ const LEAST_LOG2: u32 = 4;
 /// Largest class that there can be.
 const MOST_LOG2: u32 = 40;
 
+/// Gets that say something of those to come; in Miri, which takes a second for a hundred, a few do.
+const ENOUGH: u64 = if cfg!(miri) { 16 } else { 1000 };
+
 /// A pool of `Vec<u8>`. On cache lines of its own, as an object pool is: the count of an `Arc` around it is not on them.
 #[repr(align(128))]
 pub struct BufferPool {
-    classes: Box<[OnceLock<Class>]>,
+    /// In an `Arc`, as what points into it stays good where the pool is moved.
+    classes: Arc<[OnceLock<Class>]>,
+    /// The class that most gets are of, looked at first; null where there is none such.
+    usual: AtomicPtr<Class>,
     /// Number of the smallest class.
     first: usize,
     limits: Limits,
@@ -72,6 +79,7 @@ impl BufferPoolBuilder {
         let (first, last) = (class_of(1 << smallest), class_of(1 << largest));
         BufferPool {
             classes: (first..=last).map(|_| OnceLock::new()).collect(),
+            usual: AtomicPtr::new(ptr::null_mut()),
             first,
             limits: self.limits,
             oversized: AtomicU64::new(0),
@@ -150,7 +158,7 @@ impl BufferPool {
     pub fn get_owned(self: &Arc<Self>, len: usize) -> OwnedPooledBuffer {
         let Some(class) = self.class(len) else { return self.oversized(len) };
         let buffer = class.get_bare(len).into_buffer();
-        BufferGuard::new(self.shared_home(len), buffer)
+        BufferGuard::new(self.shared_home(class), buffer)
     }
 
     /// The same, or why there is none.
@@ -162,24 +170,35 @@ impl BufferPool {
     pub fn try_get_owned(self: &Arc<Self>, len: usize) -> Result<OwnedPooledBuffer, PoolError> {
         let Some(class) = self.class(len) else { return self.try_oversized(len) };
         let buffer = class.try_get_bare(len)?.into_buffer();
-        Ok(BufferGuard::new(self.shared_home(len), buffer))
+        Ok(BufferGuard::new(self.shared_home(class), buffer))
     }
 
     #[inline(always)]
-    fn shared_home(self: &Arc<Self>, len: usize) -> Shared {
-        Shared(Some((Arc::clone(self), self.number(len))))
-    }
-
-    /// The number of the class that has buffers of so many bytes, if there is one.
-    #[inline(always)]
-    fn number(&self, len: usize) -> usize {
-        class_of(len.max(1)).saturating_sub(self.first)
+    fn shared_home(self: &Arc<Self>, class: &Class) -> Shared {
+        Shared(Some((Arc::clone(self), class.recipe().number)))
     }
 
     /// The class that has buffers of so many bytes.
+    ///
+    /// That it is the usual one is a guess that the processor makes too: it goes on with that class's address before the
+    /// length is looked at. Else all that a get does waits for the address to be computed from the length (2 of 6 ns).
     #[inline(always)]
     fn class(&self, len: usize) -> Option<&Class> {
-        let number = self.number(len);
+        match self.usual() {
+            Some(usual) if usual.recipe().serves(len) => Some(usual),
+            _ => self.class_by_number(len),
+        }
+    }
+
+    #[inline(always)]
+    fn usual(&self) -> Option<&Class> {
+        // SAFETY: it is null or one of `classes`, which stay where they are for as long as this pool is there.
+        unsafe { self.usual.load(Ordering::Acquire).as_ref() }
+    }
+
+    #[inline(always)]
+    fn class_by_number(&self, len: usize) -> Option<&Class> {
+        let number = class_of(len.max(1)).saturating_sub(self.first);
         let class = self.classes.get(number)?;
         Some(class.get().unwrap_or_else(|| self.new_class(number)))
     }
@@ -187,21 +206,55 @@ impl BufferPool {
     #[cold]
     #[inline(never)]
     fn new_class(&self, number: usize) -> &Class {
-        self.classes[number].get_or_init(|| {
-            let (bytes, next) = (bytes_of(number + self.first), bytes_of(number + self.first + 1));
-            Pool::with_recipe(OfSize { bytes, next }, self.limits)
-        })
+        let class = self.classes[number].get_or_init(|| {
+            let bytes_of = |number: usize| bytes_of(number + self.first);
+            let least = number.checked_sub(1).map_or(0, |below| bytes_of(below) + 1);
+            Pool::with_recipe(OfSize::new(number, least, bytes_of(number), bytes_of(number + 1)), self.limits)
+        });
+        self.choose_usual();
+        class
     }
 
-    #[cold]
+    /// Looks anew which class is the usual one, if any. Seldom, and written only where it is another, as every get reads
+    /// the line that it is on.
+    fn choose_usual(&self) {
+        let usual = self.most_asked().map_or(ptr::null(), ptr::from_ref);
+        if usual != self.usual.load(Ordering::Relaxed) {
+            self.usual.store(usual.cast_mut(), Ordering::Release);
+        }
+    }
+
+    /// The only class, or the one that by far the most gets are of. A wrong guess costs twice what a right one saves.
+    fn most_asked(&self) -> Option<&Class> {
+        let gets: Vec<_> = self.used().map(|class| (class.counters().gets, class)).collect();
+        let all: u64 = gets.iter().map(|(gets, _)| gets).sum();
+        let (most, class) = *gets.iter().max_by_key(|(gets, _)| gets)?;
+        let is_usual = gets.len() == 1 || (all >= ENOUGH && most >= all - all / 4);
+        is_usual.then_some(class)
+    }
+
+    #[inline(always)]
     fn oversized<H: Home>(&self, len: usize) -> BufferGuard<H> {
-        self.try_oversized(len).unwrap_or_else(|_| no_memory(len))
+        BufferGuard::new(H::default(), self.allocate_oversized(len).into_buffer())
+    }
+
+    #[inline(always)]
+    fn try_oversized<H: Home>(&self, len: usize) -> Result<BufferGuard<H>, PoolError> {
+        Ok(BufferGuard::new(H::default(), self.try_allocate_oversized(len)?.into_buffer()))
+    }
+
+    /// A block and no guard, as that is returned in registers: so the guard of who calls stays in registers too.
+    #[cold]
+    #[inline(never)]
+    fn allocate_oversized(&self, len: usize) -> Block {
+        self.try_allocate_oversized(len).unwrap_or_else(|_| no_memory(len))
     }
 
     #[cold]
-    fn try_oversized<H: Home>(&self, len: usize) -> Result<BufferGuard<H>, PoolError> {
+    #[inline(never)]
+    fn try_allocate_oversized(&self, len: usize) -> Result<Block, PoolError> {
         self.oversized.fetch_add(1, Ordering::Relaxed);
-        Ok(BufferGuard::new(H::default(), allocate(len)?))
+        allocate(len).map(Block::new)
     }
 
     fn used(&self) -> impl Iterator<Item = &Class> {
@@ -211,6 +264,7 @@ impl BufferPool {
     /// Begins a new generation in each class.
     pub fn tick(&self) {
         self.used().for_each(|class| class.tick());
+        self.choose_usual();
     }
 
     /// Begins one in each class where half of `max_age` passed since its last.
@@ -223,8 +277,10 @@ impl BufferPool {
         self.used().map(|class| class.trim()).sum()
     }
 
-    /// What it did and holds.
+    /// What it did and holds. Where most of that was with one class, that is from now on the quickest, as after each
+    /// [`tick`](Self::tick).
     pub fn counters(&self) -> BufferCounters {
+        self.choose_usual();
         let class = |class: &Class| ClassCounters {
             bytes: class.recipe().bytes,
             pool: class.counters(),

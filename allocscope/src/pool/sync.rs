@@ -38,6 +38,15 @@ impl<T> Guarded<T> {
     }
 }
 
+/// A full fence between an exchange of this thread, just before, and what it loads after. On x86-64 the exchange is one.
+#[inline(always)]
+pub(crate) fn fence_after_swap() {
+    #[cfg(all(target_arch = "x86_64", not(any(miri, loom))))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(any(miri, loom)))))]
+    fence(Ordering::SeqCst);
+}
+
 /// Waits a little for another thread: the more `patience`, the longer.
 pub(crate) fn give_way(patience: u32) {
     #[cfg(loom)]

@@ -43,9 +43,29 @@ impl Drop for Block {
 
 /// How buffers of one size are made.
 pub struct OfSize {
+    /// Of the class in its pool.
+    pub(super) number: usize,
     pub(super) bytes: usize,
-    /// Bytes that buffers of this class do not have any more.
-    pub(super) next: usize,
+    /// Fewest bytes that it is asked for.
+    least: usize,
+    /// Lengths that it is asked for.
+    lengths: usize,
+    /// Capacities that its buffers may have.
+    capacities: usize,
+}
+
+impl OfSize {
+    /// Of a class that is asked for `least` to `bytes` bytes, where the one above begins at `next`.
+    pub(super) fn new(number: usize, least: usize, bytes: usize, next: usize) -> Self {
+        Self { number, bytes, least, lengths: bytes - least + 1, capacities: next - bytes }
+    }
+
+    /// Whether so many bytes are asked of this class.
+    #[inline(always)]
+    pub(super) fn serves(&self, len: usize) -> bool {
+        // One comparison: what is less than `least` wraps.
+        len.wrapping_sub(self.least) < self.lengths
+    }
 }
 
 impl Recipe<Block> for OfSize {
@@ -60,7 +80,7 @@ impl Recipe<Block> for OfSize {
     #[inline(always)]
     fn reset(&self, block: &mut Block) -> bool {
         // One comparison: what is less than `bytes` wraps.
-        block.capacity.wrapping_sub(self.bytes) < self.next - self.bytes
+        block.capacity.wrapping_sub(self.bytes) < self.capacities
     }
 
     #[inline(always)]

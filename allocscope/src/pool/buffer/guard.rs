@@ -3,7 +3,7 @@
 use super::BufferPool;
 use super::class::{Block, Class};
 use std::fmt;
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::sync::{Arc, OnceLock};
@@ -77,19 +77,20 @@ impl<H: Home> BufferGuard<H> {
     }
 }
 
+/// By value: a guard whose address is never taken stays in registers.
 #[cold]
 #[inline(never)]
-fn drop_plain(buffer: &mut Vec<u8>) {
-    drop(mem::take(buffer));
+fn drop_plain(block: Block) {
+    drop(block);
 }
 
 impl<H: Home> Drop for BufferGuard<H> {
     #[inline(always)]
     fn drop(&mut self) {
-        let Some(class) = self.home.class() else { return drop_plain(&mut self.buffer) };
         // SAFETY: the guard is being dropped, and its buffer is not used again.
-        let buffer = unsafe { ManuallyDrop::take(&mut self.buffer) };
-        let mut block = ManuallyDrop::new(Block::new(buffer));
+        let block = Block::new(unsafe { ManuallyDrop::take(&mut self.buffer) });
+        let Some(class) = self.home.class() else { return drop_plain(block) };
+        let mut block = ManuallyDrop::new(block);
         // SAFETY: the block is not used again, nor dropped.
         unsafe { class.give_back(&mut block) };
     }

@@ -134,3 +134,50 @@ fn owned_buffers_go_back_to_their_class_from_anywhere() {
     last.clear();
     assert_eq!(format!("{last:?}"), "0 of 1024 bytes");
 }
+
+/// The capacity of the usual class.
+fn usual(pool: &BufferPool) -> Option<usize> {
+    pool.usual().map(|class| class.recipe().bytes)
+}
+
+#[test]
+fn each_length_is_served_by_its_class_whichever_is_the_usual_one() {
+    let serves = |pool: &BufferPool| {
+        for class in class_of(1 << 10)..=class_of(1 << 13) {
+            let (bytes, below) = (bytes_of(class), bytes_of(class - 1));
+            let lengths = [below + 1, bytes - 1, bytes].map(|len| pool.get(len).capacity());
+            assert_eq!(lengths, [bytes; 3]);
+        }
+        assert_eq!([pool.get(0).capacity(), pool.get(1).capacity()], [1024; 2]);
+        assert_eq!([pool.get(8193).capacity(), pool.get(9000).capacity()], [8193, 9000]);
+    };
+    for first in if cfg!(miri) { vec![4000] } else { vec![1, 1025, 4000, 8192] } {
+        let pool = BufferPool::builder().smallest(1 << 10).largest(1 << 13).build();
+        let capacity = pool.get(first).capacity();
+        assert_eq!(usual(&pool), Some(capacity), "the only one");
+        serves(&pool);
+        assert_eq!(usual(&pool), None, "one of many");
+        (0..ENOUGH.max(200)).for_each(|_| drop(pool.get(first)));
+        pool.tick();
+        let moved = Box::new(pool);
+        assert_eq!(usual(&moved), Some(capacity), "most gets were of it");
+        serves(&moved);
+    }
+}
+
+#[test]
+fn a_class_is_usual_with_three_quarters_of_all_gets() {
+    let pool = BufferPool::default();
+    let get = |count: u64, len: usize| (0..count).for_each(|_| drop(pool.get(len)));
+    let now = || {
+        let _ = pool.counters();
+        usual(&pool)
+    };
+    get(ENOUGH / 4 * 3 - 1, 65536);
+    get(ENOUGH / 4, 4096);
+    assert_eq!((usual(&pool), now()), (None, None), "too few to tell");
+    get(1, 65536);
+    assert_eq!((usual(&pool), now()), (None, Some(65536)));
+    get(1, 4096);
+    assert_eq!((usual(&pool), now()), (Some(65536), None));
+}

@@ -4,7 +4,7 @@ use super::builder::Limits;
 use super::recipe::{PoolError, Recipe};
 use super::tally::Event;
 use super::{Pool, store};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Items idle and in use, where they are limited.
@@ -136,8 +136,13 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         }
     }
 
-    /// Tells the first who waits that there may be something for it.
+    /// Tells the first who waits that there may be something for it. The fence is for who begins to wait at that moment, and
+    /// looks for an item after: it finds it, or is seen here.
     pub(super) fn notify(&self) {
+        if self.total.most.is_none() {
+            return;
+        }
+        fence(Ordering::SeqCst);
         if self.total.waiting.load(Ordering::SeqCst) > 0 {
             wake_first(&self.store.lock.lock());
         }

@@ -326,8 +326,8 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         }
     }
 
-    /// An item comes back from its guard. All that is not usual is one call, so that the rest is inlined where guards
-    /// are dropped.
+    /// An item comes back from its guard. All that is not usual is one call in one place, so that the rest is short enough
+    /// to be inlined where guards are dropped.
     ///
     /// # Safety
     ///
@@ -342,10 +342,9 @@ impl<T, R: Recipe<T>> Pool<T, R> {
         };
         // SAFETY: the caller gives the item away.
         let item = unsafe { ManuallyDrop::take(item) };
-        if !matches!(back, Back::Clean) || (!R::CALLED && self.recipe.weighs()) {
-            return self.take_back(item, back);
-        }
-        if let Some(item) = self.keep_own(item, Event::Returned) {
+        let is_usual = matches!(back, Back::Clean) && (R::CALLED || !self.recipe.weighs());
+        let item = if is_usual { self.keep_own(item, Event::Returned) } else { Some(item) };
+        if let Some(item) = item {
             self.take_back(item, back);
         }
     }

@@ -34,8 +34,8 @@ pub(super) struct Set<T> {
 #[repr(align(128))]
 struct Marks(AtomicU64);
 
-/// The bin of a shelf that a thread looks at first: the one after that of last time. So it is known before it is
-/// needed, and fetched ahead; and who gives and who takes do not meet at the same bin.
+/// The bin of a shelf that a thread looks at first: the one after that of last time. So who gives knows it before it is
+/// needed, and has it fetched ahead; and who gives and who takes do not meet at the same bin.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Cursor(u8);
 
@@ -71,17 +71,20 @@ impl<T> Set<T> {
             let bin = self.bin_of(shelf, cursor, |len| len < BIN)?;
             Some((shelf, bin))
         })?;
+        self.mark(shelf);
         let out = work(&mut bin);
         drop(bin);
-        self.mark(shelf);
-        self.fetch_ahead(shelf, *cursor);
+        // The next one, which takers have left for the longest time. They do not fetch ahead: where there are few items, it
+        // would be the bin that is filled just then.
+        self.fetch(shelf, *cursor);
         Some(out)
     }
 
-    /// Marks a shelf that has items. One that is marked stays as it is: the line it lies on is every taker's. The fence
-    /// is for who takes the mark away at that moment, and looks after: it sees the items.
+    /// Marks a shelf of which this thread has taken a bin to put items into. One that is marked stays as it is: the line
+    /// it lies on is every taker's. The fence is for who takes the mark away at that moment, and looks after: it sees
+    /// the bin taken. Before the items are written, so that it does not wait for their lines.
     fn mark(&self, shelf: usize) {
-        sync::fence(Ordering::SeqCst);
+        sync::fence_after_swap();
         if self.marks.0.load(Ordering::Relaxed) & mark(shelf) == 0 {
             self.marks.0.fetch_or(mark(shelf), Ordering::SeqCst);
         }
@@ -101,7 +104,6 @@ impl<T> Set<T> {
             if let Some((shelf, mut bin)) = self.stocked(group, cursor) {
                 let out = work(&mut bin);
                 drop(bin);
-                self.fetch_ahead(shelf, *cursor);
                 return Some((out, shelf != home));
             }
         }
@@ -119,6 +121,7 @@ impl<T> Set<T> {
     /// the item.
     fn stocked(&self, group: usize, cursor: &mut Cursor) -> Option<(usize, Open<'_, T>)> {
         let found = self.shelves_of(group).find_map(|shelf| {
+            self.fetch(shelf, *cursor);
             let bin = self.bin_of(shelf, cursor, |len| len > 0)?;
             Some((shelf, bin))
         });
@@ -154,9 +157,9 @@ impl<T> Set<T> {
     }
 
     /// Has the processor fetch the bin at the cursor, which is most likely the next one wanted.
-    fn fetch_ahead(&self, shelf: usize, cursor: Cursor) {
+    fn fetch(&self, shelf: usize, cursor: Cursor) {
         if let Some(bin) = self.shelf(shelf).get(usize::from(cursor.0)) {
-            fetch_ahead(bin);
+            fetch(bin);
         }
     }
 
@@ -195,17 +198,18 @@ impl<T> Set<T> {
     }
 }
 
-/// Has the processor fetch a bin's first two cache lines.
-fn fetch_ahead<T>(bin: &Bin<T>) {
+/// Has the processor fetch a bin's first two cache lines, both at once and to be written: who reads a line first must ask
+/// for it again to write it. Processors without this instruction do nothing at it.
+fn fetch<T>(bin: &Bin<T>) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let start = std::ptr::from_ref(bin).cast::<i8>();
-        // SAFETY: a prefetch reads nothing as far as the program goes; a bin is aligned to two lines and not smaller.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(start);
-            _mm_prefetch::<_MM_HINT_T0>(start.add(64));
-        }
+    // SAFETY: a prefetch reads and writes nothing as far as the program goes; a bin is two lines at least.
+    unsafe {
+        std::arch::asm!(
+            "prefetchw byte ptr [{bin}]",
+            "prefetchw byte ptr [{bin} + 64]",
+            bin = in(reg) bin,
+            options(nostack, preserves_flags, readonly)
+        );
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = bin;
@@ -237,11 +241,12 @@ impl<T> Bin<T> {
 }
 
 impl<T> Open<'_, T> {
-    pub(super) fn has_room(&self) -> bool {
-        self.len < BIN
+    /// Items that there is room for.
+    pub(super) fn room(&self) -> usize {
+        BIN - self.len
     }
 
-    /// Adds an item; there must be [room](Self::has_room).
+    /// Adds an item; there must be [room](Self::room).
     pub(super) fn push(&mut self, item: T) {
         let at = self.len;
         assert!(at < BIN, "a bin is not filled beyond its size");
@@ -256,6 +261,45 @@ impl<T> Open<'_, T> {
         // SAFETY: this thread has taken the bin; items below the old length are there.
         Some(self.bin.items.with_mut(|items| unsafe { (*items)[at].assume_init_read() }))
     }
+
+    /// Moves items into the bin; there must be [room](Self::room).
+    ///
+    /// # Safety
+    ///
+    /// They are all there, and not used by the caller any more.
+    pub(super) unsafe fn push_all(&mut self, from: &[MaybeUninit<T>]) {
+        let at = self.len;
+        self.bin.items.with_mut(|items| {
+            // SAFETY: this thread has taken the bin.
+            let items = unsafe { &mut *items };
+            move_to(&mut items[at..][..from.len()], from);
+        });
+        self.len += from.len();
+    }
+
+    /// Moves items out of the bin, which must be there.
+    pub(super) fn pop_all(&mut self, to: &mut [MaybeUninit<T>]) {
+        let at = self.len - to.len();
+        self.bin.items.with_mut(|items| {
+            // SAFETY: this thread has taken the bin.
+            let items = unsafe { &*items };
+            move_to(to, &items[at..][..to.len()]);
+        });
+        self.len = at;
+    }
+
+    /// Items in it.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Moves what is there.
+#[inline(always)]
+fn move_to<T>(to: &mut [MaybeUninit<T>], from: &[MaybeUninit<T>]) {
+    assert_eq!(to.len(), from.len());
+    // SAFETY: both are valid for so many, and a slice that is borrowed for writing overlaps no other.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), from.len()) };
 }
 
 impl<T> Drop for Open<'_, T> {

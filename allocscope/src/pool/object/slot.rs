@@ -5,16 +5,16 @@
 //! code runs in between, so that a section is a few instructions long, but for a section that looks for a shelf.
 
 use super::fence::{self, Fences};
-use super::shelf::{Cursor, Open};
+use super::shelf::{BIN, Cursor, Open};
 use super::tally;
 use crate::pool::sync::{self, AtomicU32, Guarded, Ordering};
 use std::mem::MaybeUninit;
 
-/// Items behind the first one.
-pub(super) const DEPTH: usize = if cfg!(loom) { 2 } else { 16 };
+/// Items that a slot can hold: two more than a bin, so that who gives one and takes one then does not move a bin each time.
+const DEPTH: usize = BIN + 2;
 
-/// Items that a slot can hold.
-pub(super) const HOLDS: u32 = DEPTH as u32 + 1;
+/// The same.
+pub(super) const HOLDS: u32 = DEPTH as u32;
 
 /// Why a gate is closed: a visitor is at work.
 pub(super) const VISIT: u32 = 1;
@@ -38,29 +38,16 @@ pub(super) struct Slot<T> {
     tally: tally::Own,
 }
 
-/// What a slot holds: the first item, and `len` more of `rest`.
-///
-/// The right to hold an item may be limited: `place` knows that for the first, `cap` is the number of those for more.
+/// What a slot holds: a stack of `len` items, of `cap` that it may hold.
 #[repr(C)]
 pub(super) struct Own<T> {
-    place: Place,
+    len: u64,
+    cap: u64,
     /// Where its owner gives next.
     pub(super) gives: Cursor,
     /// Where its owner takes next.
     pub(super) takes: Cursor,
-    len: u32,
-    cap: u32,
-    first: MaybeUninit<T>,
-    rest: [MaybeUninit<T>; DEPTH],
-}
-
-/// The place of the first item.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Free,
-    Full,
-    /// Free, and without the right to hold an item.
-    Denied,
+    items: [MaybeUninit<T>; DEPTH],
 }
 
 // SAFETY: items pass between threads, which their being Send allows; all else is guarded as the module says.
@@ -69,10 +56,9 @@ unsafe impl<T: Send> Sync for Slot<T> {}
 impl<T> Slot<T> {
     /// A slot with the right to hold all it can, or with none.
     pub(super) fn new(fences: Fences, may_hold: bool) -> Self {
-        let (place, cap) = if may_hold { (Place::Free, DEPTH as u32) } else { (Place::Denied, 0) };
-        let rest = [const { MaybeUninit::uninit() }; DEPTH];
-        let (gives, takes) = (Cursor::default(), Cursor::default());
-        let own = Own { place, gives, takes, len: 0, cap, first: MaybeUninit::uninit(), rest };
+        let cap = if may_hold { u64::from(HOLDS) } else { 0 };
+        let items = [const { MaybeUninit::uninit() }; DEPTH];
+        let own = Own { len: 0, cap, gives: Cursor::default(), takes: Cursor::default(), items };
         Self {
             busy: AtomicU32::new(0),
             gate: AtomicU32::new(if fences == Fences::Full { FULL_FENCE } else { 0 }),
@@ -177,103 +163,62 @@ impl<T> Drop for Section<'_, T> {
 impl<T> Own<T> {
     /// Items in it.
     pub(super) fn held(&self) -> u32 {
-        self.len + u32::from(self.place == Place::Full)
+        self.len as u32
     }
 
-    /// An item, one put of late.
+    /// The item that was put last.
     #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<T> {
-        if self.place == Place::Full { Some(self.take_first(Place::Free)) } else { self.pop_rest() }
-    }
-
-    /// The first item; it must be there.
-    #[inline(always)]
-    fn take_first(&mut self, then: Place) -> T {
-        debug_assert!(self.place == Place::Full, "there is a first item");
-        self.place = then;
-        // SAFETY: the place was full, and is not any more.
-        unsafe { self.first.assume_init_read() }
-    }
-
-    #[inline(always)]
-    fn pop_rest(&mut self) -> Option<T> {
         self.len = self.len.checked_sub(1)?;
         // SAFETY: items below the old length are there, and this one is not below the new.
-        Some(unsafe { self.rest.get_unchecked(self.len as usize).assume_init_read() })
+        Some(unsafe { self.items.get_unchecked(self.len as usize).assume_init_read() })
     }
 
     /// Keeps an item, or gives it back.
     #[inline(always)]
     pub(super) fn push(&mut self, item: T) -> Option<T> {
-        if self.place != Place::Free {
-            return self.push_rest(item);
-        }
-        self.first = MaybeUninit::new(item);
-        self.place = Place::Full;
-        None
-    }
-
-    #[inline(always)]
-    fn push_rest(&mut self, item: T) -> Option<T> {
         if self.len == self.cap {
             return Some(item);
         }
         // SAFETY: it is below `cap`, which is at most the room there is.
-        unsafe { *self.rest.get_unchecked_mut(self.len as usize) = MaybeUninit::new(item) };
+        unsafe { *self.items.get_unchecked_mut(self.len as usize) = MaybeUninit::new(item) };
         self.len += 1;
         None
     }
 
     /// Items that it may hold.
     pub(super) fn rights(&self) -> u32 {
-        self.cap + u32::from(self.place != Place::Denied)
+        self.cap as u32
     }
 
     /// It may hold so many more; no more than it can.
     pub(super) fn raise(&mut self, more: u32) {
-        let first = more > 0 && self.place == Place::Denied;
-        if first {
-            self.place = Place::Free;
-        }
-        self.cap += more - u32::from(first);
-        debug_assert!(self.cap as usize <= DEPTH, "no more than it can");
+        self.cap += u64::from(more);
+        debug_assert!(self.cap <= u64::from(HOLDS), "no more than it can");
     }
 
     /// It may hold no more than it does; says by how much less.
     pub(super) fn give_up(&mut self) -> u32 {
-        let less = self.rights() - self.held();
-        if self.place == Place::Free {
-            self.place = Place::Denied;
-        }
+        let less = self.cap - self.len;
         self.cap = self.len;
-        less
+        less as u32
     }
 
     /// Moves items to a bin, at most so many, and the right to hold them where `ledger`.
     pub(super) fn spill(&mut self, bin: &mut Open<'_, T>, most: u32, ledger: bool) {
-        for _ in 0..most {
-            if !bin.has_room() {
-                return;
-            }
-            if let Some(item) = self.pop_rest() {
-                bin.push(item);
-                self.cap -= u32::from(ledger);
-            } else if self.place == Place::Full {
-                bin.push(self.take_first(if ledger { Place::Denied } else { Place::Free }));
-            } else {
-                return;
-            }
-        }
+        let count = self.len.min(u64::from(most)).min(bin.room() as u64);
+        self.len -= count;
+        self.cap -= if ledger { count } else { 0 };
+        // SAFETY: items below the old length are there, and these are not below the new.
+        unsafe { bin.push_all(&self.items[self.len as usize..][..count as usize]) };
     }
 
     /// Moves items from a bin, at most so many, and the right to hold them where `ledger`.
     pub(super) fn refill(&mut self, bin: &mut Open<'_, T>, most: u32, ledger: bool) {
-        let room = if ledger { DEPTH as u32 - self.cap } else { self.cap - self.len };
-        for _ in 0..most.min(room) {
-            let Some(item) = bin.pop() else { return };
-            self.cap += u32::from(ledger);
-            let none = self.push_rest(item);
-            debug_assert!(none.is_none(), "there is room");
-        }
+        let room = if ledger { u64::from(HOLDS) - self.cap } else { self.cap - self.len };
+        let count = u64::from(most).min(room).min(bin.len() as u64);
+        self.cap += if ledger { count } else { 0 };
+        bin.pop_all(&mut self.items[self.len as usize..][..count as usize]);
+        self.len += count;
     }
 }
