@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, which helpers lack")]
 
+#[path = "native/programs.rs"]
+mod programs;
+
 use allocscope::allocator::detect::Allocator;
 use allocscope::allocator::elf::ImageError;
 use allocscope::allocator::native::Depth;
@@ -106,6 +109,21 @@ fn mutants_of_allocators() {
             .map(|min_bytes| Seed::of(&path, Subject::Library(kind, Depth::Filtered { min_bytes })));
         let [all, large] = filtered.each_ref().map(|seed| seed.outcomes(MUTANTS_OF_EACH));
         filtered[0].assert_of_each_kind(std::array::from_fn(|kind| all[kind] + large[kind]));
+    }
+}
+
+/// Here an allocator's code is recognised, without any name.
+#[test]
+fn mutants_of_stripped_programs() {
+    let programs = [
+        (programs::static_alloc(), Allocator::Glibc, Depth::LargePath, 1),
+        (programs::rust_jemalloc(), Allocator::Jemalloc, Depth::LargePath, 2),
+        (programs::rust_mimalloc_3(), Allocator::Mimalloc, Depth::Filtered { min_bytes: 32_768 }, 1),
+    ];
+    for (path, kind, depth, sites) in programs {
+        let seed = Seed::of(&programs::stripped(&path), Subject::Library(kind, depth));
+        assert_eq!(seed.sites, sites, "{}", seed.name);
+        seed.survive_mutations(MUTANTS_OF_EACH);
     }
 }
 

@@ -11,13 +11,16 @@ mod support;
 #[path = "native/truth.rs"]
 mod truth;
 
+use allocscope::allocator::detect::Allocator;
+use allocscope::allocator::native::Depth;
+use allocscope::allocator::{Request, examine, examine_library};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use serde_json::Value;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::report::Process;
-use support::{Report, Running, allocscope, attach, program};
+use support::{Report, Running, allocscope, attach, go, program};
 use truth::{Classes, Freed, Rule, Truth};
 
 /// What must be 0 for counts to be exact.
@@ -111,19 +114,6 @@ impl Target {
             compare(&truth, &report, rule);
         }
     }
-
-    /// Without names there may be nothing to probe: then that is what the report says, and nothing is counted.
-    fn assert_exact_or_said(&self, rule: Rule) {
-        for (truth, report) in [self.run(rule), self.attach(rule)] {
-            let process = report.process(truth.pid);
-            let misses = process.0["coverage"]["misses"].as_array().unwrap();
-            if misses.iter().any(|miss| miss["reason"] == "allocator_path_not_found") {
-                assert_eq!(classes(process, rule), Classes::new(), "{report}");
-            } else {
-                compare(&truth, &report, rule);
-            }
-        }
-    }
 }
 
 fn compare(truth: &Truth, report: &Report, rule: Rule) {
@@ -157,6 +147,11 @@ fn classes(process: Process<'_>, rule: Rule) -> Classes {
 #[test]
 fn glibc_is_counted() {
     Target::all_sizes(programs::alloc()).assert_exact(truth::GLIBC);
+}
+
+#[test]
+fn glibc_in_a_static_program_is_counted() {
+    assert_with_and_without_names(programs::static_alloc(), truth::GLIBC);
 }
 
 #[test]
@@ -209,22 +204,65 @@ fn musl_is_counted_by_its_mappings() {
 
 #[test]
 fn jemalloc_in_a_rust_program_is_counted() {
-    assert_rust(programs::rust_jemalloc(), truth::JEMALLOC);
+    assert_with_and_without_names(programs::rust_jemalloc(), truth::JEMALLOC);
 }
 
 #[test]
 fn mimalloc_2_in_a_rust_program_is_counted() {
-    assert_rust(programs::rust_mimalloc_2(), truth::MIMALLOC_2_3);
+    assert_with_and_without_names(programs::rust_mimalloc_2(), truth::MIMALLOC_2_3);
 }
 
 #[test]
 fn mimalloc_3_in_a_rust_program_is_counted() {
-    assert_rust(programs::rust_mimalloc_3(), truth::MIMALLOC_3);
+    assert_with_and_without_names(programs::rust_mimalloc_3(), truth::MIMALLOC_3);
 }
 
-fn assert_rust(program: PathBuf, rule: Rule) {
-    Target::all_sizes(programs::stripped(&program)).assert_exact_or_said(rule);
+/// Whatever names there are: the program that has none is probed at the same places.
+fn assert_with_and_without_names(program: PathBuf, rule: Rule) {
+    let stripped = programs::stripped(&program);
+    let sites = [&program, &stripped].map(|path| sites_in(path, rule));
+    assert!(!sites[0].is_empty() && sites[0] == sites[1], "{sites:x?}");
+    Target::all_sizes(stripped).assert_exact(rule);
     Target::all_sizes(program).assert_exact(rule);
+}
+
+/// Where probes would go, as functions and offsets in the file.
+fn sites_in(path: &Path, rule: Rule) -> Vec<(String, u64)> {
+    let filtered = Depth::Filtered { min_bytes: rule.min_size };
+    let depth = if rule.flags.is_empty() { Depth::LargePath } else { filtered };
+    let plan = examine(&std::fs::read(path).unwrap(), &Request { depth, ..Request::default() }).unwrap().plan;
+    plan.calls.into_iter().map(|call| (call.function, call.file_offset)).collect()
+}
+
+/// There is nothing else to probe where small allocations may cost: no name is left of the functions that they pass.
+#[test]
+fn stripped_programs_keep_their_large_path_where_small_ones_may_cost() {
+    for (program, rule) in
+        [(programs::static_alloc(), truth::GLIBC), (programs::rust_jemalloc(), truth::JEMALLOC)]
+    {
+        let stripped = programs::stripped(&program);
+        let may_cost = Rule { flags: "--allow-small-cost", ..rule };
+        assert!(!sites_in(&stripped, rule).is_empty(), "{}", stripped.display());
+        assert_eq!(sites_in(&stripped, rule), sites_in(&stripped, may_cost), "{}", stripped.display());
+    }
+}
+
+/// Programs that hold no allocator, and the C library's alone: nothing is taken for another one's functions.
+#[test]
+fn no_allocator_is_found_where_there_is_none() {
+    let own = std::env::current_exe().unwrap();
+    let programs = [
+        programs::stripped(&own),
+        programs::stripped(&programs::musl_alloc()),
+        go::build("1.25.5", "large", go::STRIPPED),
+    ];
+    for path in programs {
+        let bytes = std::fs::read(&path).unwrap();
+        for kind in [Allocator::Glibc, Allocator::Jemalloc, Allocator::Mimalloc] {
+            let plan = examine_library(&bytes, kind, &Request::default()).unwrap();
+            assert!(plan.calls.is_empty(), "{kind} in {}: {:?}", path.display(), plan.calls);
+        }
+    }
 }
 
 /// The heap's mappings are part of its calls, all of which are traced. Below 128 KiB the loader maps memory for

@@ -1,17 +1,23 @@
 //! The unwind table of an image into the bounds of its functions, which survive stripping.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use gimli::{
-    BaseAddresses, EhFrame, EhFrameHdr, EhFrameOffset, LittleEndian, ParsedEhFrameHdr, Pointer, UnwindSection,
+    BaseAddresses, CieOrFde, CommonInformationEntry, EhFrame, EhFrameHdr, EhFrameOffset, LittleEndian,
+    ParsedEhFrameHdr, Pointer, UnwindSection,
 };
 
 use super::elf::Image;
 
 type Bytes = gimli::EndianRcSlice<LittleEndian>;
+type Common = CommonInformationEntry<Bytes>;
 
 /// Bytes of an address on the machines that are examined.
 const ADDRESS_BYTES: u8 = 8;
+/// Of a table without an index: a static C program has some thousand, and two or three kinds of them.
+const MAX_ENTRIES: usize = 1 << 20;
+const MAX_COMMON: usize = 256;
 
 /// The functions that an image's `.eh_frame` tells of.
 pub struct Frames {
@@ -24,15 +30,21 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// `None` where the image has no unwind table with an index.
+    /// `None` where the image has no unwind table.
     pub fn find(image: &Image<'_>) -> Option<Self> {
-        let (header_address, header) = image.section(".eh_frame_hdr")?;
-        let (entries_address, entries) = image.section(".eh_frame")?;
-        let bases = BaseAddresses::default().set_eh_frame_hdr(header_address).set_eh_frame(entries_address);
-        let [header, entries] = [header, entries].map(|bytes| Bytes::new(bytes.into(), LittleEndian));
-        let header = EhFrameHdr::from(header).parse(&bases, ADDRESS_BYTES).ok()?;
+        let (address, entries) = image.section(".eh_frame")?;
+        let entries = EhFrame::from(Bytes::new(entries.into(), LittleEndian));
+        let bases = BaseAddresses::default().set_eh_frame(address);
+        let Some((header_address, header)) = image.section(".eh_frame_hdr") else {
+            // Static executables that are not position independent have no index.
+            let index = index_by_entries(&entries, &bases, address)?;
+            return Some(Self { index, first: address, entries, bases });
+        };
+        let bases = bases.set_eh_frame_hdr(header_address);
+        let header = EhFrameHdr::from(Bytes::new(header.into(), LittleEndian));
+        let header = header.parse(&bases, ADDRESS_BYTES).ok()?;
         let (first, index) = (direct(header.eh_frame_ptr())?, index_of(&header, &bases)?);
-        Some(Self { index, first, entries: EhFrame::from(entries), bases })
+        Some(Self { index, first, entries, bases })
     }
 
     /// The bounds of the function that holds `address`. A cold part that the compiler has split off is a
@@ -63,6 +75,41 @@ fn index_of(header: &ParsedEhFrameHdr<Bytes>, bases: &BaseAddresses) -> Option<V
         index.push((direct(start)?, direct(place)?));
     }
     Some(index)
+}
+
+/// An index of a table that has none and lies at `address`.
+fn index_by_entries(table: &EhFrame<Bytes>, bases: &BaseAddresses, address: u64) -> Option<Vec<(u64, u64)>> {
+    let mut common = BTreeMap::new();
+    let mut index = Vec::new();
+    let mut entries = table.entries(bases);
+    while let Some(entry) = entries.next().ok()? {
+        let CieOrFde::Fde(entry) = entry else { continue };
+        let entry = entry.parse(|table, bases, offset| common_at(&mut common, table, bases, offset)).ok()?;
+        index.push((entry.initial_address(), address.checked_add(entry.offset() as u64)?));
+        if index.len() > MAX_ENTRIES {
+            return None;
+        }
+    }
+    index.sort_unstable();
+    Some(index)
+}
+
+/// What entries have in common, read once: a hostile one is long, and every entry's.
+fn common_at(
+    known: &mut BTreeMap<usize, Common>,
+    table: &EhFrame<Bytes>,
+    bases: &BaseAddresses,
+    offset: EhFrameOffset,
+) -> gimli::Result<Common> {
+    if let Some(common) = known.get(&offset.0) {
+        return Ok(common.clone());
+    }
+    if known.len() == MAX_COMMON {
+        return Err(gimli::Error::TypeMismatch);
+    }
+    let common = table.cie_from_offset(bases, offset)?;
+    known.insert(offset.0, common.clone());
+    Ok(common)
 }
 
 fn direct(pointer: Pointer) -> Option<u64> {

@@ -174,15 +174,25 @@ impl<'s> Part<'s> {
     ) -> Option<B> {
         let finders: Vec<_> = needles.iter().map(Finder::new).collect();
         let overlap = needles.iter().map(|needle| needle.len()).max()?.saturating_sub(1) as u64;
+        self.chunks(overlap, |at, bytes, own| {
+            finders.iter().enumerate().try_for_each(|(index, finder)| {
+                let mut found = finder.find_iter(bytes).take_while(|&place| place < own);
+                found.try_for_each(|place| visit(at + place as u64, index))
+            })
+        })
+    }
+
+    /// Shows all of it to `visit`, chunk by chunk, until that breaks off: the offset, the bytes of the chunk with
+    /// `overlap` ones of the next, and how many are its own.
+    pub fn chunks<B>(
+        &self,
+        overlap: u64,
+        mut visit: impl FnMut(u64, &[u8], usize) -> ControlFlow<B>,
+    ) -> Option<B> {
         for at in (0..self.len).step_by(CHUNK_BYTES) {
-            let bytes = self.read(at, (CHUNK_BYTES as u64 + overlap).min(self.len - at))?;
-            for (index, finder) in finders.iter().enumerate() {
-                // What begins in the overlap belongs to the next chunk.
-                let mut found = finder.find_iter(&bytes).take_while(|&place| place < CHUNK_BYTES);
-                if let ControlFlow::Break(found) = found.try_for_each(|place| visit(at + place as u64, index))
-                {
-                    return Some(found);
-                }
+            let bytes = self.read(at, (CHUNK_BYTES as u64).saturating_add(overlap).min(self.len - at))?;
+            if let ControlFlow::Break(found) = visit(at, &bytes, CHUNK_BYTES.min(bytes.len())) {
+                return Some(found);
             }
         }
         None

@@ -99,7 +99,7 @@ pub enum FoundBy {
     Symbol,
     /// A symbol of the binary's separate debug file.
     DebugFile,
-    /// The code of exported functions was followed to it.
+    /// The code of exported functions was followed to it, or its own was recognised.
     Code,
 }
 

@@ -15,6 +15,12 @@ pub fn alloc() -> PathBuf {
     once("alloc", |output| compile("cc", &C, "alloc.c", output))
 }
 
+/// The same with all of the C library in it.
+pub fn static_alloc() -> PathBuf {
+    let flags = [&C[..], &["-static"]].concat();
+    once("alloc-static", |output| compile("cc", &flags, "alloc.c", output))
+}
+
 /// `frees.c` with the system's C library.
 pub fn frees() -> PathBuf {
     once("frees", |output| compile("cc", &C, "frees.c", output))

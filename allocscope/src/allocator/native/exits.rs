@@ -7,11 +7,11 @@
 //! counted as such.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use iced_x86::{FlowControl, OpKind, Register};
 
-use super::super::elf::{Image, Machine};
-use super::super::frames::Frames;
+use super::super::elf::Machine;
 use super::follow::Follower;
 use crate::site::Exit;
 use crate::site::classify::{is_cheap_site, step_class};
@@ -19,43 +19,34 @@ use crate::site::decode::Function;
 use crate::site::flow::depth_change;
 use crate::site::result::writes_register;
 
-/// Code larger than this is not searched: an allocator's library has some hundred kilobytes, the C library 1.5 MiB.
-const MAX_TEXT_BYTES: u64 = 32 << 20;
+/// More code than this is not searched: an allocator's library has some hundred kilobytes, the C library 1.5 MiB.
+const MAX_CODE_BYTES: u64 = 32 << 20;
 /// Real ones have some ten.
 const MAX_EXITS: usize = 512;
 /// Functions that end in a jump to the probed one, or to one of these.
 const MAX_TAILS: usize = 16;
 /// How far behind a call its exit may lie.
 const MAX_BEHIND: usize = 6;
-/// `call rel32` and `jmp rel32`.
-const NEAR: [u8; 2] = [0xe8, 0xe9];
-const NEAR_BYTES: usize = 5;
 
-/// The exits of the function at `target`; none where its callers cannot be searched, or are too many.
-pub fn find(image: &Image<'_>, target: u64) -> Vec<Exit> {
-    if image.machine() != Machine::X86_64 {
-        return Vec::new();
-    }
-    let search = || {
-        let frames = Frames::find(image)?;
-        let (start, text) = image.section_part(".text")?;
-        let text = text.read(0, text.len()).filter(|_| text.len() <= MAX_TEXT_BYTES)?;
-        Search { follower: Follower { image, frames: &frames }, start, text: &text }.exits(target)
-    };
-    search().unwrap_or_default()
+/// The exits of the function at `target`; `None` where its callers cannot be searched, or are too many.
+pub fn find(follower: &Follower<'_>, target: u64) -> Option<Vec<Exit>> {
+    let code: Vec<Range<u64>> = follower.image.executable_ranges().collect();
+    let bytes =
+        code.iter().fold(0u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+    let is_searched = follower.image.machine() == Machine::X86_64 && bytes <= MAX_CODE_BYTES;
+    is_searched.then(|| Search { follower, code }.exits(target))?
 }
 
 struct Search<'a> {
-    follower: Follower<'a>,
-    start: u64,
-    text: &'a [u8],
+    follower: &'a Follower<'a>,
+    code: Vec<Range<u64>>,
 }
 
 impl Search<'_> {
     fn exits(&self, target: u64) -> Option<Vec<Exit>> {
         let (mut work, mut seen, mut exits) = (vec![target], BTreeSet::from([target]), Vec::new());
         while let Some(target) = work.pop() {
-            for function in self.functions_with_branches_to(target) {
+            for function in self.branching_to(target)? {
                 let (found, is_tail) = self.in_function(function, target)?;
                 exits.extend(found);
                 if is_tail && seen.insert(function) {
@@ -69,16 +60,12 @@ impl Search<'_> {
         Some(exits)
     }
 
-    /// Functions that hold bytes which would be a branch to `target`.
-    fn functions_with_branches_to(&self, target: u64) -> BTreeSet<u64> {
-        let [call, jump] = NEAR;
-        let places = memchr::memchr2_iter(call, jump, self.text).filter(|&at| {
-            let displacement = self.text.get(at + 1..at + NEAR_BYTES).and_then(|bytes| bytes.try_into().ok());
-            let next = self.start.wrapping_add((at + NEAR_BYTES) as u64);
-            displacement.is_some_and(|bytes| next.wrapping_add(i32::from_le_bytes(bytes) as u64) == target)
-        });
-        let function = |at: usize| self.follower.frames.function_at(self.start.wrapping_add(at as u64));
-        places.filter_map(|at| Some(function(at)?.start)).collect()
+    fn branching_to(&self, target: u64) -> Option<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        for range in &self.code {
+            found.append(&mut self.follower.branching_to(target, range)?);
+        }
+        Some(found)
     }
 
     /// The exits in one function, and whether it ends in a jump to `target`.

@@ -1,5 +1,6 @@
 //! An exported function into the functions that its code calls or jumps to.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -7,12 +8,15 @@ use iced_x86::{FlowControl, Instruction, OpKind};
 
 use super::super::elf::Image;
 use super::super::frames::Frames;
+use super::linked;
 use crate::site::decode::Function;
 
 /// Follows direct calls and tail jumps through an image.
 pub struct Follower<'a> {
     pub image: &'a Image<'a>,
-    pub frames: &'a Frames,
+    pub frames: Frames,
+    /// jemalloc's, once it was looked for: that goes through all of the code.
+    pub jemalloc: OnceCell<Option<linked::jemalloc::Large>>,
 }
 
 /// How a function is reached, and how often.
@@ -26,6 +30,13 @@ pub struct Reached {
 
 /// Functions by address.
 pub type Callees = BTreeMap<u64, Reached>;
+
+impl<'a> Follower<'a> {
+    /// `None` where the bounds of functions are not known.
+    pub fn new(image: &'a Image<'a>) -> Option<Self> {
+        Some(Self { image, frames: Frames::find(image)?, jemalloc: OnceCell::new() })
+    }
+}
 
 impl Follower<'_> {
     /// The bounds of an exported function.

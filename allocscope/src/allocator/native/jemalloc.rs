@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use iced_x86::{Code, FlowControl, Mnemonic, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::follow::Follower;
 use crate::site::decode::Function;
@@ -51,14 +51,18 @@ fn end_of_thunk(follower: &Follower<'_>, range: &Range<u64>) -> Option<u64> {
 
 fn end_of_arguments(function: &Function<'_>, range: &Range<u64>) -> Option<u64> {
     let (last, arguments) = function.instructions().split_last()?;
-    let sets_alignment = |code: Code, register, value| {
-        code == Code::Mov_r32_imm32 && register == Register::ECX && value == CACHE_LINE
-    };
-    let aligned = arguments.iter().any(|i| sets_alignment(i.code(), i.op0_register(), i.immediate32()));
+    let aligned = arguments.iter().any(sets_alignment);
     let straight = arguments.iter().all(|i| i.flow_control() == FlowControl::Next);
     let jumps =
         last.flow_control() == FlowControl::UnconditionalBranch && !range.contains(&last.near_branch64());
     (aligned && straight && jumps).then(|| last.near_branch64())
+}
+
+/// `mov ecx, 64`: the fourth argument.
+pub fn sets_alignment(instruction: &Instruction) -> bool {
+    instruction.code() == Code::Mov_r32_imm32
+        && instruction.op0_register() == Register::ECX
+        && instruction.immediate32() == CACHE_LINE
 }
 
 /// The only function that the releasing ones share which begins with a look-up of its second argument's arena.
@@ -79,25 +83,38 @@ pub fn large_dalloc(follower: &Follower<'_>) -> Option<u64> {
 
 /// `arenas[edata->e_bits & 0xfff]` before anything else is called or decided, where the second argument is an
 /// `edata_t *`: `mov r, [rsi]` and then `and r, 0xfff`.
-fn looks_up_arena(function: &Function<'_>) -> bool {
-    let straight = function.instructions().iter().take_while(|i| i.flow_control() == FlowControl::Next);
+pub fn looks_up_arena(function: &Function<'_>) -> bool {
     let mut bits = Register::None;
-    for instruction in straight {
-        let loads = instruction.mnemonic() == Mnemonic::Mov
-            && instruction.op0_kind() == OpKind::Register
-            && instruction.op1_kind() == OpKind::Memory
-            && instruction.memory_base() == Register::RSI
-            && instruction.memory_index() == Register::None
-            && instruction.memory_displacement64() == 0;
-        let masks = instruction.mnemonic() == Mnemonic::And
-            && instruction.op1_kind() != OpKind::Memory
-            && instruction.op0_register().full_register() == bits
-            && instruction.try_immediate(1).is_ok_and(|mask| mask == u64::from(ARENA_MASK));
-        if loads {
-            bits = instruction.op0_register().full_register();
-        } else if masks && bits != Register::None {
+    for instruction in straight(function) {
+        if let Some(register) = loads_bits(instruction) {
+            bits = register;
+        } else if bits != Register::None && masks_arena(instruction, bits) {
             return true;
         }
     }
     false
+}
+
+/// The instructions before a function's first branch.
+pub fn straight<'f>(function: &'f Function<'_>) -> impl Iterator<Item = &'f Instruction> {
+    function.instructions().iter().take_while(|i| i.flow_control() == FlowControl::Next)
+}
+
+/// The register that gets the first word of what the second argument points to.
+pub fn loads_bits(instruction: &Instruction) -> Option<Register> {
+    let loads = instruction.mnemonic() == Mnemonic::Mov
+        && instruction.op0_kind() == OpKind::Register
+        && instruction.op1_kind() == OpKind::Memory
+        && instruction.memory_base() == Register::RSI
+        && instruction.memory_index() == Register::None
+        && instruction.memory_displacement64() == 0;
+    loads.then(|| instruction.op0_register().full_register())
+}
+
+/// Whether what is left of `bits` is an arena's number.
+pub fn masks_arena(instruction: &Instruction, bits: Register) -> bool {
+    instruction.mnemonic() == Mnemonic::And
+        && instruction.op1_kind() != OpKind::Memory
+        && instruction.op0_register().full_register() == bits
+        && instruction.try_immediate(1).is_ok_and(|mask| mask == u64::from(ARENA_MASK))
 }

@@ -11,10 +11,9 @@ use allocscope_common::site_id::StepClass;
 use iced_x86::{Code, FlowControl, Instruction, OpKind};
 
 use super::follow::Follower;
-use super::{Depth, LargePath, call_site_at, locate, plan_one};
+use super::{Binary, Depth, LargePath, call_site_at, locate, plan_one};
 use crate::allocator::detect::Allocator;
-use crate::allocator::elf::{Image, Machine};
-use crate::allocator::frames::Frames;
+use crate::allocator::elf::Machine;
 use crate::site::classify::{is_cheap_site, step_class};
 use crate::site::decode::Function;
 use crate::site::flow::depth_change;
@@ -53,19 +52,19 @@ pub fn malloc_generic(follower: &Follower<'_>) -> Option<u64> {
 }
 
 /// The jumps of larger objects, or with [`Depth::Filtered`] the function that all of them lead to.
-pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath, depth: Depth) -> Plan {
+pub(super) fn plan(binary: &Binary<'_>, path: &LargePath, depth: Depth) -> Plan {
     if matches!(depth, Depth::Filtered { .. }) {
-        let mut plan = plan_one(image, debug, Allocator::Mimalloc, path);
+        let mut plan = plan_one(binary, Allocator::Mimalloc, path);
         // With few objects alive, each small one passes it.
         plan.calls.iter_mut().for_each(|call| call.small = SmallCalls::Always);
         return plan;
     }
-    let calls = large_calls(image, debug, path).unwrap_or_default();
+    let calls = large_calls(binary, path).unwrap_or_default();
     let unseen = |reason, what| {
         let detail = format!("mimalloc's {what}: --allow-small-cost probes what small objects pass as well");
         Miss { reason, detail }
     };
-    if calls.is_empty() && image.machine() != Machine::X86_64 {
+    if calls.is_empty() && binary.image.machine() != Machine::X86_64 {
         let what = "way of large objects is followed in the code of x86-64 only";
         return Plan::missed(unseen("allocator_path_not_found", what));
     }
@@ -78,20 +77,19 @@ pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath, dept
     Plan { calls, misses: vec![unseen("functions_not_seen", what)], ..Plan::default() }
 }
 
-fn large_calls(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath) -> Option<Vec<CallSite>> {
-    if image.machine() != Machine::X86_64 {
+fn large_calls(binary: &Binary<'_>, path: &LargePath) -> Option<Vec<CallSite>> {
+    if binary.image.machine() != Machine::X86_64 {
         return None;
     }
-    let (generic, found_by) = locate(image, debug, path)?;
-    let frames = Frames::find(image)?;
-    let follower = Follower { image, frames: &frames };
+    let (generic, found_by) = locate(binary, path)?;
+    let follower = binary.follower()?;
     let mut found = BTreeMap::new();
     for name in BRANCHING {
         let Some(range) = follower.exported(name) else { continue };
         let site = follower.with_code(&range, |function| large_jump(function, generic.start)).flatten();
         let Some((offset, step, instruction)) = site else { continue };
         let address = range.start.saturating_add(offset);
-        let file_offset = image.file_offset_of(address)?;
+        let file_offset = binary.image.file_offset_of(address)?;
         let call = call_site_at(path, name, found_by, (offset, file_offset), step, instruction);
         // Two names of one function are one.
         found.entry(address).or_insert(CallSite { small: SmallCalls::Never, ..call });

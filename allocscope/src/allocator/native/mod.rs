@@ -2,16 +2,20 @@
 //!
 //! The function is internal to the allocator, below its thread caches, so that small objects do not pass it.
 //! Its address comes from the binary's symbols, else from its debug file's, else from the code of the exported
-//! functions, which is followed to it; that names what was recognised and refuses where anything is in doubt.
+//! functions, which is followed to it, or where nothing is exported from what only its code holds; that names what was
+//! recognised and refuses where anything is in doubt.
 
 mod exits;
 mod exported;
 mod follow;
 mod glibc;
 mod jemalloc;
+mod linked;
 mod mimalloc;
 mod release;
+mod scan;
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use allocscope_common::key;
@@ -21,7 +25,6 @@ use allocscope_common::site_id::StepClass;
 use self::follow::Follower;
 use super::detect::Allocator;
 use super::elf::{Image, Machine};
-use super::frames::Frames;
 use crate::site::entry::{Entry, Refusal, slide};
 use crate::site::{CallSite, FoundBy, Miss, Plan, SmallCalls, arm64};
 
@@ -38,8 +41,8 @@ struct LargePath {
     min_kib: u32,
     /// Which small objects pass it.
     small: SmallCalls,
-    /// Finds it in a stripped library.
-    follow: Option<fn(&Follower<'_>) -> Option<u64>>,
+    /// Find it in a stripped library, or a stripped executable that the allocator is linked into; in this order.
+    follow: &'static [fn(&Follower<'_>) -> Option<u64>],
 }
 
 /// `_int_malloc(mstate, size_t bytes)`: what the thread cache has not; for malloc, calloc, realloc that moves
@@ -51,7 +54,7 @@ const GLIBC: LargePath = LargePath {
     result: NativeResult::GlibcNewChunk,
     min_kib: 0,
     small: SmallCalls::Uncached,
-    follow: Some(glibc::int_malloc),
+    follow: &[glibc::int_malloc, linked::glibc::int_malloc],
 };
 
 /// `large_palloc(tsdn, arena, usize, alignment, zero)`: every object above the largest one that thread caches
@@ -63,7 +66,15 @@ const JEMALLOC: LargePath = LargePath {
     result: NativeResult::Pointer,
     min_kib: 0,
     small: SmallCalls::Never,
-    follow: Some(jemalloc::large_palloc),
+    follow: &[jemalloc::large_palloc, linked::jemalloc::large_palloc],
+};
+
+/// `large_malloc(tsdn, arena, usize, zero)` where the compiler has put all of the other one into it, as clang guided
+/// by profiles did for rustc 1.95.
+const JEMALLOC_WHOLE: LargePath = LargePath {
+    symbols: &["je_large_malloc", "_rjem_je_large_malloc", "large_malloc"],
+    follow: &[],
+    ..JEMALLOC
 };
 
 /// `_mi_malloc_generic(heap, size, zero, ...)`: every object above 1 KiB, and smaller ones when a page's free
@@ -75,7 +86,7 @@ const MIMALLOC: LargePath = LargePath {
     result: NativeResult::Pointer,
     min_kib: 0,
     small: SmallCalls::Uncached,
-    follow: Some(mimalloc::malloc_generic),
+    follow: &[mimalloc::malloc_generic, linked::mimalloc::malloc_generic],
 };
 
 /// `tcmalloc::PageHeap::New(Length n)` of gperftools: objects above 256 KiB (kMaxSize) in pages of 8 KiB, and
@@ -87,15 +98,16 @@ const TCMALLOC: LargePath = LargePath {
     result: NativeResult::TcmallocSpan,
     min_kib: 264,
     small: SmallCalls::Uncached,
-    follow: None,
+    follow: &[],
 };
 
 /// Plans the probes of the allocator `kind`, which `image` holds. `debug` is its separate debug file.
 pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, depth: Depth) -> Plan {
+    let binary = Binary { image, debug, follower: OnceCell::new() };
     match (large_path(kind), depth) {
-        (Ok(path), _) if kind == Allocator::Mimalloc => mimalloc::plan(image, debug, path, depth),
-        (_, Depth::Filtered { min_bytes }) => filtered(image, debug, kind, min_bytes),
-        (Ok(path), Depth::LargePath) => plan_one(image, debug, kind, path),
+        (Ok(path), _) if kind == Allocator::Mimalloc => mimalloc::plan(&binary, path, depth),
+        (_, Depth::Filtered { min_bytes }) => filtered(&binary, kind, min_bytes),
+        (Ok(path), Depth::LargePath) => plan_one(&binary, kind, path),
         (Err(why), Depth::LargePath) => {
             Plan::missed(Miss { reason: "allocator_path_not_probed", detail: why })
         }
@@ -104,14 +116,31 @@ pub fn plan(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, depth
 
 /// glibc's `malloc` is left alone where all blocks of interest come from below its thread caches: what these serve, most
 /// small blocks, then passes no probe on its way out.
-fn filtered(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, min_bytes: u64) -> Plan {
+fn filtered(binary: &Binary<'_>, kind: Allocator, min_bytes: u64) -> Plan {
     let is_below = kind == Allocator::Glibc && min_bytes > glibc::MAX_CACHED_BYTES;
-    let below_caches = is_below.then(|| call_site(image, debug, kind, &GLIBC).ok()).flatten();
-    exported::plan(image, kind, below_caches)
+    let below_caches = is_below.then(|| call_site(binary, kind, &GLIBC).ok()).flatten();
+    let all = exported::plan(binary.image, kind, below_caches);
+    // Without names, or under a prefix of the build's, its large path is still there.
+    let path = large_path(kind).ok().filter(|_| all.calls.is_empty());
+    path.map_or(all, |path| plan_one(binary, kind, path))
 }
 
-fn plan_one(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, path: &LargePath) -> Plan {
-    let call = match call_site(image, debug, kind, path) {
+/// What holds an allocator.
+struct Binary<'a> {
+    image: &'a Image<'a>,
+    debug: Option<&'a Image<'a>>,
+    follower: OnceCell<Option<Follower<'a>>>,
+}
+
+impl<'a> Binary<'a> {
+    /// Set up when its code is followed for the first time.
+    fn follower(&self) -> Option<&Follower<'a>> {
+        self.follower.get_or_init(|| Follower::new(self.image)).as_ref()
+    }
+}
+
+fn plan_one(binary: &Binary<'_>, kind: Allocator, path: &LargePath) -> Plan {
+    let call = match call_site(binary, kind, path) {
         Ok(call) => call,
         Err(why) => {
             let detail = format!("{why}: only mmap, brk and page faults are seen");
@@ -119,7 +148,11 @@ fn plan_one(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, path:
         }
     };
     let mut plan = Plan { calls: vec![call], misses: blind_spots(kind), ..Plan::default() };
-    match release::large_path(kind).map(|path| call_site(image, debug, kind, path)) {
+    if kind == Allocator::Jemalloc && jemalloc_is_whole(binary) {
+        plan.calls.extend(call_site(binary, kind, &JEMALLOC_WHOLE));
+        plan.misses.push(Miss { reason: "functions_not_seen", detail: INLINED.to_owned() });
+    }
+    match release::large_path(kind).map(|path| call_site(binary, kind, path)) {
         Some(Ok(release)) => plan.calls.push(release),
         Some(Err(why)) => {
             let detail = format!("{why}: when large objects are freed is not seen");
@@ -128,6 +161,21 @@ fn plan_one(image: &Image<'_>, debug: Option<&Image<'_>>, kind: Allocator, path:
         None => {}
     }
     plan
+}
+
+/// rustc's `malloc` made 1,420 objects above 32 KiB and called neither function for any of them.
+const INLINED: &str = "in this build of jemalloc the compiler has put large_palloc into functions that call it: what \
+     malloc, calloc and realloc allocate there is not seen, or in part";
+
+/// Whether `large_malloc` has a name and does not lead to `large_palloc`: its objects would be missed, and else be
+/// counted twice.
+fn jemalloc_is_whole(binary: &Binary<'_>) -> bool {
+    let Some((whole, _)) = locate(binary, &JEMALLOC_WHOLE) else { return false };
+    let (Some((palloc, _)), Some(follower)) = (locate(binary, &JEMALLOC), binary.follower()) else {
+        return false;
+    };
+    let callees = follower.function(whole.start).and_then(|range| follower.callees(&range));
+    callees.is_some_and(|callees| !callees.contains_key(&palloc.start))
 }
 
 /// Which functions of an allocator are probed.
@@ -174,16 +222,12 @@ fn blind_spots(kind: Allocator) -> Vec<Miss> {
 }
 
 /// The error says which function and why.
-fn call_site(
-    image: &Image<'_>,
-    debug: Option<&Image<'_>>,
-    kind: Allocator,
-    path: &LargePath,
-) -> Result<CallSite, String> {
+fn call_site(binary: &Binary<'_>, kind: Allocator, path: &LargePath) -> Result<CallSite, String> {
+    let image = binary.image;
     let name = path.symbols.first().copied().unwrap_or_default();
     let not_found = |why: &str| format!("{kind}'s {name} {why}");
     let outside = || not_found("does not lie in the binary's code");
-    let (range, found_by) = locate(image, debug, path).ok_or_else(|| not_found(unlocated(image)))?;
+    let (range, found_by) = locate(binary, path).ok_or_else(|| not_found(unlocated(image)))?;
     let length = range.end.saturating_sub(range.start);
     let code = image.code(range.start, length).ok_or_else(outside)?;
     let file_offset = image.file_offset_of(range.start).ok_or_else(outside)?;
@@ -191,7 +235,8 @@ fn call_site(
         .map_err(|refusal| not_found(&format!("is not understood ({refusal})")))?;
     let offsets = (entry.offset, file_offset.saturating_add(entry.offset));
     let call = call_site_at(path, name, found_by, offsets, entry.step, entry.instruction);
-    Ok(CallSite { exits: exits::find(image, range.start), ..call })
+    let exits = binary.follower().and_then(|follower| exits::find(follower, range.start));
+    Ok(CallSite { exits: exits.unwrap_or_default(), ..call })
 }
 
 fn unlocated(image: &Image<'_>) -> &'static str {
@@ -244,20 +289,20 @@ fn call_site_at(
     }
 }
 
-/// The function's bounds: by name, else by following code.
-fn locate(image: &Image<'_>, debug: Option<&Image<'_>>, path: &LargePath) -> Option<(Range<u64>, FoundBy)> {
+/// The function's bounds: by name, else by its code.
+fn locate(binary: &Binary<'_>, path: &LargePath) -> Option<(Range<u64>, FoundBy)> {
     let by_name = |image: &Image<'_>| path.symbols.iter().find_map(|name| image.function_named(name));
-    if let Some(range) = by_name(image) {
+    if let Some(range) = by_name(binary.image) {
         return Some((range, FoundBy::Symbol));
     }
     // The debug file's symbols have the addresses of the binary that it was split from.
-    if let Some(range) = debug.and_then(by_name) {
+    if let Some(range) = binary.debug.and_then(by_name) {
         return Some((range, FoundBy::DebugFile));
     }
-    if image.machine() != Machine::X86_64 {
+    if binary.image.machine() != Machine::X86_64 {
         return None;
     }
-    let frames = Frames::find(image)?;
-    let address = path.follow?(&Follower { image, frames: &frames })?;
-    Some((frames.function_from(address)?, FoundBy::Code))
+    let follower = binary.follower()?;
+    let address = path.follow.iter().find_map(|follow| follow(follower))?;
+    Some((follower.function(address)?, FoundBy::Code))
 }

@@ -9,7 +9,7 @@ use allocscope_common::key;
 use allocscope_common::native_id::NativeResult;
 
 use super::super::detect::Allocator;
-use super::{LargePath, jemalloc};
+use super::{LargePath, jemalloc, linked};
 use crate::site::SmallCalls;
 
 /// `large_dalloc(tsdn_t *, edata_t *)`: each object that thread caches do not take (jemalloc 5, large.c).
@@ -20,7 +20,7 @@ const JEMALLOC: LargePath = LargePath {
     result: NativeResult::FreedExtent,
     min_kib: 0,
     small: SmallCalls::Never,
-    follow: Some(jemalloc::large_dalloc),
+    follow: &[jemalloc::large_dalloc, linked::jemalloc::large_dalloc],
 };
 
 /// `tcmalloc::PageHeap::Delete(Span *)` of gperftools: objects above 256 KiB, and spans that its caches give back.
@@ -31,7 +31,7 @@ const TCMALLOC: LargePath = LargePath {
     result: NativeResult::FreedSpan,
     min_kib: 0,
     small: SmallCalls::Uncached,
-    follow: None,
+    follow: &[],
 };
 
 /// Where an allocator's large objects are given back; `None` where small ones pass the same places.
