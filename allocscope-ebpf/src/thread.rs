@@ -229,12 +229,13 @@ pub fn is_in_fault(thread: u32) -> bool {
         .is_some_and(|kept| unsafe { (*kept).tag as u32 == thread && (*kept).address != 0 })
 }
 
-/// When the thread's open page fault began; `None` where it is in none that was seen.
+/// When the thread's open page fault began; 0 where it is in none that was seen. No `Option`: what is not there in one is
+/// not defined, and Linux 6.1 refuses programs that keep it on the stack and read it back.
 #[inline(always)]
-pub fn open_fault_start(pid_tgid: u64) -> Option<u64> {
-    let kept = FAULTS.get_ptr_mut(thread_slot(pid_tgid))?;
+pub fn open_fault_start(pid_tgid: u64) -> u64 {
+    let Some(kept) = FAULTS.get_ptr_mut(thread_slot(pid_tgid)) else { return 0 };
     // SAFETY: a checked map value.
-    unsafe { ((*kept).tag == pid_tgid && (*kept).address != 0).then_some((*kept).ns & !FLAGS) }
+    unsafe { if (*kept).tag == pid_tgid && (*kept).address != 0 { (*kept).ns & !FLAGS } else { 0 } }
 }
 
 /// Forgets what was kept of a thread whose id serves again.

@@ -11,21 +11,20 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 /// A wait for a lock that is shorter was none: what it takes to get a free one, with the probes at both ends.
 const LEAST_WAIT_NS: u64 = 1_000;
 
-/// The innermost open window of the thread. A fault older than the call never ended: the call's code runs.
+/// The innermost open window of the thread, whose open fault began at `fault_ns`, 0 where there is none. A fault older than
+/// the call never ended: the call's code runs.
 #[inline(always)]
-fn innermost(window: *mut Window, fault_ns: Option<u64>) -> Option<*mut Phases> {
+fn innermost(window: *mut Window, fault_ns: u64) -> Option<*mut Phases> {
     // SAFETY: a checked map value by its origin.
     unsafe {
         let call_ns = (*window).call.start_ns;
-        match fault_ns {
-            Some(fault_ns) if fault_ns >= call_ns => {
-                if (*window).fault.start_ns != fault_ns {
-                    (*window).fault.open(fault_ns);
-                }
-                Some(&raw mut (*window).fault)
-            }
-            _ => (call_ns != 0).then_some(&raw mut (*window).call),
+        if fault_ns == 0 || fault_ns < call_ns {
+            return (call_ns != 0).then_some(&raw mut (*window).call);
         }
+        if (*window).fault.start_ns != fault_ns {
+            (*window).fault.open(fault_ns);
+        }
+        Some(&raw mut (*window).fault)
     }
 }
 
@@ -39,7 +38,7 @@ fn current() -> Option<(*mut Window, *mut Phases, u64)> {
     }
     let fault_ns = open_fault_start(pid_tgid);
     let own = of_thread(pid_tgid);
-    if own.is_none() && fault_ns.is_none() {
+    if own.is_none() && fault_ns == 0 {
         return None;
     }
     // SAFETY: a helper without arguments.
