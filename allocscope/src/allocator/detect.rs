@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use super::elf::Image;
 use super::go::pclntab::LineTable;
+use super::wording::{text, turned};
 
 /// The allocator or runtime that serves a process's heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,19 +142,21 @@ pub fn exports_malloc(image: &Image<'_>) -> bool {
 /// What each allocator says when something is wrong. A program that only talks of it has no reason to hold
 /// these very words.
 const MESSAGES: [(&[u8], Allocator); 3] = [
-    (b"<jemalloc>: Error in munmap(): ", Allocator::Jemalloc),
-    (b"mimalloc: warning: ", Allocator::Mimalloc),
-    (b"malloc(): corrupted top size", Allocator::Glibc),
+    (&turned(*b"<jemalloc>: Error in munmap(): "), Allocator::Jemalloc),
+    (&turned(*b"mimalloc: warning: "), Allocator::Mimalloc),
+    (&turned(*b"malloc(): corrupted top size"), Allocator::Glibc),
 ];
 /// Of an image's data, in bytes, that is looked through for them.
 const MAX_SCAN_BYTES: u64 = 64 << 20;
 
 fn by_messages(image: &Image<'_>) -> Option<Allocator> {
     let mut left = MAX_SCAN_BYTES;
+    let messages = MESSAGES.map(|(turned, _)| text(turned));
+    let needles = messages.each_ref().map(Vec::as_slice);
     image.data_segments().find_map(|(_, data)| {
         let part = data.first(left);
         left -= part.len();
-        let found = part.search(&MESSAGES.map(|(text, _)| text), |_, index| ControlFlow::Break(index));
+        let found = part.search(&needles, |_, index| ControlFlow::Break(index));
         Some(MESSAGES.get(found?)?.1)
     })
 }
@@ -182,6 +185,12 @@ mod tests {
         assert_eq!(found(&["libmimalloc.so.2.0", "libc.so.6"]), Allocator::Mimalloc);
         assert_eq!(found(&["libtcmalloc_minimal.so.4", "libc.so.6"]), Allocator::Tcmalloc);
         assert_eq!(found(&["libm.so.6"]), Allocator::Unknown);
+    }
+
+    #[test]
+    fn this_program_holds_no_allocators_messages() {
+        let file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(by_messages(&Image::parse(&file).unwrap()), None);
     }
 
     #[test]

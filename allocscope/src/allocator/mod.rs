@@ -8,6 +8,7 @@ pub mod go;
 pub mod native;
 pub mod provider;
 pub mod source;
+mod wording;
 
 use std::fmt::Write as _;
 

@@ -14,7 +14,7 @@ const MAX_SCAN_BYTES: u64 = 64 << 20;
 const MAX_COPIES: usize = 64;
 
 /// The functions that take addresses of `texts`, with how many different ones each takes.
-pub fn takers(follower: &Follower<'_>, texts: &[&[u8]]) -> Option<BTreeMap<u64, usize>> {
+pub fn takers(follower: &Follower<'_>, texts: &[Vec<u8>]) -> Option<BTreeMap<u64, usize>> {
     let places = places(follower, texts)?;
     let addresses: Vec<u64> = places.keys().copied().collect();
     let functions = follower.functions_of(&follower.taking(&addresses)?);
@@ -26,12 +26,13 @@ pub fn takers(follower: &Follower<'_>, texts: &[&[u8]]) -> Option<BTreeMap<u64, 
 }
 
 /// The addresses of the texts, with the index of each.
-fn places(follower: &Follower<'_>, texts: &[&[u8]]) -> Option<BTreeMap<u64, usize>> {
+fn places(follower: &Follower<'_>, texts: &[Vec<u8>]) -> Option<BTreeMap<u64, usize>> {
+    let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
     let (mut places, mut left) = (BTreeMap::new(), MAX_SCAN_BYTES);
     for (start, data) in follower.image.data_segments() {
         let part = data.first(left);
         left -= part.len();
-        let broke = part.search(texts, |offset, index| {
+        let broke = part.search(&texts, |offset, index| {
             places.insert(start.saturating_add(offset), index);
             if places.len() > MAX_COPIES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
