@@ -133,7 +133,7 @@ impl<T, R: Recipe<T>> Pool<T, R> {
 
     /// An item that goes where it likes: its guard shares the pool instead of borrowing it. Else as [`get`](Self::get).
     ///
-    /// Each costs two locked instructions on the pool's count of references (1.3 ns more than the 2.65 of
+    /// Each costs two locked instructions on the pool's count of references (1.1 ns more than the 2.78 of
     /// [`get`](Self::get), by `xtask bench pool`), which processors that do so at once take from each other. A get that
     /// waits (`max_wait`) blocks its thread; asynchronous code leaves `max_wait` at zero and uses
     /// [`try_get_owned`](Self::try_get_owned).
