@@ -270,6 +270,24 @@ fn overlay_runtime(version: &str) -> PathBuf {
     overlay
 }
 
+/// Behind a shell's `exec` it is looked at while it runs.
+#[test]
+fn a_program_that_was_probed_late_says_so() {
+    let file = build(DEBIAN, "large", PLAIN);
+    let reasons = |command: &mut Command| -> Vec<String> {
+        let ended = Running::start(command).wait();
+        assert_eq!(ended.code, Some(0), "{ended}");
+        let report = Report::last_in(&ended.stdout);
+        let process = report.process(truth_in(&ended.stdout)["pid"].as_u64().unwrap());
+        let misses = process.0["coverage"]["misses"].as_array().unwrap().iter();
+        misses.map(|miss| miss["reason"].as_str().unwrap().to_owned()).collect()
+    };
+    let late = "probed_late".to_owned();
+    let behind = format!("exec {} 2", file.display());
+    assert!(reasons(program("run --format json -- sh -c").arg(behind)).contains(&late));
+    assert!(!reasons(program("run --format json --").arg(&file).arg("2")).contains(&late));
+}
+
 #[test]
 fn inspect_finds_the_same_sites_with_and_without_symbols() {
     for version in VERSIONS {

@@ -65,6 +65,8 @@ pub struct Attached {
     pub coverage: Coverage,
     /// Whether return probes cannot hurt it.
     pub return_safe: bool,
+    /// Whether its executable is probed since now only.
+    pub is_new: bool,
 }
 
 /// How widely probes are put.
@@ -131,7 +133,7 @@ impl Binaries {
             Err(error) => {
                 let miss = Miss { reason: "binary_unreadable", detail: error.to_string() };
                 let coverage = uncovered(vec![miss]);
-                return Attached { used: Used::nothing(), coverage, return_safe: false };
+                return Attached { used: Used::nothing(), coverage, return_safe: false, is_new: false };
             }
         };
         let mut used = Used::by(returns);
@@ -148,13 +150,16 @@ impl Binaries {
         };
         let mut coverage = Coverage { allocator, ..uncovered(Vec::new()) };
         let scope_pid = if self.reach.one_process { pid } else { 0 };
+        let known = self.known.len();
         let part = self.probe(loaded, &opened, scope_pid, &mut used, plan);
+        let is_new = self.known.len() > known && part.attached > 0;
         add(&mut coverage, part);
         coverage.own_heap = kind == Allocator::Go && coverage.tier == Tier::LargePath;
         if kind != Allocator::Go {
             self.attach_libraries(loaded, pid, &mut used, &mut coverage);
         }
-        Attached { used, coverage, return_safe: returns == Returns::ByProbe && kind != Allocator::Go }
+        let return_safe = returns == Returns::ByProbe && kind != Allocator::Go;
+        Attached { used, coverage, return_safe, is_new }
     }
 
     /// Attaches to the allocators' libraries that process `pid` has mapped since. Returns whether there were any.

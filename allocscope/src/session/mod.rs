@@ -251,7 +251,7 @@ impl Session {
 
     fn track(&mut self, slot: u32, info: ProcessInfo, attached: Attached) {
         let pid = info.id.pid;
-        let Attached { used, coverage, return_safe } = attached;
+        let Attached { used, coverage, return_safe, .. } = attached;
         self.aggregator.admit(slot, info.clone(), coverage.clone());
         self.watches.watch(info.id);
         self.look(pid);

@@ -4,6 +4,7 @@ use super::binaries::{Attached, Used};
 use super::{Session, Tracked, Wakeup};
 use crate::aggregate::Coverage;
 use crate::intake::decode_event;
+use crate::site::Miss;
 use crate::target::{self, ProcessId, ProcessInfo};
 use allocscope_common::config::{OWN_HEAP, Target};
 use allocscope_common::event::{NO_SLOT, ProcessEvent, ProcessEventKind};
@@ -74,7 +75,11 @@ impl Session {
         };
         let info = ProcessInfo { id, comm: comm_of(event), ..parent.info.clone() };
         let coverage = parent.coverage.clone();
-        self.track(event.slot, info, Attached { used: Used::nothing(), coverage, return_safe: false });
+        self.track(
+            event.slot,
+            info,
+            Attached { used: Used::nothing(), coverage, return_safe: false, is_new: false },
+        );
     }
 
     /// A process has a new image: everything known of the old one is void.
@@ -103,7 +108,10 @@ impl Session {
             self.end(pid);
             return;
         }
-        let attached = self.discover(&info);
+        let mut attached = self.discover(&info);
+        if attached.is_new {
+            attached.coverage.misses.push(probed_late());
+        }
         self.binaries.release(known.used);
         self.set_flags(pid, &attached.coverage);
         let slot = known.slot;
@@ -149,6 +157,15 @@ impl Session {
         self.aggregator.ended(known.slot);
         self.make_room();
     }
+}
+
+/// Who runs the same file later finds it probed.
+fn probed_late() -> Miss {
+    let detail =
+        "its executable was probed some milliseconds after it began to run: what it allocated until then by \
+                  itself is not counted"
+            .to_owned();
+    Miss { reason: "probed_late", detail }
 }
 
 /// The short name in an event.
