@@ -7,7 +7,7 @@ use super::{Reading, SeriesReading, SlotReading};
 use crate::probe::{data_of, fd_info};
 use allocscope_common::cell::{CountCell, TotalsCell};
 use allocscope_common::config::{Image, RETURNS_SAFE, RETURNS_UNSAFE, Target};
-use allocscope_common::counter::{LOSS_REASONS, LossReason, ProbeClass, ProcessCounters, Totals};
+use allocscope_common::counter::{LossReason, ProbeClass, ProcessCounters, Totals};
 use allocscope_common::depth::{DepthCounts, DepthKey};
 use allocscope_common::event::ProcessEvent;
 use allocscope_common::go_runtime::GoStop;
@@ -220,19 +220,15 @@ impl Maps {
             }
         }
         self.read_live(&mut reading);
-        for reason in 0..LOSS_REASONS {
-            reading.lost[reason] = self.lost_by_index(reason as u32);
+        for &reason in LossReason::ALL {
+            reading.lost[reason as usize] = self.lost(reason);
         }
         reading
     }
 
     /// How much was lost for one reason.
     pub fn lost(&self, reason: LossReason) -> u64 {
-        self.lost_by_index(reason as u32)
-    }
-
-    fn lost_by_index(&self, reason: u32) -> u64 {
-        self.lost.get(&reason, 0).map_or(0, |counts| counts.iter().sum())
+        self.lost.get(&(reason as u32), 0).map_or(0, |counts| counts.iter().sum())
     }
 
     /// Live ranges of the slots in a reading, if there are any: the maps are large.

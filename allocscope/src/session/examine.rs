@@ -12,9 +12,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// As [`Allocator::Other`] is written.
-const OTHER: &str = "other";
-
 /// How files are examined.
 #[derive(Clone, Debug, Default)]
 pub struct Examiner {
@@ -109,10 +106,11 @@ impl Examiner {
         }
         if !is_go {
             let others = self.others(pid, &files)?;
-            if let (Some(first), Some(other)) =
-                (files.first_mut(), others.iter().find(|file| file.allocator == OTHER))
+            let other = Allocator::Other.to_string();
+            if let Some(first) = files.first_mut()
+                && others.iter().any(|file| file.allocator == other)
             {
-                first.allocator.clone_from(&other.allocator);
+                first.allocator = other;
             }
             files.extend(others);
         }
@@ -148,11 +146,10 @@ impl Examiner {
             }
             let is_sampled = plan.provider.iter().all(|site| site.id.event.is_sample());
             let allocator = match (is_allocator, is_sampled) {
-                (true, _) => OTHER,
-                (false, true) => "otel_memory",
-                (false, false) => "pool",
+                (true, _) => Allocator::Other.to_string(),
+                (false, true) => "otel_memory".to_owned(),
+                (false, false) => "pool".to_owned(),
             };
-            let allocator = allocator.to_owned();
             files.push(ExaminedFile { path: opened.path, allocator, stripped: true, build_id: None, plan });
         }
         Ok(files)
