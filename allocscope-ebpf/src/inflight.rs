@@ -66,8 +66,8 @@ pub struct NativeCall {
     pub first: u64,
     /// The process' image, see [`allocscope_common::object::home`]: its return needs no look-up by the process.
     pub home: u64,
-    /// Where it gives memory back: when that was filed; else 0.
-    pub freed_ns: u64,
+    /// Where it gives memory back: when that was filed, in nanoseconds. Where it resizes an object: that one's bytes. Else 0.
+    pub before: u64,
     /// Whether its function may end in a jump to another one: 1 or 0.
     pub hands_on: u64,
 }
@@ -221,9 +221,9 @@ pub fn close_go_call(tag: GoCallTag) -> Option<GoCall> {
 }
 
 /// Opens a native call; `None` where it is part of another one of the thread, whose frame lies above. One with the very
-/// same frame was jumped to by another one, and takes its place.
+/// same frame was jumped to by another one, and takes its place and the object that it resizes.
 #[inline(always)]
-pub fn open_native_call(call: NativeCall) -> Option<()> {
+pub fn open_native_call(mut call: NativeCall) -> Option<()> {
     let slot = NATIVE_CALLS.get_ptr_mut(thread_slot(call.tag))?;
     // SAFETY: as in `open_system_call`.
     unsafe {
@@ -235,6 +235,8 @@ pub fn open_native_call(call: NativeCall) -> Option<()> {
         if is_open {
             if (*slot).sp != call.sp || (*slot).hands_on == 0 {
                 lost(LossReason::CallAbandoned);
+            } else if call.before == 0 && (*slot).first < FREEING {
+                call.before = (*slot).before;
             }
         } else if (*slot).tag != 0 {
             lost(LossReason::CallOverwritten);

@@ -4,7 +4,7 @@
 //! count in maps; only process events go through the ring.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "atomic.rs: this target has no other way to an atomic addition")]
 
 mod atomic;

@@ -2,10 +2,10 @@
 //! address of theirs.
 //!
 //! Objects are freed without a call that is probed, and their addresses serve again. So what holds the first or
-//! the last address of a new object is over, and where two hold an address the one filed later is live. Two
-//! threads that take the same slot at once spoil each other's entry; CPUs look for free ones far from each other.
+//! the last address of a new object is over, and where two hold an address the one filed later is live. Threads
+//! that file at once take slots and places by compare-and-swap; CPUs look for free slots far from each other.
 
-use crate::atomic::{add, add_half, set_bits};
+use crate::atomic::{add, add_half, replace, set_bits};
 use crate::filter::Image;
 use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
 use crate::ranges;
@@ -21,6 +21,7 @@ use allocscope_common::object::{
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
 use allocscope_common::touch::{more_pages, touched_bytes};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use core::ptr::{read_volatile, write_volatile};
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
 const MAX_CLASSES: u32 = 32;
@@ -112,10 +113,13 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, k
     let Some(granule) = granule(home, start, end, class, step) else { return kept };
     let Some(set) = PLACES.get_ptr_mut(granule.set()) else { return kept };
     let new = Span { start, end };
-    let (mut slot, mut mine) = (kept, WAYS);
+    let (mut slot, mut mine, mut seen) = (kept, WAYS, EMPTY);
     for way in 0..WAYS {
         // SAFETY: a checked map value; the index is below the array's length.
-        let Some(other) = granule.slot(unsafe { (*set)[way] }) else { continue };
+        let place = unsafe { &raw mut (*set)[way] };
+        // SAFETY: as above.
+        let word = unsafe { read_volatile(place) };
+        let Some(other) = granule.slot(word) else { continue };
         let Some(object) = OBJECTS.get_ptr(other) else { continue };
         // SAFETY: a checked map value.
         let (its_home, its) = unsafe { ((*object).home, (*object).span()) };
@@ -129,27 +133,52 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, k
         }
         if is_live && overlap(its, new) {
             end_object(u64::from(other));
-            if slot == 0 {
+            if slot == 0 && claim(other, 0, home, new) {
                 slot = u64::from(other) + 1;
             }
         }
-        // SAFETY: as above.
-        unsafe { (*set)[way] = EMPTY };
-        mine = way;
+        if mine < WAYS {
+            // SAFETY: as above. Where it is not the same any more, another thread has put something live there.
+            unsafe { replace(place, word, EMPTY) };
+        } else {
+            (mine, seen) = (way, word);
+        }
     }
     if slot == 0 {
-        slot = free_slot() + 1;
+        slot = free_slot(home, start, end);
+    }
+    if slot & OCCUPIED != 0 {
+        slot ^= OCCUPIED;
+        lost(LossReason::ObjectDisplaced);
+        end_object(slot.wrapping_sub(1));
+        claim((slot as u32).wrapping_sub(1), 0, home, new);
     }
     let place = granule.place((slot as u32).wrapping_sub(1));
     // SAFETY: a checked map value; the index is below the array's length.
-    unsafe {
-        if mine < WAYS {
-            (*set)[mine] = place;
-        } else {
-            place_in(set, granule.set(), place);
-        }
+    if mine == WAYS || !unsafe { replace(&raw mut (*set)[mine], seen, place) } {
+        place_in(set, granule.set(), place);
     }
     slot
+}
+
+/// In place of a home: a thread that files an object has the slot for itself.
+const CLAIMED: u64 = 1;
+
+/// Makes the object in `slot` live at `new`, before a place leads to it: another thread that files one in the granule takes
+/// out places that lead to nothing live. Whether it could: not where the slot's home is not `free` any more.
+#[inline(always)]
+fn claim(slot: u32, free: u64, home: u64, new: Span) -> bool {
+    let Some(object) = OBJECTS.get_ptr_mut(slot) else { return false };
+    // SAFETY: a checked map value, which is nobody else's once it is claimed.
+    unsafe {
+        if !replace(&raw mut (*object).home, free, CLAIMED) {
+            return false;
+        }
+        write_volatile(&raw mut (*object).start, new.start);
+        write_volatile(&raw mut (*object).end, new.end);
+        write_volatile(&raw mut (*object).home, home);
+    }
+    true
 }
 
 /// Whether an object is of `class` and overlaps granule `step` of the object at `start`.
@@ -171,16 +200,20 @@ fn renew(slot: u64) {
     }
 }
 
-/// A free slot: the one that became free last on this CPU, or else one of the next [`TRIES`]. Where none of them is
-/// free the last is given up.
+/// Set in what [`free_slot`] returns where that is not free.
+const OCCUPIED: u64 = 1 << 32;
+
+/// Claims a free slot for an object at `start..end`: the one that became free last on this CPU, or else one of the next
+/// [`TRIES`]. Returns it plus 1; where none of them is free the last, with [`OCCUPIED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn free_slot() -> u64 {
-    let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) else { return 0 };
+pub extern "C" fn free_slot(home: u64, start: u64, end: u64) -> u64 {
+    let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) else { return OCCUPIED | 1 };
+    let new = Span { start, end };
     // SAFETY: a checked map value of this CPU.
     let (freed, first) = unsafe { ((*cursor).freed, (*cursor).next) };
-    if freed != 0 && !is_live(freed) {
-        return u64::from(freed);
+    if freed != 0 && claim_free(freed, home, new) {
+        return u64::from(freed) + 1;
     }
     // SAFETY: a helper without arguments.
     let own = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(SLOTS_APART);
@@ -189,20 +222,20 @@ pub extern "C" fn free_slot() -> u64 {
         slot = first.wrapping_add(own).wrapping_add(step) & (OBJECT_SLOTS - 1);
         // SAFETY: as above.
         unsafe { (*cursor).next = first.wrapping_add(step + 1) };
-        if !is_live(slot) {
-            return u64::from(slot);
+        if claim_free(slot, home, new) {
+            return u64::from(slot) + 1;
         }
     }
-    lost(LossReason::ObjectDisplaced);
-    end_object(u64::from(slot));
-    u64::from(slot)
+    OCCUPIED | (u64::from(slot) + 1)
 }
 
-/// Whether the object in `slot` may be live: it is there, and its image is not gone.
+/// Claims `slot` if it is free: nothing is there, or what is there has an image that is gone.
 #[inline(always)]
-fn is_live(slot: u32) -> bool {
+fn claim_free(slot: u32, home: u64, new: Span) -> bool {
+    let Some(object) = OBJECTS.get_ptr(slot) else { return false };
     // SAFETY: a checked map value.
-    OBJECTS.get_ptr(slot).is_some_and(|object| Image::of_home(unsafe { (*object).home }).is_some())
+    let free = unsafe { read_volatile(&raw const (*object).home) };
+    free != CLAIMED && Image::of_home(free).is_none() && claim(slot, free, home, new)
 }
 
 /// Puts a place into the first empty one of a set, or else into one that leads nowhere, or else into the last.
@@ -210,18 +243,15 @@ fn is_live(slot: u32) -> bool {
 fn place_in(set: *mut PlaceSet, number: u32, place: u64) {
     for way in 0..WAYS {
         // SAFETY: a checked map value; the index is below the array's length.
-        unsafe {
-            if (*set)[way] == EMPTY {
-                (*set)[way] = place;
-                return;
-            }
+        if unsafe { replace(&raw mut (*set)[way], EMPTY, place) } {
+            return;
         }
     }
     for way in 0..WAYS {
         // SAFETY: as above.
         unsafe {
-            if leads_nowhere(u64::from(number), (*set)[way]) != 0 {
-                (*set)[way] = place;
+            let seen = read_volatile(&raw const (*set)[way]);
+            if leads_nowhere(u64::from(number), seen) != 0 && replace(&raw mut (*set)[way], seen, place) {
                 return;
             }
         }

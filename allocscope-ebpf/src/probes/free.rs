@@ -5,7 +5,7 @@
 //! that are made on the way are part of the call, and are not counted for themselves.
 
 use crate::filter::{Image, is_return_safe};
-use crate::inflight::{FREEING, NativeCall, open_native_call};
+use crate::inflight::{FREEING, NativeCall, in_native_call, open_native_call};
 use crate::objects;
 use crate::probes::native::{TCMALLOC_PAGE_SHIFT, argument, read};
 use crate::record::{record, total};
@@ -35,7 +35,8 @@ pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     let tag = thread.pid_tgid;
     let (first, home) = (FREEING | allocator, image.home());
     let hands_on = native_id::hands_on(cookie).into();
-    let opened = open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed_ns, hands_on });
+    let call = NativeCall { tag, start_ns, size, sp, first, home, before: freed_ns, hands_on };
+    let opened = open_native_call(call);
     if opened.is_some() {
         window::open_call(tag, start_ns, Owner::Native);
     } else {
@@ -45,27 +46,28 @@ pub fn enter(thread: &Thread, regs: *mut pt_regs, cookie: u64) -> Option<()> {
     opened
 }
 
-/// Ends the object that a call has moved: what is there now was filed later, where another thread has it by now. Its time
-/// is the call's.
+/// Ends the object that a call may move, before the allocator can give its address to another thread. Returns its bytes; 0
+/// where there is none, or where the call is part of another one, whose return is not seen.
 #[inline(always)]
-pub fn moved(image: &Image, call: &NativeCall, cookie: u64) -> Option<()> {
-    if objects::filed_at(image, call.first)? >= call.start_ns {
-        return None;
+pub fn resized(thread: &Thread, start: u64) -> u64 {
+    if in_native_call(thread.pid_tgid) {
+        return 0;
     }
-    ended_within(image, call.first, cookie)
+    objects::free(&thread.image, start).map_or(0, |[size, ..]| size)
+}
+
+/// Counts the end of the object that a call has moved. Its time is the call's.
+#[inline(always)]
+pub fn moved(image: &Image, call: &NativeCall, cookie: u64) {
+    total(key(image, cookie, call.before), 1, call.before);
 }
 
 /// Ends the object that a call makes smaller than what is of interest, if it has been of interest.
 #[inline(always)]
 pub fn shrunk(regs: *mut pt_regs, cookie: u64) -> Option<()> {
-    ended_within(&Thread::current()?.image, argument(regs, 0), cookie)
-}
-
-/// Ends the object that begins at `start`, as a part of another call.
-#[inline(always)]
-fn ended_within(image: &Image, start: u64, cookie: u64) -> Option<()> {
-    let [size, ..] = objects::free(image, start)?;
-    total(key(image, cookie, size), 1, size);
+    let image = Thread::current()?.image;
+    let [size, ..] = objects::free(&image, argument(regs, 0))?;
+    total(key(&image, cookie, size), 1, size);
     Some(())
 }
 
@@ -85,7 +87,7 @@ fn address(given: u64, cookie: u64) -> Option<u64> {
 pub fn leave(image: &Image, call: &NativeCall, now_ns: u64, cookie: u64, closed: ClosedCall) -> Option<()> {
     let ns = now_ns.saturating_sub(call.start_ns);
     record(key(image, cookie, call.size), ns, call.size);
-    slow::released(image.slot, call.first & !FREEING, call.size, call.freed_ns, ns, closed);
+    slow::released(image.slot, call.first & !FREEING, call.size, call.before, ns, closed);
     None
 }
 

@@ -123,10 +123,11 @@ fn enter(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: the verifier allows reading the fields of the program's context.
     let (sp, first) = unsafe { ((*regs).rsp, (*regs).rdi) };
     let home = thread.image.home();
+    let before = if native_id::resizes(cookie) { free::resized(&thread, first) } else { 0 };
     // SAFETY: a helper without arguments. Last, so that the time measured is the call's.
     let start_ns = unsafe { bpf_ktime_get_ns() };
     let (tag, hands_on) = (thread.pid_tgid, native_id::hands_on(cookie).into());
-    open_native_call(NativeCall { tag, start_ns, size, sp, first, home, freed_ns: 0, hands_on })?;
+    open_native_call(NativeCall { tag, start_ns, size, sp, first, home, before, hands_on })?;
     window::open_call(tag, start_ns, Owner::Native);
     Some(())
 }
@@ -188,7 +189,7 @@ pub fn argument(regs: *mut pt_regs, index: native_id::Argument) -> u64 {
     }
 }
 
-/// Closes a call. A failed one is none.
+/// Closes a call. A failed one is none, and leaves what it was to resize where that was.
 #[inline(always)]
 fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
     // SAFETY: a helper without arguments. First, so that the time measured is the call's.
@@ -203,20 +204,25 @@ fn leave(regs: *mut pt_regs, cookie: u64) -> Option<()> {
         closed.count(image.slot);
         return free::leave(&image, &call, now_ns, cookie, closed);
     }
-    let memory = memory_of(result, cookie, &call)?;
-    if native_id::resizes(cookie) && result != call.first {
-        free::moved(&image, &call, cookie);
-    }
-    let class = size_class(call.size);
     let allocator = native_id::allocator_of(cookie);
-    let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, class);
-    let ns = now_ns.saturating_sub(call.start_ns);
-    record(key, ns, call.size);
-    closed.count(image.slot);
-    slow::count_depth(image.slot, allocator, regs.cast());
-    let mark = slow::native_call((image.slot, allocator), call.size, (now_ns, ns), closed.is_there(), regs);
-    let allocator = u64::from(allocator) | mark;
-    let (size, filed_ns) = (call.size, now_ns);
+    let (memory, size, mark) = match memory_of(result, cookie, &call) {
+        Some(memory) => {
+            if call.before != 0 && result != call.first {
+                free::moved(&image, &call, cookie);
+            }
+            let key = SeriesKey::stage_numbered(image.slot, allocator, Stage::Call, size_class(call.size));
+            let ns = now_ns.saturating_sub(call.start_ns);
+            record(key, ns, call.size);
+            closed.count(image.slot);
+            slow::count_depth(image.slot, allocator, regs.cast());
+            let owner = (image.slot, allocator);
+            let mark = slow::native_call(owner, call.size, (now_ns, ns), closed.is_there(), regs);
+            (memory, call.size, mark)
+        }
+        None if call.before != 0 => (bytes_at(call.first, call.before), call.before, 0),
+        None => return None,
+    };
+    let (allocator, filed_ns) = (u64::from(allocator) | mark, now_ns);
     match memory {
         Memory::Unknown => {
             lost(LossReason::ResultUnreadable);

@@ -33,6 +33,7 @@ static struct kind freed[KINDS], moved[KINDS];
 static struct block passing[PASSED];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned long rounds;
+static volatile size_t too_large = (size_t)-1 / 4;
 
 // Both with the lock held.
 static void count(struct kind *kinds, size_t usable) {
@@ -83,6 +84,10 @@ static void *run(void *number) {
         for (int n = 0; n < SIZES; n++) {
             struct block own = allocate(sizes[n]), handed = allocate(sizes[n]);
             free(allocate(100 + 900 * n).start);
+            // What fails leaves the block where it is.
+            if (n % 4 == 0 && realloc(own.start, too_large)) {
+                abort();
+            }
             if (n % 3 == 0) {
                 own = grow(own, 2 * sizes[n]);
             }
