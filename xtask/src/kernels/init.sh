@@ -73,7 +73,8 @@ trace numa /bin/allocscope workload numa --size 4MiB --seconds 1 --rate 5
 check pressure throttled allocscope workload pressure --idle 32MiB --seconds 6 --rate 10
 # The kernel finds nothing to give back, and ends the other one.
 trace reclaim /bin/scarce 48 all --sizes 128MiB --count 3
-# Half of all pages are free, and no two that lie together.
+# Half of all pages are free, and no two that lie together; nobody moves them but who needs a huge page.
+echo 0 >/proc/sys/vm/compaction_proactiveness
 echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
 trace compaction /bin/scarce 80 alternate --sizes 128MiB --count 1 --huge-pages always
 poweroff -f
