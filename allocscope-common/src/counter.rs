@@ -185,7 +185,8 @@ pub struct LiveRange {
     pub more_pages: u32,
     /// When it was filed, in nanoseconds.
     pub filed_ns: u64,
-    /// [`crate::key::Allocator`] as a number.
+    /// [`crate::key::Allocator`] as a number, in the lowest byte; above it [`crate::allocation::MARKED`] and
+    /// [`crate::touch::hugetlb_word`].
     pub allocator: u64,
 }
 

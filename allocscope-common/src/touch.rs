@@ -11,6 +11,32 @@ pub const PAGE_SHIFT: u32 = 12;
 /// Log2 of the smallest page that is larger, on x86-64: two faults in a row in the same 2 MiB were served with 4 KiB.
 pub const HUGE_SHIFT: u32 = 21;
 
+/// Where the word that names a live range's allocator has log2 of the size of its pages, if they are explicit huge pages;
+/// else 0 is there.
+const HUGETLB_AT: u32 = 32;
+/// `MAP_HUGETLB` and where log2 of the size is in the flags of `mmap` (include/uapi/asm-generic/hugetlb_encode.h).
+const MAP_HUGETLB: u64 = 0x40000;
+const MAP_HUGE_SHIFT: u32 = 26;
+const MAP_HUGE_MASK: u64 = 0x3f;
+
+/// The part of a live range's word for its allocator that tells of explicit huge pages, from the flags of its `mmap`;
+/// without a size there it is `default_shift`, log2 of the machine's own.
+#[inline(always)]
+pub const fn hugetlb_word(flags: u64, default_shift: u32) -> u64 {
+    if flags & MAP_HUGETLB == 0 {
+        return 0;
+    }
+    let shift = flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK;
+    (if shift == 0 { default_shift as u64 } else { shift }) << HUGETLB_AT
+}
+
+/// The size of a live range's explicit huge pages, in bytes; `None` where it has none.
+#[inline(always)]
+pub const fn hugetlb_bytes(allocator: u64) -> Option<u64> {
+    let shift = allocator >> HUGETLB_AT & MAP_HUGE_MASK;
+    if shift == 0 { None } else { Some(1 << shift) }
+}
+
 /// Places in the array of [`Touch`]es; a power of two. A range that finds its place taken counts its faults itself.
 pub const TOUCH_SLOTS: u32 = 16_384;
 
@@ -83,6 +109,18 @@ mod tests {
         assert_eq!(more_pages(5 * MIB, Span { start: MIB, end: 5 * MIB + 1 }, 2 * MIB), 256);
         assert_eq!(more_pages(5 * MIB, Span { start: 5 * MIB - 8, end: 5 * MIB + 8 }, 2 * MIB), 1);
         assert_eq!(more_pages(5 * MIB, Span { start: 5 * MIB, end: 5 * MIB + 8 }, 2 * MIB), 0);
+    }
+
+    #[test]
+    fn a_mapping_of_explicit_huge_pages_knows_their_size() {
+        const HUGE_1GB: u64 = 30 << MAP_HUGE_SHIFT;
+        assert_eq!(hugetlb_bytes(hugetlb_word(0x22, 21)), None);
+        // Without the flag the bits of the size mean nothing.
+        assert_eq!(hugetlb_bytes(hugetlb_word(0x22 | HUGE_1GB, 21)), None);
+        assert_eq!(hugetlb_bytes(hugetlb_word(0x22 | MAP_HUGETLB, 21)), Some(2 * MIB));
+        assert_eq!(hugetlb_bytes(hugetlb_word(0x22 | MAP_HUGETLB, 30)), Some(1 << 30));
+        assert_eq!(hugetlb_bytes(hugetlb_word(MAP_HUGETLB | HUGE_1GB, 21)), Some(1 << 30));
+        assert_eq!(hugetlb_word(u64::MAX, 21) as u32, 0);
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub static FOLLOW_ALL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static PAGE_SIZE_AT: Global<u64> = Global::new(0);
 
+/// Log2 of the size of explicit huge pages where a mapping names none. Set at load time.
+#[unsafe(no_mangle)]
+pub static HUGETLB_SHIFT: Global<u32> = Global::new(allocscope_common::touch::HUGE_SHIFT);
+
 /// 1 where exec events of untraced processes are wanted too. Set at load time.
 #[unsafe(no_mangle)]
 pub static REPORT_EVERY_EXEC: Global<u32> = Global::new(0);

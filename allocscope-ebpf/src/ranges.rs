@@ -9,7 +9,7 @@ use crate::touches::{self, Faults};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
-use allocscope_common::touch::{index_of, more_pages};
+use allocscope_common::touch::{hugetlb_bytes, index_of, more_pages};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -169,10 +169,13 @@ pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Option<(Span, 
     let flag = if is_allocation(allocator) { 0 } else { NOT_LARGE };
     // SAFETY: a checked map value.
     let is_kept = allocator != Allocator::File as u64 && unsafe { (*image.filed).has_nested_ranges } == 0;
-    let more_pages = more_pages(address, Span { start, end }, faults.page_bytes);
+    let hugetlb = hugetlb_bytes(allocator);
+    let page_bytes = hugetlb.unwrap_or(faults.page_bytes);
+    let more_pages = if faults.count == 0 { 0 } else { more_pages(address, Span { start, end }, page_bytes) };
     let index = index_of(space, start);
     if touches::add_faults(index, space, start, faults, more_pages).is_some() {
-        return Some((Span { start, end: if is_kept { end } else { 0 } }, index | flag));
+        let end = if is_kept && hugetlb.is_none() { end } else { 0 };
+        return Some((Span { start, end }, index | flag));
     }
     // SAFETY: a checked map value.
     unsafe {
@@ -186,9 +189,8 @@ pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Option<(Span, 
 /// A thread's stack, reserved addresses (an allocator's own heap) and files are no large allocations.
 #[inline(always)]
 fn is_allocation(allocator: u64) -> bool {
-    allocator != Allocator::Stack as u64
-        && allocator != Allocator::Reserve as u64
-        && allocator != Allocator::File as u64
+    let number = allocator as u8;
+    number != Allocator::Stack as u8 && number != Allocator::Reserve as u8 && number != Allocator::File as u8
 }
 
 /// The first address of the live range that holds `address`, or 0: the smallest granules first.

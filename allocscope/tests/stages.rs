@@ -126,6 +126,42 @@ fn a_mapping_made_real_by_its_call_costs_what_it_costs() {
     }
 }
 
+/// The kernel tells of no page fault what page of these it took; the mapping itself says which they are.
+#[test]
+fn explicit_huge_pages_are_counted_whole() {
+    let _pages = SetAside::more(8);
+    for flags in ["", "--page-faults counted"] {
+        let (truth, report) = run_workload(flags, "map --sizes 16MiB --count 5 --huge-pages explicit");
+        let process = report.process(truth.pid());
+        assert_eq!(process.counts("mmap", 16 * MIB), Counts::whole(5, 16 * MIB), "{report}");
+        assert_eq!(process.of_class("mmap", 16 * MIB, "/touched_bytes"), 5 * 16 * MIB, "{report}");
+        assert!(process.faults("minor", "large") <= 5 * 8 + FEW_PAGES, "{report}");
+    }
+}
+
+/// Explicit huge pages of 2 MiB that the machine has beyond those that it had.
+struct SetAside {
+    before: String,
+}
+
+impl SetAside {
+    const COUNT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+    fn more(pages: u64) -> Self {
+        let before = std::fs::read_to_string(Self::COUNT).unwrap();
+        let wanted = before.trim().parse::<u64>().unwrap() + pages;
+        std::fs::write(Self::COUNT, wanted.to_string()).unwrap();
+        assert_eq!(std::fs::read_to_string(Self::COUNT).unwrap().trim(), wanted.to_string());
+        Self { before }
+    }
+}
+
+impl Drop for SetAside {
+    fn drop(&mut self) {
+        std::fs::write(Self::COUNT, &self.before).ok();
+    }
+}
+
 /// Of a mapping that is cut, the parts' releases are told apart; together they are the program's.
 #[test]
 fn releases_of_parts_are_the_programs() {

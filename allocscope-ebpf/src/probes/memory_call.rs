@@ -7,6 +7,7 @@ use crate::inflight::{
     CALL_ARGS, LastCall, RELEASED, SystemCall, close_system_call, in_free_call, in_native_call, keep_last,
     open_system_call,
 };
+use crate::maps::HUGETLB_SHIFT;
 use crate::objects;
 use crate::probes::process::report;
 use crate::probes::system_call::{Arguments, Outcome};
@@ -18,7 +19,7 @@ use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
-use allocscope_common::touch::{PAGE_SHIFT, touched_bytes};
+use allocscope_common::touch::{PAGE_SHIFT, hugetlb_word, touched_bytes};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{fentry, fexit, tracepoint};
 use aya_ebpf::programs::{FEntryContext, FExitContext, TracePointContext};
@@ -174,7 +175,8 @@ fn try_mmap_exit(done: &impl Outcome) -> Option<u32> {
         let end = page_end(start, len);
         let more_pages =
             if flags & MAP_REAL == 0 { 0 } else { (end.wrapping_sub(start) >> PAGE_SHIFT) as u32 };
-        let allocator = allocator as u64 | mark;
+        let hugetlb = if is_memory { hugetlb_word(flags, HUGETLB_SHIFT.load()) } else { 0 };
+        let allocator = allocator as u64 | mark | hugetlb;
         ranges::file(
             &traced.image()?,
             start,

@@ -12,7 +12,6 @@ use crate::slow;
 use crate::thread::Thread;
 use crate::window::ClosedCall;
 use crate::{objects, ranges};
-use allocscope_common::allocation::MARKED;
 use allocscope_common::counter::{LiveRange, ProbeClass};
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
 use allocscope_common::object::Object;
@@ -103,7 +102,7 @@ impl Told {
     fn is_in_heap(&self, start: u64, range: *mut LiveRange) -> bool {
         // SAFETY: a checked map value.
         let (end, allocator) = unsafe { ((*range).end, (*range).allocator) };
-        allocator == Allocator::Reserve as u64 && self.size < end.wrapping_sub(start) / 2
+        allocator & NUMBER == Allocator::Reserve as u64 && self.size < end.wrapping_sub(start) / 2
     }
 
     /// Takes a mapping for the program's own, guard pages and all; `None` where it is somebody else's. What it was
@@ -118,7 +117,7 @@ impl Told {
             return None;
         }
         // Where a record has told of it as a mapping, others tell what comes.
-        ranges::give(image, range, POOL | allocator & MARKED, self.size);
+        ranges::give(image, range, POOL | allocator & !NUMBER, self.size);
         if let Some(ns) = ns {
             let key = SeriesKey::stage_numbered(image.slot, number as u8, Stage::Call, size_class(size));
             unrecord(key, ns, size);

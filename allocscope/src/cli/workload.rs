@@ -133,9 +133,9 @@ pub struct MapArgs {
     /// Threads that do it at the same time
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: u32,
-    /// Whether to ask for transparent huge pages
-    #[arg(long, value_enum, default_value_t = HugePages::Never)]
-    pub huge_pages: HugePages,
+    /// Whether to ask for huge pages; sizes are multiples of explicit ones
+    #[arg(long, value_enum, default_value_t = MapPages::Never)]
+    pub huge_pages: MapPages,
     /// Keep every mapping until all are touched, then unmap them
     #[arg(long)]
     pub hold: bool,
@@ -248,4 +248,15 @@ pub enum HugePages {
     Never,
     /// `MADV_HUGEPAGE`
     Always,
+}
+
+/// Values of `--huge-pages` of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MapPages {
+    /// `MADV_NOHUGEPAGE`: each 4 KiB page is a fault of its own
+    Never,
+    /// `MADV_HUGEPAGE`
+    Always,
+    /// `MAP_HUGETLB`: pages that the machine has set aside (sysctl vm.nr_hugepages)
+    Explicit,
 }

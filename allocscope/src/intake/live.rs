@@ -2,7 +2,6 @@
 
 use super::Name;
 use crate::probe::{MappedArray, WholeMap};
-use allocscope_common::allocation::MARKED;
 use allocscope_common::counter::LiveRange;
 use allocscope_common::key::{Allocator, RangeKey, size_class, slot_of_space};
 use allocscope_common::object::{Object, slot_of_home};
@@ -141,7 +140,7 @@ fn range_of(object: &Object) -> LiveRange {
 }
 
 fn add(slots: &mut BTreeMap<u32, LiveReading>, slot: u32, range: &LiveRange) {
-    let allocator = u8::try_from(range.allocator & !MARKED).ok().and_then(Allocator::from_number);
+    let allocator = Allocator::from_number(range.allocator as u8);
     let Some(allocator) = allocator.filter(|&allocator| allocator != Allocator::File) else { return };
     let class = slots.entry(slot).or_default().entry((allocator, size_class(range.size))).or_default();
     class.ranges += 1;
@@ -153,6 +152,8 @@ fn add(slots: &mut BTreeMap<u32, LiveReading>, slot: u32, range: &LiveRange) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use allocscope_common::allocation::MARKED;
+    use allocscope_common::touch::hugetlb_word;
 
     #[test]
     fn ranges_are_summed_by_class_and_files_left_out() {
@@ -165,7 +166,7 @@ mod tests {
             ..LiveRange::default()
         };
         let mut slots = BTreeMap::new();
-        for (size, mark) in [(1 << 20, 0), ((1 << 20) + 9, MARKED)] {
+        for (size, mark) in [(1 << 20, 0), ((1 << 20) + 9, MARKED | hugetlb_word(u64::MAX, 21))] {
             add(&mut slots, 3, &range(size, Allocator::Mmap as u64 | mark));
         }
         add(&mut slots, 3, &range(1 << 20, Allocator::File as u64));

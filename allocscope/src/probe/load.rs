@@ -9,8 +9,10 @@ use crate::config::{AttachVia, PageFaults};
 use crate::failure::{Exit, Failure};
 use allocscope_common::allocation::{Recording, TOUCH_CAUSES};
 use allocscope_common::config::MAX_SLOTS;
+use allocscope_common::touch::HUGE_SHIFT;
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use procfs::Current as _;
 use std::rc::Rc;
 
 /// The kernel side, built by `build.rs`.
@@ -138,6 +140,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         (KERNEL.page_fault.unwrap_or(-1), KERNEL.thp_fault.unwrap_or(-1));
     let major_fault_event = KERNEL.major_fault.unwrap_or(-1);
     let go_runtime = u32::from(options.go_runtime);
+    let hugetlb_shift = hugetlb_shift();
     // aya-log's levels: 0 is off, 4 is debug.
     let log_level: u8 = if options.log { 4 } else { 0 };
     let stack_depth = u32::from(options.stack_depth);
@@ -155,6 +158,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global("THP_FAULT_EVENT", &thp_fault_event, true)
         .override_global("MAJOR_FAULT_EVENT", &major_fault_event, true)
         .override_global("PAGE_SIZE_AT", &page_size_at, true)
+        .override_global("HUGETLB_SHIFT", &hugetlb_shift, true)
         .override_global("GO_RUNTIME", &go_runtime, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     // Writing its log takes the verifier longer than verifying; nobody reads it unless asked for.
@@ -180,6 +184,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
 /// Allocations whose first touch is kept by cause.
 fn touch_causes(recording: Recording) -> u32 {
     if recording == Recording::Slow { TOUCH_CAUSES } else { 1 }
+}
+
+/// Log2 of the size of explicit huge pages where a mapping names none: the machine's, or else that of most.
+fn hugetlb_shift() -> u32 {
+    let machine = procfs::Meminfo::current().ok().and_then(|memory| memory.hugepagesize);
+    machine.filter(|bytes| bytes.is_power_of_two()).map_or(HUGE_SHIFT, u64::ilog2)
 }
 
 /// Bytes of the ring of single allocations, a power of two. It is read every 50 ms; a record has 16 KiB at most.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::is_stopped;
 use super::mapping::Mapping;
 use super::truth::{Faults, SizeTruth, timed, timed_with_cpu};
-use crate::cli::workload::{HugePages, MapArgs};
+use crate::cli::workload::{MapArgs, MapPages};
 
 /// What map did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,8 +28,9 @@ pub fn run(args: &MapArgs) -> anyhow::Result<MapTruth> {
     // One thread is this one: a thread's stack would be a mapping more.
     let sizes = if args.threads == 1 { map_all(args)? } else { in_threads(args)? };
     let huge_pages = match args.huge_pages {
-        HugePages::Never => "never",
-        HugePages::Always => "always",
+        MapPages::Never => "never",
+        MapPages::Always => "always",
+        MapPages::Explicit => "explicit",
     };
     let faults = Faults::so_far()? - before;
     Ok(MapTruth {
@@ -88,14 +89,18 @@ fn map_all(args: &MapArgs) -> anyhow::Result<Vec<SizeTruth>> {
 /// The advice is part of neither time: a kernel without huge pages refuses it, and needs none.
 fn map_and_touch(truth: &mut SizeTruth, args: &MapArgs) -> anyhow::Result<Mapping> {
     let size = truth.size_bytes;
-    let flags = if args.populate { libc::MAP_POPULATE } else { 0 };
-    let mut mapping = timed(&mut truth.call_ns, || Mapping::with_flags(size, flags))?;
+    let (pages, advice) = match args.huge_pages {
+        MapPages::Never => (0, Some(libc::MADV_NOHUGEPAGE)),
+        MapPages::Always => (0, Some(libc::MADV_HUGEPAGE)),
+        MapPages::Explicit => (libc::MAP_HUGETLB, None),
+    };
+    let flags = pages | if args.populate { libc::MAP_POPULATE } else { 0 };
+    let mapped = timed(&mut truth.call_ns, || Mapping::with_flags(size, flags));
+    let is_explicit = args.huge_pages == MapPages::Explicit;
+    let set_aside = "explicit huge pages must be set aside first: sysctl vm.nr_hugepages";
+    let mut mapping = if is_explicit { mapped.context(set_aside)? } else { mapped? };
     if !args.no_touch {
-        let advice = match args.huge_pages {
-            HugePages::Never => libc::MADV_NOHUGEPAGE,
-            HugePages::Always => libc::MADV_HUGEPAGE,
-        };
-        mapping.advise(advice).ok();
+        advice.map(|advice| mapping.advise(advice));
         truth.pages_touched +=
             timed_with_cpu(&mut truth.touch_ns, &mut truth.touch_cpu_ns, || mapping.touch())?;
     }
