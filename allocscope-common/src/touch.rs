@@ -79,6 +79,26 @@ pub const fn more_pages(address: u64, span: Span, page_bytes: u64) -> u32 {
     ((last >> PAGE_SHIFT).wrapping_sub(first >> PAGE_SHIFT)) as u32
 }
 
+/// Pages that a call makes real which reads or writes all of `at` (`MADV_POPULATE`), of a range of which `touched` are real:
+/// as many as lie in both, and no more than are left.
+#[inline(always)]
+pub const fn pages_at_once(range: Span, at: Span, touched: u64) -> u32 {
+    let first = if at.start > range.start { at.start } else { range.start };
+    let last = if at.end < range.end { at.end } else { range.end };
+    if first >= last {
+        return 0;
+    }
+    let (asked, left) = (pages(first, last), pages(range.start, range.end).saturating_sub(touched));
+    let more = if asked < left { asked } else { left };
+    if more > u32::MAX as u64 { u32::MAX } else { more as u32 }
+}
+
+/// Pages that `first..last`, which is not empty, has a byte in.
+#[inline(always)]
+const fn pages(first: u64, last: u64) -> u64 {
+    (last.wrapping_sub(1) >> PAGE_SHIFT).wrapping_sub(first >> PAGE_SHIFT).wrapping_add(1)
+}
+
 /// Bytes that `faults` and the pages beyond one for each made real.
 #[inline(always)]
 pub const fn touched_bytes(faults: u32, more_pages: u32) -> u64 {
@@ -121,6 +141,30 @@ mod tests {
         assert_eq!(hugetlb_bytes(hugetlb_word(0x22 | MAP_HUGETLB, 30)), Some(1 << 30));
         assert_eq!(hugetlb_bytes(hugetlb_word(MAP_HUGETLB | HUGE_1GB, 21)), Some(1 << 30));
         assert_eq!(hugetlb_word(u64::MAX, 21) as u32, 0);
+    }
+
+    #[test]
+    fn what_is_populated_counts_where_it_lies_in_the_range_and_once() {
+        let range = Span { start: 8 * MIB, end: 16 * MIB };
+        let (below, beyond) = (Span { start: 0, end: 8 * MIB }, Span { start: 16 * MIB, end: 32 * MIB });
+        for (at, touched, pages) in [
+            (range, 0, 2048),
+            (range, 48, 2000),
+            (range, 5000, 0),
+            (Span { start: 0, end: 9 * MIB }, 0, 256),
+            (Span { start: 15 * MIB, end: 32 * MIB }, 0, 256),
+            (Span { start: 10 * MIB, end: 10 * MIB + 1 }, 0, 1),
+            (Span { start: 10 * MIB - 1, end: 10 * MIB + 1 }, 2047, 1),
+            (below, 0, 0),
+            (beyond, 0, 0),
+            (Span { start: u64::MAX, end: 0 }, 0, 0),
+        ] {
+            assert_eq!(pages_at_once(range, at, touched), pages, "{at:?} {touched}");
+        }
+        // An object that is no whole page.
+        assert_eq!(pages_at_once(Span { start: 16, end: 5000 }, Span { start: 0, end: 8192 }, 0), 2);
+        let all = Span { start: 0, end: u64::MAX };
+        assert_eq!(pages_at_once(all, all, 0), u32::MAX);
     }
 
     #[test]

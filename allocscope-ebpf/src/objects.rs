@@ -19,7 +19,7 @@ use allocscope_common::object::{
     EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
 };
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
-use allocscope_common::touch::{more_pages, touched_bytes};
+use allocscope_common::touch::{more_pages, pages_at_once, touched_bytes};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use core::ptr::{read_volatile, write_volatile};
 
@@ -189,12 +189,22 @@ fn is_in(its: Span, start: u64, class: u32, step: u64) -> bool {
     its.end.wrapping_sub(its.start) >> (class & 63) == 1 && overlap(its, granule)
 }
 
+/// Whether pages of an object were made real.
+///
+/// # Safety
+/// `object` is a checked map value.
+#[inline(always)]
+unsafe fn is_touched(object: *const Object) -> bool {
+    // SAFETY: by the caller's word.
+    unsafe { (*object).faults | (*object).more_pages != 0 }
+}
+
 /// Tells the touch of the object in `slot`, which another one with the same addresses takes.
 #[inline(always)]
 fn renew(slot: u64) {
     if let Some(object) = OBJECTS.get_ptr(slot as u32)
         // SAFETY: a checked map value.
-        && unsafe { (*object).faults } != 0
+        && unsafe { is_touched(object) }
     {
         tell_touch(slot);
     }
@@ -289,9 +299,9 @@ pub extern "C" fn leads_nowhere(set: u64, place: u64) -> u64 {
 pub extern "C" fn end_object(slot: u64) -> u64 {
     let Some(object) = OBJECTS.get_ptr_mut(slot as u32) else { return 0 };
     // SAFETY: a checked map value.
-    let (home, faults) = unsafe { ((*object).home, (*object).faults) };
+    let (home, is_touched) = unsafe { ((*object).home, is_touched(object)) };
     let Some(image) = Image::of_home(home) else { return 0 };
-    if faults != 0 {
+    if is_touched {
         tell_touch(slot);
     }
     // SAFETY: as above.
@@ -471,6 +481,22 @@ fn count(object: *mut Object, faults: Faults) {
     }
 }
 
+/// Adds what a call of `ns` made real in one go, all of `at`, to the live object that holds its first address.
+#[inline(always)]
+pub fn populate(image: &Image, at: Span, ns: u64) -> Option<()> {
+    let (_, object) = find(image, at.start)?;
+    if is_over(image, object, at.start) {
+        return None;
+    }
+    // SAFETY: a checked map value.
+    unsafe {
+        let touched = u64::from((*object).faults) + u64::from((*object).more_pages);
+        add_half(&raw mut (*object).more_pages, pages_at_once((*object).span(), at, touched));
+        add(&raw mut (*object).touch_ns, ns);
+    }
+    Some(())
+}
+
 /// Ends the object that `start..end` is unmapped with, if it lies in there with its first or last byte; an allocator
 /// gives large ones back alone. Returns it as a range.
 #[inline(always)]
@@ -484,7 +510,10 @@ pub fn unmap(image: &Image, start: u64, end: u64) -> Option<LiveRange> {
     }
     // Its release tells its touch.
     // SAFETY: a checked map value.
-    unsafe { (*object).faults = 0 };
+    unsafe {
+        (*object).faults = 0;
+        (*object).more_pages = 0;
+    }
     end_object(slot);
     Some(LiveRange { end: last, size, touch_ns, faults, more_pages, filed_ns, allocator })
 }

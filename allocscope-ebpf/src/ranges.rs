@@ -9,7 +9,7 @@ use crate::touches::{self, Faults};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
-use allocscope_common::touch::{hugetlb_bytes, index_of, more_pages};
+use allocscope_common::touch::{hugetlb_bytes, index_of, more_pages, pages_at_once};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -186,6 +186,26 @@ pub fn add_faults(image: &Image, address: u64, faults: Faults) -> Option<(Span, 
     Some((Span { start: 0, end: 0 }, flag))
 }
 
+/// Adds what a call of `ns` made real in one go, all of `at`, to the live range that holds its first address.
+#[inline(always)]
+pub fn populate(image: &Image, at: Span, ns: u64) -> Option<()> {
+    let (start, range) = find(image, at.start)?;
+    let (space, faults) = (image.space(), Faults { count: 0, ns, page_bytes: 0 });
+    let index = index_of(space, start);
+    // SAFETY: a checked map value.
+    let (end, own) = unsafe { ((*range).end, u64::from((*range).faults) + u64::from((*range).more_pages)) };
+    let touched = own + touches::pages(index, space, start);
+    let more_pages = pages_at_once(Span { start, end }, at, touched);
+    if touches::add_faults(index, space, start, faults, more_pages).is_none() {
+        // SAFETY: a checked map value.
+        unsafe {
+            add_half(&raw mut (*range).more_pages, more_pages);
+            add(&raw mut (*range).touch_ns, ns);
+        }
+    }
+    Some(())
+}
+
 /// A thread's stack, reserved addresses (an allocator's own heap) and files are no large allocations.
 #[inline(always)]
 fn is_allocation(allocator: u64) -> bool {
@@ -242,14 +262,17 @@ pub fn end(image: &Image, start: u64, range: LiveRange) -> LiveRange {
     touches::settled(space, start, range)
 }
 
-/// Makes a live range that of another allocator, which asked for `size` bytes in it.
+/// Makes the live range that begins at `start` that of another allocator, which asked for `size` bytes in it. What its pages
+/// took so far is part of that allocator's call.
 #[inline(always)]
-pub fn give(image: &Image, range: *mut LiveRange, allocator: u64, size: u64) {
+pub fn give(image: &Image, (start, range): (u64, *mut LiveRange), allocator: u64, size: u64) {
+    touches::forget_time(image.space(), start);
     // SAFETY: checked map values; the calling thread has just made the mapping. Every writer of the generation, by
     // which threads tell that what they kept of a range is stale, uses atomics.
     unsafe {
         (*range).allocator = allocator;
         (*range).size = size;
+        (*range).touch_ns = 0;
         increment(&raw mut (*image.filed).range_generation);
     }
 }

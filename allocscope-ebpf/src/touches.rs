@@ -81,6 +81,23 @@ fn count(touch: *mut Touch, faults: Faults) {
     }
 }
 
+/// Pages that the range's faults made real, of those that are counted here; 0 where its place is another one's.
+#[inline(always)]
+pub fn pages(index: u32, space: u32, start: u64) -> u64 {
+    // SAFETY: a checked map value.
+    of(index, space, start)
+        .map_or(0, |touch| unsafe { u64::from((*touch).faults).wrapping_add(u64::from((*touch).more_pages)) })
+}
+
+/// Takes back the time of the range's faults so far, which is another stage's.
+#[inline(always)]
+pub fn forget_time(space: u32, start: u64) {
+    if let Some(touch) = of(index_of(space, start), space, start) {
+        // SAFETY: a checked map value.
+        unsafe { (*touch).ns = 0 };
+    }
+}
+
 /// The range as it ends, with all its faults. Its place is free then.
 #[inline(always)]
 pub fn settled(space: u32, start: u64, mut range: LiveRange) -> LiveRange {

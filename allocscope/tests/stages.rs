@@ -126,6 +126,24 @@ fn a_mapping_made_real_by_its_call_costs_what_it_costs() {
     }
 }
 
+/// First touch by another name: no page fault tells of it.
+#[test]
+fn a_mapping_that_is_populated_is_touched_by_that() {
+    let words = "map --sizes 64MiB --count 5 --prefault";
+    for flags in ["", "--page-faults counted"] {
+        let (truth, report) = run_workload(flags, words);
+        let process = report.process(truth.pid());
+        assert_eq!(process.counts("mmap", 64 * MIB), Counts::whole(5, 64 * MIB), "{report}");
+        assert_eq!(process.of_class("mmap", 64 * MIB, "/touched_bytes"), 5 * 64 * MIB, "{report}");
+        assert!(process.faults("minor", "large") <= FEW_PAGES, "{report}");
+    }
+    near("populating", 0.05, || {
+        let (truth, report) = run_workload("", words);
+        let seconds = report.process(truth.pid()).stage_seconds("mmap", 64 * MIB, "touch");
+        seconds * 1e9 / truth.sum_of_sizes("touch_ns") as f64
+    });
+}
+
 /// The kernel tells of no page fault what page of these it took; the mapping itself says which they are.
 #[test]
 fn explicit_huge_pages_are_counted_whole() {

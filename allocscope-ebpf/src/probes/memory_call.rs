@@ -19,6 +19,7 @@ use allocscope_common::config::OWN_HEAP;
 use allocscope_common::counter::{LiveRange, LossReason, ProbeClass};
 use allocscope_common::event::ProcessEventKind;
 use allocscope_common::key::{Allocator, SeriesKey, Stage, size_class};
+use allocscope_common::range::Span;
 use allocscope_common::touch::{PAGE_SHIFT, hugetlb_word, touched_bytes};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{fentry, fexit, tracepoint};
@@ -37,6 +38,8 @@ const MAP_REAL: u64 = 0x2000 | 0x8000;
 const MAP_STACK: u64 = 0x20000;
 const MADV_DONTNEED: u64 = 4;
 const MADV_FREE: u64 = 8;
+const MADV_POPULATE_READ: u64 = 22;
+const MADV_POPULATE_WRITE: u64 = 23;
 
 /// The current thread, whose process is traced; the call is counted as a hit.
 #[inline(always)]
@@ -374,13 +377,15 @@ fn madvise_enter(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_madvise_enter(asked: &impl Arguments) -> Option<u32> {
     let traced = enter()?;
-    let (len, behavior) = (asked.argument(1)?, asked.argument(2)? & 0xffff_ffff);
+    let (start, len, behavior) = (asked.argument(0)?, asked.argument(1)?, asked.argument(2)? & 0xffff_ffff);
     let releases = behavior == MADV_DONTNEED || behavior == MADV_FREE;
-    // Inside of an allocator's release it is part of that.
-    if !is_large(len) || !releases || in_free_call(traced.pid_tgid) {
+    let populates = behavior == MADV_POPULATE_READ || behavior == MADV_POPULATE_WRITE;
+    // Inside of an allocator's call or release it is part of that.
+    let is_part = if releases { in_free_call(traced.pid_tgid) } else { in_native_call(traced.pid_tgid) };
+    if !is_large(len) || !(releases || populates) || is_part {
         return None;
     }
-    open(&traced, [len, 0, 0, 0, 0, 0, 0])
+    open(&traced, [len, start, populates.into(), 0, 0, 0, 0])
 }
 
 /// The end of `madvise`: 0, or an error.
@@ -398,10 +403,19 @@ fn madvise_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_madvise_exit(done: &impl Outcome) -> Option<u32> {
     let ended = close()?;
-    let Ended { traced, call, .. } = ended;
-    if done.result()? == 0 {
-        let len = call.args[0];
+    let Ended { traced, call, ns, .. } = ended;
+    let [len, start, populates, ..] = call.args;
+    if done.result()? != 0 {
+        return None;
+    }
+    if populates == 0 {
         ended.record(stage(&traced, Allocator::Madvise, Stage::Release, len), len);
+        return None;
+    }
+    // First touch by another name: no page fault tells of these pages.
+    let (image, at) = (traced.image()?, Span { start, end: page_end(start, len) });
+    if objects::populate(&image, at, ns).or_else(|| ranges::populate(&image, at, ns)).is_some() {
+        ended.window.count(traced.slot);
     }
     None
 }

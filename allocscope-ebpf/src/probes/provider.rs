@@ -90,7 +90,9 @@ impl Told {
             return None;
         }
         match ranges::find(image, self.address) {
-            Some((start, range)) if !self.is_in_heap(start, range) => self.take_over(image, range)?,
+            Some((start, range)) if !self.is_in_heap(start, range) => {
+                self.take_over(image, (start, range))?
+            }
             _ => self.file_object(image, end, now_ns),
         }
         record(self.stage(Stage::Call), self.ns, self.size);
@@ -108,7 +110,7 @@ impl Told {
     /// Takes a mapping for the program's own, guard pages and all; `None` where it is somebody else's. What it was
     /// counted as is taken back where it is what this thread did last.
     #[inline(always)]
-    fn take_over(&self, image: &Image, range: *mut LiveRange) -> Option<()> {
+    fn take_over(&self, image: &Image, (start, range): (u64, *mut LiveRange)) -> Option<()> {
         // SAFETY: a checked map value; a copy, since its fields are about to be written.
         let LiveRange { allocator, size, filed_ns, .. } = unsafe { *range };
         let number = allocator & NUMBER;
@@ -117,7 +119,7 @@ impl Told {
             return None;
         }
         // Where a record has told of it as a mapping, others tell what comes.
-        ranges::give(image, range, POOL | allocator & !NUMBER, self.size);
+        ranges::give(image, (start, range), POOL | allocator & !NUMBER, self.size);
         if let Some(ns) = ns {
             let key = SeriesKey::stage_numbered(image.slot, number as u8, Stage::Call, size_class(size));
             unrecord(key, ns, size);

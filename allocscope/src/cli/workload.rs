@@ -145,6 +145,9 @@ pub struct MapArgs {
     /// Let the kernel make all pages real while it maps
     #[arg(long)]
     pub populate: bool,
+    /// Let the kernel make all pages real afterwards (MADV_POPULATE_WRITE) instead of touching them
+    #[arg(long, conflicts_with = "no_touch")]
+    pub prefault: bool,
     /// When to start.
     #[command(flatten)]
     pub start: StartArgs,

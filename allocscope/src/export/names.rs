@@ -52,7 +52,7 @@ macro_rules! families {
 families! {
     ALLOCATION_DURATION = HISTOGRAM Seconds "allocscope_allocation_duration_seconds"
         ["pid", "comm", "allocator", "stage", "size"]
-        "Time of a large allocation's stages: the call, all page faults of first touch per released range, the release. size is the lower bound of a power-of-two class.";
+        "Time of a large allocation's stages: the call, first touch per released range (all its page faults, and calls that populate it), the release. size is the lower bound of a power-of-two class.";
     ALLOCATIONS = COUNTER None "allocscope_allocations_total" ["pid", "comm", "allocator", "size"]
         "Large allocations.";
     ALLOCATED_BYTES = COUNTER Bytes "allocscope_allocated_bytes_total" ["pid", "comm", "allocator", "size"]

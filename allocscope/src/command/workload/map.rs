@@ -101,8 +101,8 @@ fn map_and_touch(truth: &mut SizeTruth, args: &MapArgs) -> anyhow::Result<Mappin
     let mut mapping = if is_explicit { mapped.context(set_aside)? } else { mapped? };
     if !args.no_touch {
         advice.map(|advice| mapping.advise(advice));
-        truth.pages_touched +=
-            timed_with_cpu(&mut truth.touch_ns, &mut truth.touch_cpu_ns, || mapping.touch())?;
+        let touch = || if args.prefault { mapping.populate() } else { Ok(mapping.touch()) };
+        truth.pages_touched += timed_with_cpu(&mut truth.touch_ns, &mut truth.touch_cpu_ns, touch)??;
     }
     truth.count += 1;
     truth.bytes += size;

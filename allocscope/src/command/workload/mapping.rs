@@ -73,6 +73,15 @@ impl Mapping {
         super::pages(self.bytes())
     }
 
+    /// Lets the kernel make every page real; returns how many there are.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, such as one before 5.14.
+    pub fn populate(&mut self) -> anyhow::Result<u64> {
+        self.advise(libc::MADV_POPULATE_WRITE).context("MADV_POPULATE_WRITE")?;
+        Ok(super::pages(self.bytes()))
+    }
+
     /// Advises the kernel about the whole mapping. `MADV_DONTNEED` throws its contents away.
     ///
     /// # Errors
