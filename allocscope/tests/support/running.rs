@@ -60,9 +60,14 @@ impl Running {
         writeln!(self.child.stdin.take().unwrap(), "{line}").unwrap();
     }
 
-    /// Writes to its standard input and closes it.
+    /// Writes to its standard input, which stays open.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.child.stdin.take().unwrap().write_all(bytes).unwrap();
+        self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    /// Closes its standard input.
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Waits for a text on standard error and returns all that was written there until then.
@@ -73,6 +78,12 @@ impl Running {
     /// The same for standard output.
     pub fn until_stdout(&self, text: &str) -> String {
         self.stdout.until(text)
+    }
+
+    /// Waits until standard output has a text so many times.
+    pub fn until_stdout_has(&self, text: &str, times: usize) {
+        let is_there = || self.stdout.text().matches(text).count() >= times;
+        assert!(eventually(LIMIT, is_there), "not {times} times {text:?}");
     }
 
     /// Waits until it is blocked in reading its standard input: `read(0, ...)`, proc_pid_syscall(5).
