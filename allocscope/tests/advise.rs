@@ -126,6 +126,22 @@ fn pinning_them_for_threads_saves_what_was_said() {
     assert_saves_what_it_says(96 * MIB, "40", "thread");
 }
 
+/// No page fault tells of these pages, and the time that it takes to get them is as lost.
+#[test]
+fn memory_that_is_populated_again_and_again_is_churn() {
+    let found =
+        findings(&advise(&[], &[PROGRAM, "workload", "map", "--sizes=64MiB", "--count=200", "--prefault"]));
+    let churn = find(&found, "threshold_churn");
+    assert_eq!(
+        (&churn["allocator"], &churn["sizes"]),
+        (&"mmap".into(), &serde_json::json!(["64MiB"])),
+        "{churn}"
+    );
+    let figure = |name: &str| churn["figures"][name].as_f64().unwrap();
+    assert_eq!(figure("releases"), 199.0, "{churn}");
+    assert!(figure("touch_seconds_per_second") > figure("release_seconds_per_second"), "{churn}");
+}
+
 /// 64 MiB is above what glibc's moving threshold reaches; blocks of 1 MiB beside it soon come from the heap.
 #[test]
 fn the_bundled_churn_is_found_and_ended_by_its_setting() {

@@ -64,6 +64,9 @@ impl Program {
 
     fn stage(&mut self, allocator: Allocator, stage: Stage, size: u64, bytes: u64, time_ns: u64) {
         let size_class = allocscope_common::key::size_class(size);
+        if stage != Stage::Touch {
+            self.process.counters.call_window_ns += time_ns;
+        }
         self.add(Series::Stage { allocator, stage, size_class }, 1, bytes, time_ns);
     }
 

@@ -217,7 +217,7 @@ struct Digest {
     faults: Totals,
     mmap_lock_ns: u64,
     runnable_ns: u64,
-    /// Of all calls, releases and page faults.
+    /// Of all calls, releases and page faults, each nanosecond once.
     spent_ns: u64,
     partial_releases: u64,
     partial_release_ns: u64,
@@ -318,17 +318,12 @@ impl Digest {
         let mut digest = Self {
             mmap_lock_ns: process.counters.stall_ns[Cause::MmapLock as usize],
             runnable_ns: process.counters.stall_ns[Cause::Runnable as usize],
+            spent_ns: process.windows_ns(),
             partial_releases: process.counters.partial_releases,
             partial_release_ns: process.counters.partial_release_ns,
             ..Self::default()
         };
         for (series, reading) in &process.series {
-            if !matches!(
-                series,
-                Series::Stage { stage: Stage::Touch, .. } | Series::Runtime(_) | Series::Provider(_)
-            ) {
-                digest.spent_ns = digest.spent_ns.saturating_add(reading.totals.time_ns);
-            }
             match *series {
                 Series::Stage { allocator, stage, size_class } => {
                     let class = digest.classes.entry((allocator, size_class)).or_default();
