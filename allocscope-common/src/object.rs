@@ -26,7 +26,7 @@ pub const EMPTY: u64 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Object {
-    /// Whose it is, see [`home`]; 0 in a free slot.
+    /// Whose it is, see [`home`]; 0 in a free slot, [`CLAIMED`] for a moment before it is anybody's.
     pub home: u64,
     /// First address.
     pub start: u64,
@@ -61,6 +61,9 @@ impl Object {
 pub const fn home(slot: u32, image: u32) -> u64 {
     (slot as u64 + 1) << 32 | image as u64
 }
+
+/// In place of a home: a thread that files an object has the slot for itself. No process' slot is in it.
+pub const CLAIMED: u64 = 1;
 
 /// The slot in a home.
 #[inline(always)]
@@ -144,7 +147,9 @@ mod tests {
             assert_eq!(slot_of_home(home(slot, image)), slot);
         }
         assert_ne!(home(1, 0), home(1, 1));
-        assert_eq!(slot_of_home(0), u32::MAX);
+        for no_home in [0, CLAIMED] {
+            assert_eq!(slot_of_home(no_home), u32::MAX);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::touches::Faults;
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
 use allocscope_common::object::{
-    EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
+    CLAIMED, EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
 };
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
 use allocscope_common::touch::{more_pages, pages_at_once, touched_bytes};
@@ -160,9 +160,6 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, k
     }
     slot
 }
-
-/// In place of a home: a thread that files an object has the slot for itself.
-const CLAIMED: u64 = 1;
 
 /// Makes the object in `slot` live at `new`, before a place leads to it: another thread that files one in the granule takes
 /// out places that lead to nothing live. Whether it could: not where the slot's home is not `free` any more.

@@ -103,7 +103,7 @@ impl LiveMaps {
     pub(super) fn touched(&self) -> Vec<Live> {
         let mut live = Vec::new();
         self.for_each(|place, &LiveRange { filed_ns, touch_ns, faults, .. }| {
-            if faults > 0 {
+            if faults > 0 || touch_ns > 0 {
                 let name = Name { slot: place.slot(), filed_ns };
                 live.push(Live { name, touch_ns, faults: u64::from(faults) });
             }
