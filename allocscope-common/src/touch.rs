@@ -99,10 +99,16 @@ const fn pages(first: u64, last: u64) -> u64 {
     (last.wrapping_sub(1) >> PAGE_SHIFT).wrapping_sub(first >> PAGE_SHIFT).wrapping_add(1)
 }
 
-/// Bytes that `faults` and the pages beyond one for each made real.
+/// Pages that `faults` and those beyond one for each made real.
+#[inline(always)]
+pub const fn touched_pages(faults: u32, more_pages: u32) -> u64 {
+    faults as u64 + more_pages as u64
+}
+
+/// The same in bytes.
 #[inline(always)]
 pub const fn touched_bytes(faults: u32, more_pages: u32) -> u64 {
-    (faults as u64 + more_pages as u64) << PAGE_SHIFT
+    touched_pages(faults, more_pages) << PAGE_SHIFT
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! The atomic operations that the kernel side needs, which `core::sync::atomic` does not offer on
-//! this target.
+//! The atomic operations that the kernel side needs, which `core::sync::atomic` does not offer on this target.
 //!
 //! Programs behind uprobes can be preempted, and any map value can be reached from two CPUs, so that
 //! a plain addition would lose counts.

@@ -16,6 +16,7 @@ mod page_size;
 mod probes;
 mod ranges;
 mod record;
+mod slots;
 mod slow;
 mod thread;
 mod touches;

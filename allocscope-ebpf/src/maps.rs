@@ -3,8 +3,8 @@
 //! Sizes of the maps that grow with the number of processes are set by the loader.
 
 use crate::inflight::{NativeCall, SystemCalls};
-use crate::objects::SlotCursor;
 use crate::record::Recent;
+use crate::slots::SlotCursor;
 use crate::slow::Sampling;
 use crate::thread::FaultSlot;
 use crate::window::{Parked, Window};

@@ -3,43 +3,26 @@
 //!
 //! Objects are freed without a call that is probed, and their addresses serve again. So what holds the first or
 //! the last address of a new object is over, and where two hold an address the one filed later is live. Threads
-//! that file at once take slots and places by compare-and-swap; CPUs look for free slots far from each other.
+//! that file at once take places, as slots, by compare-and-swap.
 
 use crate::atomic::{add, add_half, replace, set_bits};
 use crate::filter::Image;
-use crate::maps::{OBJECTS, PLACES, SLOT_CURSOR};
+use crate::maps::{OBJECTS, PLACES};
 use crate::ranges;
 use crate::record::{counters, lost, record_touch};
+use crate::slots;
 use crate::slow;
 use crate::thread::IN_OBJECT;
 use crate::touches::Faults;
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{SeriesKey, Stage, size_class};
-use allocscope_common::object::{
-    CLAIMED, EMPTY, Granule, OBJECT_SLOTS, Object, PlaceSet, WAYS, granule, overlap, slot_of_home,
-};
+use allocscope_common::object::{EMPTY, Granule, Object, PlaceSet, WAYS, granule, overlap, slot_of_home};
 use allocscope_common::range::{MAX_GRANULES, Span, class_of};
-use allocscope_common::touch::{more_pages, pages_at_once, touched_bytes};
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use core::ptr::{read_volatile, write_volatile};
+use allocscope_common::touch::{more_pages, pages_at_once, touched_bytes, touched_pages};
+use core::ptr::read_volatile;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
 const MAX_CLASSES: u32 = 32;
-
-/// Slots that are looked at for a free one.
-const TRIES: u32 = 16;
-/// How far apart CPUs begin to look for one.
-const SLOTS_APART: u32 = 5003;
-
-/// Where a CPU looks for a free slot.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct SlotCursor {
-    /// The slot that became free last; 0 where none has. It is in the cache.
-    freed: u32,
-    /// Where to look next.
-    next: u32,
-}
 
 /// Set in what [`take_place`] returns where the object's addresses were those of the one whose slot it takes.
 const RENEWED: u64 = 1 << 32;
@@ -133,7 +116,7 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, k
         }
         if is_live && overlap(its, new) {
             end_object(u64::from(other));
-            if slot == 0 && claim(other, 0, home, new) {
+            if slot == 0 && slots::claim(other, 0, home, new) {
                 slot = u64::from(other) + 1;
             }
         }
@@ -145,13 +128,13 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, k
         }
     }
     if slot == 0 {
-        slot = free_slot(home, start, end);
+        slot = slots::free_slot(home, start, end);
     }
-    if slot & OCCUPIED != 0 {
-        slot ^= OCCUPIED;
+    if slot & slots::OCCUPIED != 0 {
+        slot ^= slots::OCCUPIED;
         lost(LossReason::ObjectDisplaced);
         end_object(slot.wrapping_sub(1));
-        claim((slot as u32).wrapping_sub(1), 0, home, new);
+        slots::claim((slot as u32).wrapping_sub(1), 0, home, new);
     }
     let place = granule.place((slot as u32).wrapping_sub(1));
     // SAFETY: a checked map value; the index is below the array's length.
@@ -159,23 +142,6 @@ pub extern "C" fn take_place(home: u64, start: u64, end: u64, class_step: u64, k
         place_in(set, granule.set(), place);
     }
     slot
-}
-
-/// Makes the object in `slot` live at `new`, before a place leads to it: another thread that files one in the granule takes
-/// out places that lead to nothing live. Whether it could: not where the slot's home is not `free` any more.
-#[inline(always)]
-fn claim(slot: u32, free: u64, home: u64, new: Span) -> bool {
-    let Some(object) = OBJECTS.get_ptr_mut(slot) else { return false };
-    // SAFETY: a checked map value, which is nobody else's once it is claimed.
-    unsafe {
-        if !replace(&raw mut (*object).home, free, CLAIMED) {
-            return false;
-        }
-        write_volatile(&raw mut (*object).start, new.start);
-        write_volatile(&raw mut (*object).end, new.end);
-        write_volatile(&raw mut (*object).home, home);
-    }
-    true
 }
 
 /// Whether an object is of `class` and overlaps granule `step` of the object at `start`.
@@ -205,44 +171,6 @@ fn renew(slot: u64) {
     {
         tell_touch(slot);
     }
-}
-
-/// Set in what [`free_slot`] returns where that is not free.
-const OCCUPIED: u64 = 1 << 32;
-
-/// Claims a free slot for an object at `start..end`: the one that became free last on this CPU, or else one of the next
-/// [`TRIES`]. Returns it plus 1; where none of them is free the last, with [`OCCUPIED`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn free_slot(home: u64, start: u64, end: u64) -> u64 {
-    let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) else { return OCCUPIED | 1 };
-    let new = Span { start, end };
-    // SAFETY: a checked map value of this CPU.
-    let (freed, first) = unsafe { ((*cursor).freed, (*cursor).next) };
-    if freed != 0 && claim_free(freed, home, new) {
-        return u64::from(freed) + 1;
-    }
-    // SAFETY: a helper without arguments.
-    let own = unsafe { bpf_get_smp_processor_id() }.wrapping_mul(SLOTS_APART);
-    let mut slot = 0;
-    for step in 0..TRIES {
-        slot = first.wrapping_add(own).wrapping_add(step) & (OBJECT_SLOTS - 1);
-        // SAFETY: as above.
-        unsafe { (*cursor).next = first.wrapping_add(step + 1) };
-        if claim_free(slot, home, new) {
-            return u64::from(slot) + 1;
-        }
-    }
-    OCCUPIED | (u64::from(slot) + 1)
-}
-
-/// Claims `slot` if it is free: nothing is there, or what is there has an image that is gone.
-#[inline(always)]
-fn claim_free(slot: u32, home: u64, new: Span) -> bool {
-    let Some(object) = OBJECTS.get_ptr(slot) else { return false };
-    // SAFETY: a checked map value.
-    let free = unsafe { read_volatile(&raw const (*object).home) };
-    free != CLAIMED && Image::of_home(free).is_none() && claim(slot, free, home, new)
 }
 
 /// Puts a place into the first empty one of a set, or else into one that leads nowhere, or else into the last.
@@ -303,10 +231,7 @@ pub extern "C" fn end_object(slot: u64) -> u64 {
     }
     // SAFETY: as above.
     unsafe { (*object).home = 0 };
-    if let Some(cursor) = SLOT_CURSOR.get_ptr_mut(0) {
-        // SAFETY: a checked map value of this CPU.
-        unsafe { (*cursor).freed = slot as u32 };
-    }
+    slots::freed(slot as u32);
     if let Some(counters) = counters(image.slot) {
         // SAFETY: a checked map value.
         unsafe { add(&raw mut (*counters).ranges_ended, 1) };
@@ -487,7 +412,7 @@ pub fn populate(image: &Image, at: Span, ns: u64) -> Option<()> {
     }
     // SAFETY: a checked map value.
     unsafe {
-        let touched = u64::from((*object).faults) + u64::from((*object).more_pages);
+        let touched = touched_pages((*object).faults, (*object).more_pages);
         add_half(&raw mut (*object).more_pages, pages_at_once((*object).span(), at, touched));
         add(&raw mut (*object).touch_ns, ns);
     }

@@ -9,7 +9,7 @@ use crate::touches::{self, Faults};
 use allocscope_common::counter::{LiveRange, LossReason};
 use allocscope_common::key::{Allocator, RangeKey};
 use allocscope_common::range::{Granule, MAX_GRANULES, Span, class_of, granules};
-use allocscope_common::touch::{hugetlb_bytes, index_of, more_pages, pages_at_once};
+use allocscope_common::touch::{hugetlb_bytes, index_of, more_pages, pages_at_once, touched_pages};
 use aya_ebpf::bindings::BPF_NOEXIST;
 
 /// The most classes that one look-up tries: all from a page to 2^MAX_CLASS.
@@ -193,7 +193,7 @@ pub fn populate(image: &Image, at: Span, ns: u64) -> Option<()> {
     let (space, faults) = (image.space(), Faults { count: 0, ns, page_bytes: 0 });
     let index = index_of(space, start);
     // SAFETY: a checked map value.
-    let (end, own) = unsafe { ((*range).end, u64::from((*range).faults) + u64::from((*range).more_pages)) };
+    let (end, own) = unsafe { ((*range).end, touched_pages((*range).faults, (*range).more_pages)) };
     let touched = own + touches::pages(index, space, start);
     let more_pages = pages_at_once(Span { start, end }, at, touched);
     if touches::add_faults(index, space, start, faults, more_pages).is_none() {

@@ -5,7 +5,7 @@ use crate::filter::Image;
 use crate::maps::TOUCHES;
 use allocscope_common::counter::LiveRange;
 use allocscope_common::key::slot_of_space;
-use allocscope_common::touch::{Touch, index_of};
+use allocscope_common::touch::{Touch, index_of, touched_pages};
 
 /// Faults that are told to what they fell into.
 #[derive(Clone, Copy)]
@@ -85,8 +85,7 @@ fn count(touch: *mut Touch, faults: Faults) {
 #[inline(always)]
 pub fn pages(index: u32, space: u32, start: u64) -> u64 {
     // SAFETY: a checked map value.
-    of(index, space, start)
-        .map_or(0, |touch| unsafe { u64::from((*touch).faults).wrapping_add(u64::from((*touch).more_pages)) })
+    of(index, space, start).map_or(0, |touch| unsafe { touched_pages((*touch).faults, (*touch).more_pages) })
 }
 
 /// Takes back the time of the range's faults so far, which is another stage's.
